@@ -1,0 +1,3 @@
+"""Experiment framework for diffusion-based realistic image restoration."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,44 @@
+"""The `sspir` command: one module under `commands` per subcommand, imported only when it is used."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from sspir import __version__
+from sspir.errors import UserError
+
+COMMANDS = {
+    "train": "train a model (Hydra overrides: experiments=tiny seed=1)",
+    "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
+    "restore": "restore photos and folders of photos",
+    "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",
+    "compare": "measure any methods' output folders against the truth",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit status: 0 done, 1 partly, 2 bad input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="sspir",
+        description="Restore bad photos, and train, evaluate and compare the models that do it.",
+        epilog="`sspir COMMAND --help` teaches each of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sspir {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, add_help=False)
+        subparser.add_argument("rest", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args(arguments[:1])
+    command = import_module(f"sspir.commands.{chosen.command}")
+    try:
+        return int(command.run(arguments[1:]))
+    except UserError as error:
+        sys.stderr.write(f"sspir {chosen.command}: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
