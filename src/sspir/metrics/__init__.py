@@ -1,0 +1,1 @@
+"""Image quality, measured: torchmetrics metrics that know their direction."""

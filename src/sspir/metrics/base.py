@@ -1,0 +1,98 @@
+"""What every image metric has in common: per-image values, and their mean over any number of images."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from sspir.errors import UserError
+
+
+class MetricUnavailableError(UserError):
+    """A metric that cannot run here; the text says which package or weights are missing, and where they go."""
+
+
+class ImageMetric(Metric):
+    """A number per image, averaged over images by a sum and a count, so memory does not grow with the set.
+
+    Attributes:
+        needs_reference: `update(preds, target)` where true, `update(preds)` where false.
+        higher_is_better: None for ratios, which are best at `ideal`.
+        ideal: the value of a perfect restoration, where it is not an end of the scale.
+        limits: smallest and largest possible value.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    higher_is_better: bool | None = True
+    ideal: ClassVar[float | None] = None
+    limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def _add(self, values: Tensor) -> None:
+        self.total += values.sum().to(self.total)
+        self.count += values.numel()
+
+    def compute(self) -> Tensor:
+        """Mean over all images so far, a scalar."""
+        return (self.total / self.count).float()
+
+
+class FullReferenceMetric(ImageMetric):
+    """Compares a restored image with the truth."""
+
+    def score(self, preds: Tensor, target: Tensor) -> Tensor:
+        """Values (B,) of preds (B, 3, H, W) against target (B, 3, H, W), both RGB in [0, 1]."""
+        raise NotImplementedError
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the images of preds (B, 3, H, W) and target (B, 3, H, W), both RGB in [0, 1]."""
+        self._add(self.score(preds, target))
+
+
+class NoReferenceMetric(ImageMetric):
+    """Judges an image alone."""
+
+    needs_reference = False
+
+    def score(self, preds: Tensor) -> Tensor:
+        """Values (B,) of preds (B, 3, H, W), RGB in [0, 1]."""
+        raise NotImplementedError
+
+    def update(self, preds: Tensor) -> None:
+        """Add the images of preds (B, 3, H, W), RGB in [0, 1]."""
+        self._add(self.score(preds))
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """The integers 0..255 that an 8-bit file of these images (B, 3, H, W) in [0, 1] would hold, as float32.
+
+    Numbers of the literature are measured on saved files, so a tensor is measured as if it had been saved.
+
+    Raises:
+        UserError: a pixel is NaN or infinite.
+    """
+    if not torch.isfinite(images).all():
+        raise UserError("An image to be measured holds NaN or infinite pixels; look where it was made.")
+    return images.float().mul(255).round().clamp(0, 255)
+
+
+def check_pair(preds: Tensor, target: Tensor) -> None:
+    """Refuse images of two sizes: measuring never crops or resizes.
+
+    Raises:
+        UserError: the shapes differ, or are not (B, 3, H, W).
+    """
+    if preds.ndim != 4 or preds.shape[1] != 3 or preds.shape != target.shape:
+        raise UserError(
+            f"Measured images must both be (B, 3, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}; "
+            "resize or crop them to one size first."
+        )
