@@ -1,0 +1,329 @@
+"""The whole denoiser in the paper's order: Processor, ControlNet, U-Net and the attention beside them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import torch
+from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel
+from torch import Tensor, nn
+
+from sspir.errors import UserError
+from sspir.models import authors
+from sspir.models.attention_adapter import AttentionAdapter, NoAttention, copy_common
+from sspir.models.structure_processor import NoProcessor, StructureProcessor
+from sspir.pretrained import load_pretrained
+
+Adapter = AttentionAdapter | NoAttention
+Processor = StructureProcessor | NoProcessor
+
+
+class ControlledUNetOutput(NamedTuple):
+    """What one call predicts.
+
+    Attributes:
+        noise: (B, 4, h, w), the noise (or velocity, or sample: whatever the network is trained for).
+        images: (B, 3, ., .) in [-1, 1], the Processor's images, largest first.
+    """
+
+    noise: Tensor
+    images: list[Tensor]
+
+
+class ControlledUNet(nn.Module):
+    """Predicts noise from a latent, guided by a caption, an image embedding and a low-quality image.
+
+    Stock modules stay stock; what SSP-IR adds stands beside them, keyed by the layer it serves.
+
+    Args:
+        unet: Stable Diffusion's, frozen unless `train_unet`.
+        controlnet: trained; its conditioning embedding is run by the processor.
+        processor: the structure prior.
+        unet_image: image cross-attention in the U-Net, before text.
+        controlnet_image: the same in the ControlNet.
+        unet_pixel: pixel attention, after text; keys and values are the ControlNet residual of the layer's skip.
+        train_unet: train the U-Net too: for bases that were never pretrained.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        processor: Processor,
+        unet_image: Adapter,
+        controlnet_image: Adapter,
+        unet_pixel: Adapter,
+        train_unet: bool = False,
+    ) -> None:
+        super().__init__()
+        _refuse_unknown(unet)
+        self.unet = unet
+        self.controlnet = controlnet
+        self.processor = processor
+        self.unet_image = unet_image
+        self.controlnet_image = controlnet_image
+        self.unet_pixel = unet_pixel
+        self.train_unet = train_unet
+        self.unet.requires_grad_(train_unet)
+
+    @classmethod
+    def from_unet(
+        cls,
+        unet: UNet2DConditionModel,
+        processor: Processor,
+        image_dim: int = 512,
+        image_attention: Sequence[str] = ("down", "mid", "up"),
+        pixel_attention: Sequence[str] = ("up",),
+        identity: bool = True,
+        coarse_heads: int | None = None,
+        train_unet: bool = False,
+    ) -> Self:
+        """Start from a U-Net: the ControlNet copies its encoder, the adapters are new.
+
+        Args:
+            unet: a Stable Diffusion 1 or 2 U-Net.
+            processor: decides the widths of the conditioning embedding.
+            image_dim: D of the image tokens.
+            image_attention: layer-name prefixes that get image attention; an empty list switches it off.
+            pixel_attention: layer-name prefixes that get pixel attention; an empty list switches it off.
+            identity: start as the U-Net was. False: default initialisation, and the ControlNet's image attention a copy
+                of the U-Net's, as in the authors' code.
+            coarse_heads: heads of pixel attention in levels without text; None: the mid block's. The authors' 1.
+            train_unet: see the class.
+        """
+        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=processor.channels)
+        unet_image = AttentionAdapter.over_image(unet, image_dim, image_attention, identity)
+        controlnet_image = AttentionAdapter.over_image(controlnet, image_dim, image_attention, identity)
+        copy_common(unet_image, controlnet_image)
+        unet_pixel = AttentionAdapter.over_residuals(unet, pixel_attention, identity, coarse_heads)
+        return cls(unet, controlnet, processor, unet_image, controlnet_image, unet_pixel, train_unet)
+
+    @classmethod
+    def from_stable_diffusion(
+        cls,
+        path: str,
+        processor: Processor,
+        image_dim: int = 512,
+        image_attention: Sequence[str] = ("down", "mid", "up"),
+        pixel_attention: Sequence[str] = ("up",),
+        identity: bool = True,
+        coarse_heads: int | None = None,
+    ) -> Self:
+        """Start from a Stable Diffusion folder or hub id; see `from_unet` for the rest."""
+        unet = load_pretrained(UNet2DConditionModel, path, "unet")
+        return cls.from_unet(unet, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads)
+
+    @classmethod
+    def from_authors(
+        cls, unet: dict[str, Tensor], controlnet: dict[str, Tensor], config: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Take the weights that the authors' code saves.
+
+        Args:
+            unet: state dict of their extended U-Net, under their names.
+            controlnet: state dict of their ControlNet.
+            config: dimensions as their `config.json` writes them; Stable Diffusion 1.5's where it is silent.
+
+        Raises:
+            UserError: a tensor is missing, unexpected or of another shape; the sentence lists them.
+        """
+        parts = authors.split(unet, controlnet)
+        image_dim = next(
+            tensor.shape[1] for key, tensor in parts["unet_image"].items() if key.endswith("attn2.to_k.weight")
+        )
+        model = cls.from_unet(
+            UNet2DConditionModel(**authors.unet_config(config or {})),
+            StructureProcessor(**authors.processor_config(parts["processor"], parts["controlnet"])),
+            image_dim,
+            coarse_heads=1,
+        )
+        authors.load_exactly(model, parts)
+        return model
+
+    def structure(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Structure prior of an image, once per image.
+
+        Args:
+            lq: (B, 3, H, W) in [0, 1], upscaled to the output's size.
+
+        Returns:
+            Features (B, C, h, w) at latent size and the supervised images, largest first.
+        """
+        features, images = self.processor(self.controlnet.controlnet_cond_embedding, lq)
+        return features, images
+
+    def control(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        image_embeds: Tensor,
+        features: Tensor,
+        conditioning_scale: float = 1.0,
+    ) -> tuple[list[Tensor], Tensor]:
+        """ControlNet residuals for the U-Net's skips, finest first, and for its mid block."""
+        net = self.controlnet
+        hidden = net.conv_in(sample)
+        if features.shape[-2:] != hidden.shape[-2:]:
+            size, latent = tuple(features.shape[-2:]), tuple(hidden.shape[-2:])
+            raise UserError(
+                f"The low-quality image gives {size} structure features for a latent of {latent}; it must have the "
+                f"size of the output, the latent's size times the autoencoder's factor."
+            )
+        temb = embed_time(net, timestep, sample)
+        mid, skips = encode(net, self.controlnet_image, hidden + features, temb, prompt_embeds, image_embeds)
+        pairs = zip(net.controlnet_down_blocks, skips, strict=True)
+        residuals = [project(skip) * conditioning_scale for project, skip in pairs]
+        return residuals, net.controlnet_mid_block(mid) * conditioning_scale
+
+    def denoise(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        image_embeds: Tensor,
+        residuals: list[Tensor],
+        mid_residual: Tensor,
+    ) -> Tensor:
+        """Noise (B, 4, h, w) that the U-Net sees under the three priors."""
+        net = self.unet
+        temb = embed_time(net, timestep, sample)
+        hidden = net.conv_in(sample)
+        hidden, skips = encode(net, self.unet_image, hidden, temb, prompt_embeds, image_embeds)
+        hidden = hidden + mid_residual
+        skips = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
+        residuals = list(residuals)
+        for level, block in enumerate(net.up_blocks):
+            for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
+                name, residual = f"up{level}_{index}", residuals.pop()
+                hidden = run(block, resnet, torch.cat([hidden, skips.pop()], dim=1), temb)
+                hidden = self.unet_image(name, hidden, image_embeds)  # implicit semantic prior
+                hidden = attention(hidden, prompt_embeds)  # explicit semantic prior
+                hidden = self.unet_pixel(name, hidden, residual)  # structure prior
+            for upsample in block.upsamplers or ():
+                hidden = upsample(hidden, skips[-1].shape[-2:])
+        noise: Tensor = net.conv_out(net.conv_act(net.conv_norm_out(hidden)))
+        return noise
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        image_embeds: Tensor,
+        lq: Tensor,
+        conditioning_scale: float = 1.0,
+    ) -> ControlledUNetOutput:
+        """Predict the noise of a latent and the clean image at several scales.
+
+        Args:
+            sample: (B, 4, h, w) noisy latent.
+            timestep: (B,) or scalar, 0 ... 999.
+            prompt_embeds: (B, 75 m + 2, D) of the captions.
+            image_embeds: (B, L, D) refined tokens of the image encoder.
+            lq: (B, 3, H, W) in [0, 1], RGB, at the output's size: 8 h x 8 w for Stable Diffusion.
+            conditioning_scale: weight of the ControlNet's residuals.
+        """
+        features, images = self.structure(lq)
+        residuals, mid = self.control(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
+        noise = self.denoise(sample, timestep, prompt_embeds, image_embeds, residuals, mid)
+        return ControlledUNetOutput(noise, images)
+
+    def trainable(self) -> dict[str, ModelMixin]:
+        """Every part that is trained, by name: what the optimizer and the checkpoint hold."""
+        parts = {name: part for name, part in self.named_children() if isinstance(part, ModelMixin)}
+        if not self.train_unet:
+            del parts["unet"]
+        return parts
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute resnets and attention in the backward pass, in every part: less memory, a third more time."""
+        for part in (self.unet, self.controlnet, self.unet_image, self.controlnet_image, self.unet_pixel):
+            if isinstance(part, ModelMixin):
+                part.enable_gradient_checkpointing()
+
+
+def encode(
+    net: UNet2DConditionModel | ControlNetModel,
+    image_attention: Adapter,
+    hidden: Tensor,
+    temb: Tensor,
+    prompt_embeds: Tensor,
+    image_embeds: Tensor,
+) -> tuple[Tensor, list[Tensor]]:
+    """Down and mid path of a U-Net or a ControlNet.
+
+    Args:
+        net: the network; `hidden` is the output of its `conv_in`.
+        image_attention: adapter whose layers stand between resnet and text attention.
+        hidden: (B, C, h, w).
+        temb: (B, D) embedded timestep.
+        prompt_embeds: (B, L, D) caption tokens.
+        image_embeds: (B, L, D) image tokens.
+
+    Returns:
+        The mid output and the skips, finest first.
+    """
+    skips = [hidden]
+    for level, block in enumerate(net.down_blocks):
+        for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
+            hidden = run(block, resnet, hidden, temb)
+            hidden = image_attention(f"down{level}_{index}", hidden, image_embeds)
+            hidden = attention(hidden, prompt_embeds)
+            skips.append(hidden)
+        for downsample in block.downsamplers or ():
+            hidden = downsample(hidden)
+            skips.append(hidden)
+    block = net.mid_block
+    first, last = block.resnets
+    hidden = first(hidden, temb)
+    hidden = image_attention("mid", hidden, image_embeds)
+    (attention,) = texts_of(block)
+    hidden = attention(hidden, prompt_embeds)
+    return run(block, last, hidden, temb), skips
+
+
+def run(block: Any, resnet: nn.Module, hidden: Tensor, temb: Tensor) -> Tensor:
+    """A resnet, recomputed in the backward pass where the block's stock switch says so."""
+    if block.gradient_checkpointing and torch.is_grad_enabled():
+        return block._gradient_checkpointing_func(resnet, hidden, temb)
+    return resnet(hidden, temb)
+
+
+def texts_of(block: Any) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """The text attentions of a block, one per layer; where it has none, the map passes through."""
+    if not hasattr(block, "attentions"):
+        return [_no_text] * len(block.resnets)
+    return [partial(_text, attention) for attention in block.attentions]
+
+
+def _text(attention: nn.Module, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
+    return attention(hidden, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+
+
+def _no_text(hidden: Tensor, _: Tensor) -> Tensor:
+    return hidden
+
+
+def embed_time(net: UNet2DConditionModel | ControlNetModel, timestep: Tensor, sample: Tensor) -> Tensor:
+    """Embedding (B, D) of a timestep (B,) or scalar."""
+    features = net.time_proj(timestep.expand(len(sample)))
+    embedding: Tensor = net.time_embedding(features.to(sample.dtype))
+    return embedding
+
+
+def _refuse_unknown(unet: UNet2DConditionModel) -> None:
+    known = {"time_embedding_type": "positional", "mid_block_type": "UNetMidBlock2DCrossAttn"}
+    absent = (
+        "class_embed_type",
+        "addition_embed_type",
+        "encoder_hid_dim",
+        "time_embedding_act_fn",
+        "dual_cross_attention",
+    )
+    wrong = [key for key, value in known.items() if unet.config[key] != value]
+    wrong += [key for key in absent if unet.config[key]]
+    wrong += ["center_input_sample"] if unet.config.center_input_sample else []
+    if wrong:
+        settings = ", ".join(f"{key}={unet.config[key]!r}" for key in wrong)
+        raise UserError(f"This U-Net has {settings}; only Stable Diffusion 1.x and 2.x U-Nets are supported.")
