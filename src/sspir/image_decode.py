@@ -1,0 +1,170 @@
+"""The bytes of a photo file to a picture: orientation, depth, alpha and colour profile, and every refusal."""
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+
+from sspir.picture import ImageError, Picture, Pixels, spread_colours, upright
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+_UNSUPPORTED = {
+    b"<svg": "an SVG drawing",
+    b"<": "an HTML or XML page",
+    b"%PDF": "a PDF document",
+    b"\0\0\0\x0cJXL": "a JPEG XL image",
+    b"\xff\x0a": "a JPEG XL image",
+    b"MM\0*": "a TIFF or raw file whose pixels are not 8- or 16-bit integers",
+    b"II*\0": "a TIFF or raw file whose pixels are not 8- or 16-bit integers",
+    b"v/1\x01": "an OpenEXR image",
+    b"#?RADIANCE": "a Radiance HDR image",
+}
+_DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, camera, software, date, artist, copyright
+_EXIF_IFD, _GPS_IFD, _ORIENTATION = 0x8769, 0x8825, 0x0112
+_STALE_EXIF_TAGS = (40962, 40963)  # width and height of the picture as it was taken
+_open_lock = threading.Lock()
+
+
+def decode(path: Path, data: bytes, max_pixels: int) -> Picture:
+    """The picture in a file's bytes.
+
+    Args:
+        path: for messages only.
+        data: the whole file, not empty.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        ImageError: one sentence for whatever is no still picture of 8 or 16 bits.
+    """
+    image = _opened(path, data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{path} has {width} x {height} = {width * height:,} pixels, more than the limit of "
+            f"{max_pixels:,}; raise max_pixels (--max-pixels) if you trust the file."
+        )
+    try:
+        # Phones put a preview behind the photo (MPO): no animation
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise ImageError(f"{path} is animated or has several pages; save the one you mean as a still image.")
+        return _decoded(path, data, image)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, ...
+        raise ImageError(f"{path} is broken or cut off ({error}); copy or download it again.") from error
+
+
+def _opened(path: Path, data: bytes) -> Image.Image:
+    Image.init()  # registers the formats named above
+    try:
+        with _open_lock:  # Pillow's own limit is one global number; ours is checked by the caller
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return Image.open(io.BytesIO(data), formats=_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    except Exception as error:
+        start = data[:256].lstrip()
+        kind = next((kind for magic, kind in _UNSUPPORTED.items() if start.startswith(magic)), "not an image")
+        if data[4:8] == b"ftyp":
+            kind = "a HEIC, AVIF or video file"
+        raise ImageError(f"{path} is {kind}; convert it to PNG, JPEG, WebP, TIFF or BMP.") from error
+
+
+def _decoded(path: Path, data: bytes, image: Image.Image) -> Picture:
+    bits, floating = _depth(data, image)
+    if floating or bits > 16:
+        raise ImageError(f"{path} holds {bits}-bit values, not colours; save it with 8 or 16 bits per channel.")
+    warnings: list[str] = []
+    exif = _exif(image, warnings)
+    image.load()  # also checks a 16-bit file, of which OpenCV would show whatever is left
+    orientation = image.getexif().get(_ORIENTATION, 1)  # after load: Pillow turns TIFFs by itself
+    if bits == 16:
+        pixels, alpha, grey = _sixteen_bit(path, data)
+        icc = image.info.get("icc_profile") or b""
+        if icc and not _is_srgb(icc):
+            warnings.append("16-bit pixels are taken as sRGB; their own colour profile is written back.")
+    else:
+        pixels, alpha, grey, icc = _eight_bit(image, warnings)
+    grey = grey or bool((pixels[..., :1] == pixels[..., 1:]).all())
+    if alpha is not None:
+        pixels, alpha = spread_colours(pixels, alpha), upright(alpha, orientation)
+    return Picture(upright(pixels, orientation), alpha, grey, exif, icc, warnings)
+
+
+def _depth(data: bytes, image: Image.Image) -> tuple[int, bool]:
+    """Bits per value, and whether the values are floating point."""
+    if image.format == "PNG":
+        return data[24], False
+    tags: Any = getattr(image, "tag_v2", {})
+    bits = max(np.atleast_1d(tags.get(258, 8)))
+    return int(bits), 3 in np.atleast_1d(tags.get(339, 1))
+
+
+def _sixteen_bit(path: Path, data: bytes) -> tuple[Pixels, Pixels | None, bool]:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ImageError(f"{path} holds 16-bit pixels of an unusual kind; save it as a plain RGB PNG or TIFF.")
+    if decoded.ndim == 2:
+        return cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB), None, True
+    alpha = np.ascontiguousarray(decoded[..., 3]) if decoded.shape[2] == 4 else None
+    return np.ascontiguousarray(decoded[..., 2::-1]), alpha, False
+
+
+def _eight_bit(image: Image.Image, warnings: list[str]) -> tuple[Pixels, Pixels | None, bool, bytes]:
+    grey = image.mode in ("1", "L", "LA", "La")
+    alpha = None
+    if image.has_transparency_data:
+        image_alpha = image.convert("RGBA")
+        alpha = np.array(image_alpha.getchannel("A"))
+        image = image_alpha.convert("RGB") if not grey else image_alpha.convert("L")
+    image, icc = _to_srgb(image, image.info.get("icc_profile") or b"", warnings)
+    pixels = np.array(image.convert("RGB"))
+    return pixels, alpha, grey, icc
+
+
+def _is_srgb(icc: bytes) -> bool:
+    try:
+        return "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc)))
+    except (OSError, ImageCms.PyCMSError):
+        return False
+
+
+def _to_srgb(image: Image.Image, icc: bytes, warnings: list[str]) -> tuple[Image.Image, bytes]:
+    """The image in sRGB and the profile to write with it (b"" where the file named none)."""
+    if not icc or _is_srgb(icc):
+        if image.mode == "CMYK":
+            warnings.append("Print colours (CMYK) without a profile: their conversion to RGB is approximate.")
+        return image, icc
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        mode = {"GRAY": "L", "CMYK": "CMYK"}.get(profile.profile.xcolor_space.strip(), "RGB")
+        converted = ImageCms.profileToProfile(image.convert(mode), profile, srgb, outputMode="RGB")
+    except (OSError, ValueError, ImageCms.PyCMSError):
+        warnings.append("The colour profile is broken or does not fit; colours are taken as sRGB.")
+        return image, b""
+    warnings.append(f"Colours were converted to sRGB from {ImageCms.getProfileDescription(profile).strip()}.")
+    return (converted or image), srgb.tobytes()
+
+
+def _exif(image: Image.Image, warnings: list[str]) -> bytes:
+    """What still holds after restoring: no orientation, sizes or thumbnail."""
+    try:
+        source, kept = image.getexif(), Image.Exif()
+        for tag in _DESCRIPTIVE_TAGS:
+            if tag in source:
+                kept[tag] = source[tag]
+        for tag in (_EXIF_IFD, _GPS_IFD):
+            values = {key: value for key, value in source.get_ifd(tag).items() if key not in _STALE_EXIF_TAGS}
+            if values:
+                kept.get_ifd(tag).update(values)
+                kept[tag] = values
+        return kept.tobytes() if kept else b""
+    except Exception:  # cameras write EXIF of every kind; it never stops a picture from being read
+        warnings.append("The EXIF data is broken and was left out.")
+        return b""

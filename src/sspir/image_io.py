@@ -1,0 +1,123 @@
+"""Photos on disk: find them, read them, and write them so that no half-written file is ever seen."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from sspir.image_decode import decode
+from sspir.image_encode import encode
+from sspir.picture import ImageError, Picture
+
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "ImageError",
+    "Picture",
+    "list_images",
+    "read_image",
+    "write_atomically",
+    "write_image",
+]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+MAX_PIXELS = 200_000_000
+"""Pixels an image may have unless the caller allows more: a guard against decompression bombs."""
+
+
+def list_images(root: str | Path) -> list[Path]:
+    """All image files below a folder, sorted; a folder that links reach twice is read once.
+
+    Raises:
+        ImageError: if the folder is missing or holds no image.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ImageError(f"{root} is not a folder; give a folder with images.")
+    paths = sorted(_walk(root))
+    if not paths:
+        raise ImageError(f"{root} holds no images; files ending in {', '.join(SUFFIXES)} are read.")
+    return paths
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back up, or a second way in
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(folder, name)
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read one photo: upright, sRGB, 8 or 16 bits as in the file.
+
+    Args:
+        path: PNG, JPEG, WebP, TIFF, BMP or still GIF; the content counts, not the name.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        ImageError: one sentence for a file that is missing, empty, broken, animated, too large, of floating
+            point, or no image.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
+    if not data:
+        raise ImageError(f"{path} is an empty file; copy or download it again.")
+    return decode(path, data, max_pixels)
+
+
+def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[str]:
+    """Write a picture in the format its suffix names, making missing folders.
+
+    PNG and TIFF keep 16 bits; PNG, TIFF and WebP keep alpha; all but BMP keep EXIF and colour profile.
+
+    Args:
+        path: where to; a file there is replaced.
+        picture: what to write.
+        quality: 1 to 100, of JPEG and WebP; at 100 WebP is lossless.
+
+    Returns:
+        One sentence for each thing the format could not hold.
+
+    Raises:
+        ImageError: for an unknown suffix, a picture the format cannot hold, or a disk that does not take it.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ImageError(f"{path} has no suffix of an image; use one of {', '.join(SUFFIXES)}.")
+    try:
+        data, lost = encode(picture, path.suffix.lower(), quality)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot hold this picture ({error}); use PNG or TIFF.") from error
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise ImageError(
+            f"{path} cannot be written: {error.strerror}; free the disk or choose another folder."
+        ) from error
+    return lost
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file that is either whole or not there, making missing folders.
+
+    Raises:
+        OSError: if the disk does not take it; nothing is left behind then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
