@@ -81,6 +81,8 @@ def _decoded(path: Path, data: bytes, image: Image.Image) -> Picture:
         raise ImageError(f"{path} holds {bits}-bit values, not colours; save it with 8 or 16 bits per channel.")
     warnings: list[str] = []
     exif = _exif(image, warnings)
+    if image.format == "PNG":
+        _opened(path, data).verify()  # checksums, which decoding does not look at
     image.load()  # also checks a 16-bit file, of which OpenCV would show whatever is left
     orientation = image.getexif().get(_ORIENTATION, 1)  # after load: Pillow turns TIFFs by itself
     if bits == 16:

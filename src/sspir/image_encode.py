@@ -17,7 +17,6 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"subsampling": 0},  # what was restored is not thrown away again
     "WEBP": {"exact": False},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
     "BMP": {},
 }
 _FORMAT_OF = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -38,8 +37,10 @@ def encode(picture: Picture, suffix: str, quality: int) -> tuple[bytes, list[str
     """
     form = _FORMAT_OF.get(suffix, "BMP")
     picture, lost = _fitted(picture, form)
+    if form == "TIFF":
+        return _tiff(picture), lost
     if picture.peak == 65535:
-        return (_png16(picture) if form == "PNG" else _tiff16(picture)), lost
+        return _png16(picture), lost
     options = _SAVE_OPTIONS[form] | {"exif": picture.exif, "icc_profile": picture.icc or None}
     if form in ("JPEG", "WEBP"):
         options |= {"quality": quality}
@@ -107,19 +108,19 @@ def _png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _tiff16(picture: Picture) -> bytes:
-    """One deflated strip; written here because Pillow has no 16-bit RGB and OpenCV no metadata."""
+def _tiff(picture: Picture) -> bytes:
+    """One deflated strip; done here as Pillow has no 16-bit RGB, OpenCV no metadata, libtiff no EXIF folders."""
     planes = _channels(picture)
     height, width = planes.shape[:2]
     channels = 1 if planes.ndim == 2 else planes.shape[2]
-    strip = zlib.compress(planes.astype("<u2").tobytes())
+    strip = zlib.compress(planes.astype(planes.dtype.newbyteorder("<")).tobytes())
     tags = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     if picture.exif:
         exif = Image.Exif()
         exif.load(picture.exif)
         for tag, value in exif.items():
             tags[tag] = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else value
-    tags[256], tags[257], tags[258], tags[259] = width, height, (16,) * channels, 8  # 8: deflate
+    tags[256], tags[257], tags[258], tags[259] = width, height, (planes.itemsize * 8,) * channels, 8  # 8: deflate
     tags[262] = _RGB if channels >= 3 else _MINIMAL_IS_BLACK
     tags[277], tags[278], tags[279] = channels, height, len(strip)
     if picture.alpha is not None:
