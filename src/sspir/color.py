@@ -1,0 +1,114 @@
+"""Colours of the low-quality image given back to the restored one.
+
+AdaIN and wavelet are what StableSR and SSP-IR do after sampling (SSP-IR `utils/wavelet_color_fix.py`), exactly;
+YCbCr keeps the restored luma and takes the reference's chroma.
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sspir.errors import UserError
+
+ColourMode = Literal["none", "adain", "wavelet", "ycbcr"]
+
+
+def fix_colour(restored: Tensor, reference: Tensor, mode: ColourMode, strength: float = 1.0) -> Tensor:
+    """Bring the colours of a restored image back to those of its reference.
+
+    Args:
+        restored: (B, 3, H, W) in [0, 1], RGB.
+        reference: (B, 3, h, w) in [0, 1], RGB, whose colours hold; resized to H, W if it has another size.
+        mode: "adain" matches mean and spread of each channel, "wavelet" takes the low frequencies, "ycbcr"
+            the chroma; "none" changes nothing.
+        strength: 0 for no change to 1 for the whole one.
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+
+    Raises:
+        UserError: for another mode or a strength outside [0, 1].
+    """
+    if mode not in get_args(ColourMode):
+        raise UserError(f"{mode!r} is no colour fix; choose one of {', '.join(get_args(ColourMode))}.")
+    if not 0 <= strength <= 1:
+        raise UserError(f"The colour fix has strength {strength}; give one from 0 (none) to 1 (whole).")
+    if mode == "none" or strength == 0:
+        return restored.clamp(0, 1)
+    if reference.shape[-2:] != restored.shape[-2:]:
+        size = restored.shape[-2:]
+        reference = F.interpolate(reference, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    fixed = {"adain": adain, "wavelet": wavelet, "ycbcr": ycbcr}[mode](restored, reference)
+    return torch.lerp(restored, fixed, strength).clamp(0, 1)
+
+
+def adain(target: Tensor, source: Tensor) -> Tensor:
+    """Give each channel of the target the source's mean and standard deviation.
+
+    Args:
+        target: (B, 3, H, W) in [0, 1], the restored image.
+        source: (B, 3, h, w) in [0, 1], the image whose colours hold.
+
+    Returns:
+        (B, 3, H, W), not clamped.
+    """
+    target_mean, target_std = _moments(target)
+    source_mean, source_std = _moments(source)
+    return (target - target_mean) / target_std * source_std + source_mean
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(image, dim=(2, 3), keepdim=True)
+    return mean, (variance + 1e-5).sqrt()
+
+
+def wavelet(target: Tensor, source: Tensor, levels: int = 5) -> Tensor:
+    """The target's high frequencies over the source's low ones.
+
+    Args:
+        target: (B, 3, H, W) in [0, 1], the restored image.
+        source: (B, 3, H, W) in [0, 1], the image whose colours hold.
+        levels: blurs that separate low from high; the i-th reaches 2^i pixels to each side.
+
+    Returns:
+        (B, 3, H, W), not clamped.
+    """
+    return target - low_frequencies(target, levels) + low_frequencies(source, levels)
+
+
+def low_frequencies(image: Tensor, levels: int = 5) -> Tensor:
+    """An image (B, C, H, W) after the à-trous blurs of radius 1, 2, 4, ..., edges replicated."""
+    for level in range(levels):
+        image = blur(image, radius=2**level)
+    return image
+
+
+def blur(image: Tensor, radius: int) -> Tensor:
+    """One à-trous step: the 3 x 3 binomial kernel, its taps `radius` pixels apart, edges replicated."""
+    channels = image.shape[1]
+    taps = image.new_tensor([0.25, 0.5, 0.25])
+    kernel = torch.outer(taps, taps).expand(channels, 1, 3, 3)
+    padded = F.pad(image, (radius,) * 4, mode="replicate")
+    return F.conv2d(padded, kernel, groups=channels, dilation=radius)
+
+
+def ycbcr(target: Tensor, source: Tensor) -> Tensor:
+    """The target's luma with the source's chroma (ITU-R BT.601, full range).
+
+    Args:
+        target: (B, 3, H, W) in [0, 1], the restored image.
+        source: (B, 3, H, W) in [0, 1], the image whose colours hold.
+
+    Returns:
+        (B, 3, H, W), not clamped.
+    """
+    # A colour is luma plus chroma, and chroma does not change when grey is added
+    return source + (luma(target) - luma(source))
+
+
+def luma(image: Tensor) -> Tensor:
+    """Luma (B, 1, H, W) of an RGB image (B, 3, H, W), ITU-R BT.601."""
+    weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (image * weights).sum(dim=1, keepdim=True)
