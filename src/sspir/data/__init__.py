@@ -1,0 +1,19 @@
+"""Files to batches."""
+
+from sspir.data.benchmark import Benchmark
+from sspir.data.crop import Crop
+from sspir.data.datamodule import RestorationDataModule
+from sspir.data.image_folder import ImageFolder
+from sspir.data.mixture import Mixture
+from sspir.data.paired_folder import PairedFolder
+from sspir.data.photos import photos
+
+__all__ = [
+    "Benchmark",
+    "Crop",
+    "ImageFolder",
+    "Mixture",
+    "PairedFolder",
+    "RestorationDataModule",
+    "photos",
+]

@@ -1,0 +1,32 @@
+"""Degradations: what turns a good photo into a training pair.
+
+An operation draws its parameters first and applies them later; a `Degradation` is a list of operations, seeded per
+sample. `conf/degradation/` holds the field's pipelines.
+"""
+
+from sspir.degradation.blur import Blur, Sinc
+from sspir.degradation.degradation import Degradation, sample_seed
+from sspir.degradation.jpeg import JPEG
+from sspir.degradation.noise import GaussianNoise, PoissonNoise
+from sspir.degradation.operation import Chain, OneOf, Operation, Shuffled, Sometimes
+from sspir.degradation.resize import RandomResize, Resize
+from sspir.degradation.sharpen import Quantize, Sharpen
+
+__all__ = [
+    "JPEG",
+    "Blur",
+    "Chain",
+    "Degradation",
+    "GaussianNoise",
+    "OneOf",
+    "Operation",
+    "PoissonNoise",
+    "Quantize",
+    "RandomResize",
+    "Resize",
+    "Sharpen",
+    "Shuffled",
+    "Sinc",
+    "Sometimes",
+    "sample_seed",
+]

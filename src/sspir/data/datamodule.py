@@ -1,0 +1,128 @@
+"""Photos to training batches: degradation on the device, exact resumption in the middle of an epoch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from sspir.batch import Batch
+from sspir.data.loading import CountingLoader, Loaded, TrainingViews, ValidationViews, collate
+from sspir.data.sample import Photos
+from sspir.data.sampler import EpochSampler, Position
+from sspir.degradation import Degradation, Sharpen
+from sspir.errors import UserError
+
+
+class RestorationDataModule(pl.LightningDataModule):
+    """Delivers `sspir.batch.Batch`es on the device of the step.
+
+    Which photo comes when, how it is cut and how it is degraded depend on (seed, epoch, photo) alone. The trainer
+    must leave the sampler alone: `Trainer(use_distributed_sampler=False)`.
+
+    Args:
+        train: photos or pairs to train on.
+        validation: data sets to measure on, by name; one loader each, in this order (`validation_names`).
+        degradation: makes lq from hq, except for pairs, which bring theirs.
+        batch_size: images per step and rank.
+        workers: processes that read; 0 reads in the main process.
+        seed: of order, crops and degradations.
+        validation_batch_size: 1 unless all validation photos have one size.
+        validation_degradation: another one for validation. Its seeds depend on the photo's name alone, so that
+            epochs and runs are measured on the same images.
+        sharpen_hq: sharpen the training truth by an unsharp mask before it is degraded, as Real-ESRGAN, SeeSR and
+            HYPIR do (OSEDiff, PiSA-SR and PASD do not).
+        passes: how often an epoch goes through the training photos; above 1 for sets of a few photos.
+        max_broken: share of training files that may be unreadable before the run stops.
+    """
+
+    def __init__(
+        self,
+        train: Photos,
+        validation: Mapping[str, Photos],
+        degradation: Degradation,
+        batch_size: int,
+        workers: int = 0,
+        seed: int = 0,
+        validation_batch_size: int = 1,
+        validation_degradation: Degradation | None = None,
+        sharpen_hq: bool = False,
+        passes: int = 1,
+        max_broken: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or passes < 1:
+            raise UserError(f"batch_size is {batch_size} and passes {passes}: give 1 or more.")
+        self.train = train
+        self.validation = dict(validation)
+        self.validation_names = list(self.validation)
+        self.degradation = degradation
+        self.validation_degradation = validation_degradation or degradation
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+        self.validation_batch_size = validation_batch_size
+        self.sharpen_hq = Sharpen() if sharpen_hq else None
+        self.passes = passes
+        self.max_broken = max_broken
+        self._resumed = (0, 0)  # epoch and batch that a checkpoint was written at
+
+    def train_dataloader(self) -> CountingLoader:
+        """Random views in a shuffled order."""
+        sampler = EpochSampler(self.train.weights() * self.passes, self.batch_size, self.seed, self._position)
+        loader = CountingLoader(TrainingViews(self.train, self.seed), batch_sampler=sampler, **self._loader_options())
+        loader.photos, loader.max_broken = len(self.train), self.max_broken
+        return loader
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader per validation set, each photo once, in order."""
+        return [
+            DataLoader(ValidationViews(photos), batch_size=self.validation_batch_size, **self._loader_options())
+            for photos in self.validation.values()
+        ]
+
+    def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Batch:
+        """Sharpen, degrade and type a batch, on the device it has come to."""
+        training = self.trainer is not None and self.trainer.training
+        return self.prepare(batch, training)
+
+    @torch.no_grad()
+    def prepare(self, batch: Loaded, training: bool) -> Batch:
+        """Degrade what is not a pair, and cut hq (right, below) to a multiple of the scale."""
+        hq, pairs = batch["hq"], batch["lq"]
+        degradation = self.degradation if training else self.validation_degradation
+        if pairs[0] is not None:
+            lq = torch.stack([low for low in pairs if low is not None])
+            return Batch(lq=lq, hq=hq, captions=batch["captions"], ids=batch["ids"])
+        height, width = (length - length % degradation.scale for length in hq.shape[-2:])
+        hq = hq[..., :height, :width]
+        if training and self.sharpen_hq:
+            hq = self.sharpen_hq(hq)
+        return Batch(lq=degradation(hq, batch["seeds"]), hq=hq, captions=batch["captions"], ids=batch["ids"])
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training stands; nothing else is needed to go on."""
+        assert self.trainer is not None
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"epoch": self.trainer.current_epoch, "batch": progress.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from there."""
+        self._resumed = (state_dict["epoch"], state_dict["batch"])
+
+    def _position(self) -> Position:
+        """Ask the trainer at each epoch's start: no hook fires for the epoch that is resumed."""
+        if self.trainer is None:
+            return Position(0, 0)
+        epoch, batch = self._resumed
+        current = self.trainer.current_epoch
+        return Position(current, batch if current == epoch else 0, self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "collate_fn": collate,
+            "persistent_workers": self.workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }

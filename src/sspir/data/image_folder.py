@@ -1,0 +1,98 @@
+"""Photos in folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sspir.data.captions import find_captions
+from sspir.data.crop import Crop, Pixels
+from sspir.data.reader import PhotoReader
+from sspir.data.sample import Sample
+from sspir.errors import UserError
+from sspir.image_io import MAX_PIXELS, list_images
+
+
+class ImageFolder(Dataset[Sample]):
+    """High-quality photos in one or several folders, searched recursively.
+
+    Args:
+        roots: a folder, or several.
+        crop: patches to cut; None leaves photos whole.
+        captions: as of `find_captions`: None, "beside", or a .jsonl or .parquet file.
+        min_size: photos with a shorter side are left out, pixels; above 0 it opens every file once.
+        names: only these files (paths below their root); None for all.
+        cache: keep decoded photos in memory, up to `cache_gb`. Each worker process keeps its own.
+        cache_gb: bound of the cache, GB.
+        max_pixels: larger photos count as broken.
+
+    Raises:
+        UserError: for a folder that is missing or has no images, and captions that cannot be read.
+    """
+
+    def __init__(
+        self,
+        roots: str | Path | Sequence[str | Path],
+        crop: Crop | None = None,
+        captions: str | None = None,
+        min_size: int = 0,
+        names: Sequence[str] | None = None,
+        cache: bool = False,
+        cache_gb: float = 2.0,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        roots = [roots] if isinstance(roots, str | Path) else list(roots)
+        files = [(path, path.relative_to(root).as_posix()) for root in map(Path, roots) for path in list_images(root)]
+        if names is not None:
+            wanted = set(names)
+            files = [(path, name) for path, name in files if name in wanted]
+        if min_size > 0:
+            files = [(path, name) for path, name in files if short_side(path) >= min_size]
+        if not files:
+            raise UserError(f"No image in {', '.join(map(str, roots))} is wanted; check names and min_size.")
+        self.files = files
+        self.crop = crop
+        self.captions = find_captions(captions)
+        self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The whole photo, or its centre."""
+        pixels = self.read(self.files[index][0])
+        return self._sample(index, self.crop.centre(pixels)[0] if self.crop else pixels)
+
+    def view(self, index: int, seed: int) -> Sample:
+        """A patch drawn from this seed; the whole photo without a crop."""
+        pixels = self.read(self.files[index][0])
+        return self._sample(index, self.crop.random(pixels, None, seed)[0] if self.crop else pixels)
+
+    def weights(self) -> Tensor:
+        """(N,) every photo once in an epoch."""
+        return torch.ones(len(self), dtype=torch.float64)
+
+    def _sample(self, index: int, pixels: Pixels) -> Sample:
+        path, name = self.files[index]
+        return {"id": name, "hq": to_tensor(pixels), "caption": self.captions(path, name)}
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]."""
+    peak = np.iinfo(pixels.dtype).max
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return torch.from_numpy(planes.astype(np.float32)).div_(float(peak))
+
+
+def short_side(path: Path) -> int:
+    """The shorter side of a photo from its header, pixels; 0 for a file that is none."""
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return 0

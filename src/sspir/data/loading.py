@@ -1,0 +1,133 @@
+"""From keys to batches, past broken files."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sspir.data.sample import Photos, Sample
+from sspir.data.sampler import Key
+from sspir.degradation import sample_seed
+from sspir.errors import UserError
+from sspir.image_io import ImageError
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 100  # broken files in a row before a worker gives up
+
+
+class Loaded(TypedDict):
+    """A batch on its way to the device, before degradation; hq (B, 3, H, W), lq one (3, h, w) or None each."""
+
+    hq: Tensor
+    lq: list[Tensor | None]
+    captions: list[str]
+    ids: list[str]
+    seeds: list[int]
+    broken: list[str]
+
+
+class TrainingViews(Dataset[tuple[Sample, int, list[str]]]):
+    """Turns keys into random views: (sample, seed of its degradation, sentences about broken files).
+
+    A broken file gives its place to the next photo that can be read.
+
+    Args:
+        photos: the data set.
+        seed: of crops, flips and degradations.
+    """
+
+    def __init__(self, photos: Photos, seed: int) -> None:
+        self.photos = photos
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> tuple[Sample, int, list[str]]:
+        """Read one sample."""
+        epoch, photo, copy = key
+        broken: list[str] = []
+        for attempt in range(min(ATTEMPTS, len(self.photos))):
+            number = (photo + attempt) % len(self.photos)
+            try:
+                sample = self.photos.view(number, sample_seed(self.seed, epoch, f"view {number} {copy}"))
+            except ImageError as error:
+                broken.append(str(error))
+                continue
+            name = f"{sample['id']} {copy}" if copy else sample["id"]
+            return sample, sample_seed(self.seed, epoch, name), broken
+        raise UserError(f"{len(broken)} files in a row cannot be read; the first: {broken[0]}")
+
+
+class ValidationViews(Dataset[tuple[Sample, int, list[str]]]):
+    """Every photo as it is measured, with a seed that depends on its name alone."""
+
+    def __init__(self, photos: Photos) -> None:
+        self.photos = photos
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[Sample, int, list[str]]:
+        """Read one sample; a broken file is an error, as a measurement without it is another one."""
+        sample = self.photos[index]
+        return sample, sample_seed(0, 0, sample["id"]), []
+
+
+def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
+    """Stack views of one size."""
+    samples = [sample for sample, _, _ in views]
+    sizes = {tuple(sample["hq"].shape) for sample in samples}
+    if len(sizes) > 1:
+        raise UserError(f"The photos of a batch have several sizes ({sorted(sizes)}); give the data set a crop.")
+    return {
+        "hq": torch.stack([sample["hq"] for sample in samples]),
+        "lq": [sample.get("lq") for sample in samples],
+        "captions": [sample["caption"] for sample in samples],
+        "ids": [sample["id"] for sample in samples],
+        "seeds": [seed for _, seed, _ in views],
+        "broken": [sentence for _, _, sentences in views for sentence in sentences],
+    }
+
+
+class CountingLoader(DataLoader[Any]):
+    """A DataLoader that names broken files at the end of each epoch and stops when they are too many.
+
+    `photos` and `max_broken` are set after construction, as Lightning rebuilds loaders from their arguments.
+    """
+
+    photos = 0
+    max_broken = 1.0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield batches, counting the broken files among them."""
+        broken: set[str] = set()
+        for batch in super().__iter__():
+            if batch["broken"]:
+                broken.update(batch["broken"])
+                self._check(broken)
+            yield batch
+        if broken:
+            log.warning(
+                "%d of %d photos could not be read in this epoch:\n%s", len(broken), self.photos, _listed(broken)
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the sampler asks the data module where to go on. Lightning warns where this is missing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+    def _check(self, broken: set[str]) -> None:
+        if len(broken) > self.max_broken * self.photos:
+            raise UserError(
+                f"{len(broken)} of {self.photos} photos cannot be read, more than the share of {self.max_broken:g} "
+                f"that max_broken allows: repair or remove them.\n{_listed(broken)}"
+            )
+
+
+def _listed(sentences: set[str]) -> str:
+    return "\n".join(f"  {sentence}" for sentence in sorted(sentences))

@@ -1,0 +1,112 @@
+"""Pairs of low- and high-quality photos in two folders."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sspir.data.captions import find_captions
+from sspir.data.crop import Crop, Pixels
+from sspir.data.image_folder import to_tensor
+from sspir.data.reader import PhotoReader
+from sspir.data.sample import Sample
+from sspir.errors import UserError
+from sspir.image_io import MAX_PIXELS, ImageError, list_images
+
+
+class PairedFolder(Dataset[Sample]):
+    """Real or pre-degraded pairs, matched by their path below the two folders without its suffix.
+
+    Args:
+        lq: folder of low-quality photos.
+        hq: folder of high-quality photos.
+        crop: patches to cut, the same of both; None leaves photos whole.
+        captions: as of `find_captions`, by the name of the high-quality photo.
+        cache: keep decoded photos in memory, up to `cache_gb`. Each worker process keeps its own.
+        cache_gb: bound of the cache, GB.
+        max_pixels: larger photos count as broken.
+
+    Raises:
+        UserError: for a missing or empty folder, photos without a partner (it lists them), or two photos whose
+            names differ in the suffix only.
+    """
+
+    def __init__(
+        self,
+        lq: str | Path,
+        hq: str | Path,
+        crop: Crop | None = None,
+        captions: str | None = None,
+        cache: bool = False,
+        cache_gb: float = 2.0,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.pairs = match_pairs(Path(lq), Path(hq))
+        self.root = Path(hq)
+        self.crop = crop
+        self.captions = find_captions(captions)
+        self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The whole pair, or its centre."""
+        lq, hq = self._read(index)
+        if self.crop is None:
+            return self._sample(index, hq, lq)
+        return self._sample(index, *self.crop.centre(hq, lq))
+
+    def view(self, index: int, seed: int) -> Sample:
+        """A patch drawn from this seed; the whole pair without a crop."""
+        lq, hq = self._read(index)
+        if self.crop is None:
+            return self._sample(index, hq, lq)
+        return self._sample(index, *self.crop.random(hq, lq, seed))
+
+    def weights(self) -> Tensor:
+        """(N,) every pair once in an epoch."""
+        return torch.ones(len(self), dtype=torch.float64)
+
+    def _read(self, index: int) -> list[Pixels]:
+        lq, hq = map(self.read, self.pairs[index])
+        scale = max(1, hq.shape[0] // lq.shape[0])
+        if hq.shape[:2] != (lq.shape[0] * scale, lq.shape[1] * scale):
+            path = self.pairs[index][1]
+            sizes = f"{hq.shape[1]}x{hq.shape[0]} for {lq.shape[1]}x{lq.shape[0]}"
+            raise ImageError(
+                f"{path} is not a whole multiple of its low-quality partner ({sizes} pixels); replace one."
+            )
+        return [lq, hq]
+
+    def _sample(self, index: int, hq: Pixels, lq: Pixels | None) -> Sample:
+        path = self.pairs[index][1]
+        name = path.relative_to(self.root).as_posix()
+        assert lq is not None
+        return {"id": name, "hq": to_tensor(hq), "caption": self.captions(path, name), "lq": to_tensor(lq)}
+
+
+def match_pairs(lq: Path, hq: Path) -> list[tuple[Path, Path]]:
+    """Match (low, high) by the path below the folders without its suffix.
+
+    Raises:
+        UserError: as of `PairedFolder`.
+    """
+    low, high = _by_stem(lq), _by_stem(hq)
+    if missing := sorted(set(low) ^ set(high)):
+        shown = ", ".join(f"{stem} ({'no high' if stem in low else 'no low'})" for stem in missing[:20])
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        raise UserError(f"{lq} and {hq} do not match: {len(missing)} photos have no partner: {shown}{more}.")
+    return [(low[stem], high[stem]) for stem in sorted(low)]
+
+
+def _by_stem(root: Path) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in list_images(root):
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        if stem in stems:
+            raise UserError(f"{stems[stem]} and {path} differ in the suffix only; pairs need one photo of each name.")
+        stems[stem] = path
+    return stems

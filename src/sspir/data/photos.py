@@ -1,0 +1,70 @@
+"""The user's own photos, or those that scikit-image carries, for people who have nothing else."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from sspir.data.crop import Crop
+from sspir.data.image_folder import ImageFolder
+from sspir.errors import UserError
+from sspir.image_io import list_images
+
+SKIMAGE_TRAIN = (
+    "astronaut.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+SKIMAGE_VALIDATION = ("chelsea.png", "coffee.png")
+
+
+def photos(
+    split: Literal["train", "validation"],
+    root: str | None = None,
+    crop: Crop | None = None,
+    cache: bool = False,
+    cache_gb: float = 2.0,
+) -> ImageFolder:
+    """A training or validation set of whatever photos there are.
+
+    Args:
+        split: which of the two. Where the root has the folders `train` and `val` they are the two sets; otherwise
+            about every twentieth photo, by a hash of its name, is kept for validation.
+        root: a folder; None or "" takes the photos inside scikit-image (6 for training, 2 for validation).
+        crop: as of `ImageFolder`.
+        cache: as of `ImageFolder`.
+        cache_gb: as of `ImageFolder`.
+    """
+    if split not in ("train", "validation"):
+        raise UserError(f"The split is {split!r}: give train or validation.")
+    if not root:
+        carried = SKIMAGE_TRAIN if split == "train" else SKIMAGE_VALIDATION
+        return ImageFolder(skimage_folder(), crop, names=carried, cache=cache, cache_gb=cache_gb)
+    folder = Path(root)
+    if (folder / "train").is_dir() and (folder / "val").is_dir():
+        folder = folder / ("train" if split == "train" else "val")
+        return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
+    names = _split_by_hash([path.relative_to(folder).as_posix() for path in list_images(folder)], split)
+    return ImageFolder(folder, crop, names=names, cache=cache, cache_gb=cache_gb)
+
+
+def skimage_folder() -> Path:
+    """Where scikit-image keeps the photos that come with it."""
+    try:
+        import skimage
+    except ImportError as error:
+        raise UserError(
+            "No photos are given: set SSPIR_PHOTOS to a folder, or pip install scikit-image to use the few it carries."
+        ) from error
+    return Path(skimage.__file__).parent / "data"
+
+
+def _split_by_hash(names: list[str], split: str) -> tuple[str, ...]:
+    """Every photo keeps its side when others come or go; each side gets at least one."""
+    order = sorted(names, key=lambda name: hashlib.blake2b(name.encode()).digest())
+    validation = {name for name in names if hashlib.blake2b(name.encode()).digest()[0] < 256 / 20} or set(order[:1])
+    if len(validation) == len(names):
+        raise UserError(f"{len(names)} photos are too few for a training and a validation set; give at least 2.")
+    return tuple(name for name in names if (name in validation) == (split == "validation"))

@@ -1,0 +1,36 @@
+"""Reading photos, once or every time."""
+
+from pathlib import Path
+
+from sspir.data.crop import Pixels
+from sspir.image_io import MAX_PIXELS, read_image
+
+
+class PhotoReader:
+    """Reads photos and keeps the decoded ones until a bound is reached; what comes later is read every time.
+
+    Nothing is thrown out: with shuffled epochs every photo is needed as soon as any other.
+
+    Args:
+        cache_gb: bound of what is kept, GB; 0 keeps nothing.
+        max_pixels: larger photos are refused.
+    """
+
+    def __init__(self, cache_gb: float = 0.0, max_pixels: int = MAX_PIXELS) -> None:
+        self.room = int(cache_gb * 1e9)
+        self.max_pixels = max_pixels
+        self.kept: dict[Path, Pixels] = {}
+
+    def __call__(self, path: Path) -> Pixels:
+        """The pixels of a file, (H, W, 3) uint8 or uint16.
+
+        Raises:
+            ImageError: for a broken file.
+        """
+        if path in self.kept:
+            return self.kept[path]
+        pixels = read_image(path, self.max_pixels).pixels
+        if pixels.nbytes <= self.room:
+            self.room -= pixels.nbytes
+            self.kept[path] = pixels
+        return pixels

@@ -1,0 +1,87 @@
+"""The order of an epoch, as a function of seed, epoch and rank alone."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from sspir.degradation import sample_seed
+from sspir.errors import UserError
+
+
+class Key(NamedTuple):
+    """One sample of one epoch; `copy` counts the times a photo came before in it."""
+
+    epoch: int
+    photo: int
+    copy: int
+
+
+class Position(NamedTuple):
+    """Where a training stands: what the next epoch of batches must start from."""
+
+    epoch: int
+    batch: int  # of this rank, already trained on
+    rank: int = 0
+    world: int = 1
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of keys. It keeps no state: a resumed run asks for its position and gets the rest of the epoch.
+
+    The last photos that do not fill a batch on every rank are left to other epochs.
+
+    Args:
+        weights: (N,) how often each photo is seen in an epoch; a part of 1 is the share of epochs that it is in.
+        batch_size: images per batch and rank.
+        seed: of the order.
+        position: called at the start of each epoch, in the main process.
+    """
+
+    def __init__(self, weights: Tensor, batch_size: int, seed: int, position: Callable[[], Position]) -> None:
+        self.sampling_weights = weights.double()
+        self.total = round(float(weights.sum()))
+        self.batch_size = batch_size
+        self.seed = seed
+        self.position = position
+
+    def __len__(self) -> int:
+        """Number of batches per rank in a whole epoch."""
+        batches = self.total // (self.batch_size * self.position().world)
+        if batches == 0:
+            raise UserError(
+                f"An epoch of {self.total} photos does not fill one batch of {self.batch_size} on each of "
+                f"{self.position().world} ranks: lower batch_size, or raise passes."
+            )
+        return batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield the batches of this rank that are still to come in the current epoch."""
+        position = self.position()
+        keys = self.order(position.epoch)
+        for batch in range(position.batch, len(self)):
+            first = (batch * position.world + position.rank) * self.batch_size
+            yield keys[first : first + self.batch_size]
+
+    def order(self, epoch: int) -> list[Key]:
+        """All keys of an epoch, of all ranks, in order."""
+        generator = torch.Generator().manual_seed(sample_seed(self.seed, epoch, "order"))
+        shuffled = torch.randperm(len(self.sampling_weights), generator=generator)
+        # systematic sampling: photo i is met floor(w) or ceil(w) times, and w times on average
+        ends = self.sampling_weights[shuffled].cumsum(0) * (self.total / self.sampling_weights.sum())
+        marks = torch.arange(self.total) + torch.rand((), generator=generator, dtype=torch.float64) * (1 - 1e-9)
+        picks = shuffled[torch.searchsorted(ends, marks, right=True).clamp(max=len(ends) - 1)]
+        picks = picks[torch.randperm(self.total, generator=generator)]
+        return _counted(epoch, picks.tolist())
+
+
+def _counted(epoch: int, picks: list[int]) -> list[Key]:
+    seen: dict[int, int] = {}
+    keys = []
+    for photo in picks:
+        copy = seen.get(photo, 0)
+        seen[photo] = copy + 1
+        keys.append(Key(epoch, photo, copy))
+    return keys

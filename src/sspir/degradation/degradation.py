@@ -1,0 +1,85 @@
+"""A degradation: operations in order, drawn and applied image by image."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sspir.degradation.operation import Chain, Operation, Size, Step
+from sspir.errors import UserError
+
+
+class Degradation(nn.Module):
+    """Makes low-quality images out of high-quality ones, each with parameters of its own.
+
+    What an image becomes is a function of its pixels and its seed alone: not of the batch it stands in, the
+    worker, the rank or (to rounding) the device.
+
+    Args:
+        operations: what happens, in this order.
+        scale: by how much the result is smaller than the original.
+    """
+
+    def __init__(self, operations: Sequence[Operation], scale: int) -> None:
+        super().__init__()
+        if scale < 1:
+            raise UserError(f"The degradation's scale is {scale}: give 1 or more.")
+        self.scale = scale
+        self.chain = Chain(operations)
+        self.appliers = {type(leaf).__name__: leaf.apply for leaf in self.chain.leaves()}
+
+    def draw(self, seed: int, size: Size) -> list[Step]:
+        """Draw what happens to one image of this height and width (pixels): JSON-able steps, in order."""
+        target = (max(1, size[0] // self.scale), max(1, size[1] // self.scale))
+        return self.chain.program(torch.Generator().manual_seed(seed), size, target)
+
+    def apply(self, hq: Tensor, params: Sequence[list[Step]]) -> Tensor:  # type: ignore[override]  # not nn.Module's: there are no parts to visit
+        """Do to each image what was drawn for it.
+
+        Args:
+            hq: (B, 3, H, W) in [0, 1], RGB.
+            params: B lists of steps, as `draw` returns them.
+
+        Returns:
+            lq: (B, 3, H // scale, W // scale) in [0, 1].
+
+        Raises:
+            UserError: where the operations leave images of another size.
+        """
+        images = [image[None] for image in hq]
+        for number in range(max(map(len, params), default=0)):
+            self._apply_nth(images, params, number)
+        target = [max(1, length // self.scale) for length in hq.shape[-2:]]
+        for image in images:
+            if list(image.shape[-2:]) != target:
+                raise UserError(
+                    f"The degradation leaves {list(image.shape[-2:])} pixels of {list(hq.shape[-2:])} where its "
+                    f"scale {self.scale} asks for {target}: end it with a Resize, or set its scale."
+                )
+        return torch.cat(images)
+
+    def forward(self, hq: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Draw and apply: (B, 3, H, W) in [0, 1] and B seeds -> (B, 3, H // scale, W // scale)."""
+        size = (hq.shape[-2], hq.shape[-1])
+        return self.apply(hq, [self.draw(seed, size) for seed in seeds])
+
+    def _apply_nth(self, images: list[Tensor], params: Sequence[list[Step]], number: int) -> None:
+        """Replace every image by what its nth step makes of it; equal operations of equal sizes go as one batch."""
+        groups = defaultdict(list)
+        for i, steps in enumerate(params):
+            if number < len(steps):
+                step = steps[number]
+                groups[step["operation"], images[i].shape, tuple(step.get("size", ()))].append(i)
+        for (operation, *_), members in groups.items():
+            batch = torch.cat([images[i] for i in members])
+            results = self.appliers[operation](batch, [params[i][number] for i in members])
+            for i, result in zip(members, results, strict=True):
+                images[i] = result[None]
+
+
+def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
+    """The seed of one sample in one epoch of one run, below 2**63: the same on every machine and Python."""
+    text = f"{seed}\n{epoch}\n{sample_id}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

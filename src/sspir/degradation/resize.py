@@ -1,0 +1,128 @@
+"""Resizing with a factor or a kernel drawn per image."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from sspir.degradation.operation import (
+    Operation,
+    Size,
+    Step,
+    checked_range,
+    checked_weights,
+    choice,
+    integer,
+    uniform,
+)
+from sspir.errors import UserError
+
+MODES = ("area", "bilinear", "bicubic", "nearest")
+
+
+class Resize(Operation):
+    """Resize to the final size of the degradation.
+
+    Args:
+        modes: interpolations to draw from, each as likely: area, bilinear, bicubic, nearest.
+        antialias: widen the kernel of bilinear and bicubic when shrinking, as Pillow does. The published
+            degradations do not: their aliasing is part of what a model learns to repair.
+    """
+
+    def __init__(self, modes: Sequence[str] = ("bicubic",), antialias: bool = False) -> None:
+        self.modes = _checked_modes("Resize.modes", modes)
+        self.antialias = antialias
+
+    def draw(self, generator: Generator, size: Size, target: Size) -> Step:
+        """Draw the interpolation."""
+        mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
+        return {"size": list(target), "mode": mode, "antialias": self.antialias}
+
+    @staticmethod
+    def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
+        """Resize: (B, 3, H, W) -> (B, 3, h, w); every step has the same "size"."""
+        return resize_each(images, steps)
+
+
+class RandomResize(Operation):
+    """Enlarge, shrink or keep, by a factor drawn per image (Real-ESRGAN, arXiv 2107.10833, section 3.1).
+
+    Args:
+        up: weight of enlarging.
+        down: weight of shrinking.
+        keep: weight of keeping the size.
+        factors: smallest factor of shrinking and largest of enlarging.
+        relative_to: what the factor multiplies: the size of the "input", or the "target" of the degradation
+            (as in the second order of Real-ESRGAN).
+        modes: interpolations to draw from, each as likely.
+        antialias: as of `Resize`.
+    """
+
+    def __init__(
+        self,
+        up: float,
+        down: float,
+        keep: float,
+        factors: Sequence[float],
+        relative_to: Literal["input", "target"] = "input",
+        modes: Sequence[str] = ("area", "bilinear", "bicubic"),
+        antialias: bool = False,
+    ) -> None:
+        self.weights = checked_weights("RandomResize up, down, keep", [up, down, keep])
+        self.factors = checked_range("RandomResize.factors", factors, 0.01, 16)
+        if relative_to not in ("input", "target"):
+            raise UserError(f"RandomResize.relative_to is {relative_to!r}: give input or target.")
+        self.relative_to = relative_to
+        self.modes = _checked_modes("RandomResize.modes", modes)
+        self.antialias = antialias
+
+    def draw(self, generator: Generator, size: Size, target: Size) -> Step:
+        """Draw direction, factor and interpolation."""
+        smallest, largest = self.factors
+        direction = choice(generator, self.weights)
+        ranges = [(1.0, max(largest, 1.0)), (min(smallest, 1.0), 1.0), (1.0, 1.0)]
+        factor = uniform(generator, *ranges[direction])
+        mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
+        base = size if self.relative_to == "input" else target
+        return {
+            "size": [max(1, int(length * factor)) for length in base],
+            "mode": mode,
+            "antialias": self.antialias,
+        }
+
+    @staticmethod
+    def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
+        """Resize: (B, 3, H, W) -> (B, 3, h, w); every step has the same "size"."""
+        return resize_each(images, steps)
+
+
+def resize_each(images: Tensor, steps: Sequence[Step]) -> Tensor:
+    """Resize image i by step i ("size", "mode", "antialias"): (B, 3, H, W) -> (B, 3, h, w) in [0, 1]."""
+    result = images.new_empty(*images.shape[:2], *steps[0]["size"])
+    for mode in MODES:
+        for antialias in (False, True):
+            members = [i for i, s in enumerate(steps) if s["mode"] == mode and s["antialias"] == antialias]
+            if members:
+                resized = resize_images(images[members], (steps[0]["size"][0], steps[0]["size"][1]), mode, antialias)
+                result = result.index_copy(0, _index(members, images), resized)
+    return result
+
+
+def resize_images(images: Tensor, size: Size, mode: str, antialias: bool) -> Tensor:
+    """Resize all alike: (B, 3, H, W) -> (B, 3, *size), clamped to [0, 1] as bicubic overshoots."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    if mode in ("area", "nearest"):
+        return F.interpolate(images, size, mode="nearest-exact" if mode == "nearest" else mode)
+    return F.interpolate(images, size, mode=mode, align_corners=False, antialias=antialias).clamp(0, 1)
+
+
+def _index(members: list[int], images: Tensor) -> Tensor:
+    return images.new_tensor(members).long()
+
+
+def _checked_modes(name: str, modes: Sequence[str]) -> list[str]:
+    if not modes or set(modes) - set(MODES):
+        raise UserError(f"{name} is {list(modes)}: choose from {', '.join(MODES)}.")
+    return list(modes)

@@ -1,0 +1,162 @@
+"""The promises about order: reproducible, resumable in the middle of an epoch, shared out over ranks and workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sspir.batch import Batch
+from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, RestorationDataModule
+from sspir.data.sampler import EpochSampler, Position
+from sspir.degradation import Degradation, GaussianNoise, Resize
+from sspir.errors import UserError
+
+DEGRADATION = Degradation([Resize(["bicubic"], antialias=True), GaussianNoise([5, 20])], scale=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for i in range(10):
+        pixels = generator.integers(0, 256, (40, 36 + i, 3), dtype=np.uint8)
+        (tmp_path / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def module(folder: Path, **options: object) -> RestorationDataModule:
+    train = ImageFolder(folder, Crop(16, rotate=True))
+    validation = {"whole": ImageFolder(folder)}
+    return RestorationDataModule(train, validation, DEGRADATION, batch_size=2, **options)  # type: ignore[arg-type]
+
+
+class Recorder(pl.LightningModule):
+    """Trains one weight and remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, list[str], Tensor]] = []
+        self.measured: list[Tensor] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        self.seen.append((self.current_epoch, batch.ids, torch.cat([batch.lq.flatten(), batch.hq.flatten()])))
+        return (self.weight * batch.lq.mean()).sum()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.measured.append(batch.lq)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder: Path, root: Path, model: Recorder, checkpoint: Path | None = None, **options: object) -> Recorder:
+    saver = pl.callbacks.ModelCheckpoint(
+        root, "{step}", every_n_train_steps=3, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[saver], logger=False, use_distributed_sampler=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(model, module(folder, **options), ckpt_path=checkpoint)
+    return model
+
+
+@pytest.mark.parametrize("step", [6, 9])
+def test_resumed_training_sees_what_was_left(folder: Path, tmp_path: Path, step: int) -> None:
+    whole = fit(folder, tmp_path / "a", Recorder())
+    assert len(whole.seen) == 15
+    checkpoint = tmp_path / "a" / f"step={step}.ckpt"
+    rest = fit(folder, tmp_path / "b", Recorder(), checkpoint)
+    assert len(rest.seen) == 15 - step
+    for (epoch, ids, values), (epoch2, ids2, values2) in zip(whole.seen[step:], rest.seen, strict=True):
+        assert (epoch, ids) == (epoch2, ids2)
+        assert torch.equal(values, values2)
+
+
+def test_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
+    alone = fit(folder, tmp_path / "a", Recorder())
+    helped = fit(folder, tmp_path / "b", Recorder(), workers=2)
+    for (_, ids, values), (_, ids2, values2) in zip(alone.seen, helped.seen, strict=True):
+        assert ids == ids2
+        assert torch.equal(values, values2)
+
+
+def test_another_seed_is_another_training(folder: Path, tmp_path: Path) -> None:
+    assert [s[1] for s in fit(folder, tmp_path / "a", Recorder()).seen] != [
+        s[1] for s in fit(folder, tmp_path / "b", Recorder(), seed=1).seen
+    ]
+
+
+def test_validation_is_the_same_in_every_epoch_and_run(folder: Path, tmp_path: Path) -> None:
+    first = fit(folder, tmp_path / "a", Recorder()).measured
+    second = fit(folder, tmp_path / "b", Recorder(), seed=1).measured
+    assert len(first) == 30
+    for i, lq in enumerate(first):
+        assert torch.equal(lq, first[i % 10])
+        assert torch.equal(lq, second[i])
+
+
+def positions(world: int, batch: int = 0, epoch: int = 0) -> list[Position]:
+    return [Position(epoch, batch, rank, world) for rank in range(world)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_an_epoch_without_overlap(world: int) -> None:
+    samplers = [EpochSampler(torch.ones(12), 2, 0, lambda p=p: p) for p in positions(world)]
+    photos = [key.photo for sampler in samplers for batch in sampler for key in batch]
+    assert sorted(photos) == list(range(12))
+    assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
+
+
+def test_weights_are_met_exactly_for_whole_numbers_and_on_average_for_parts() -> None:
+    sampler = EpochSampler(torch.tensor([2.0, 1.0, 0.25, 0.25, 0.25, 0.25]), 1, 0, lambda: Position(0, 0))
+    epochs = [[key.photo for key in sampler.order(epoch)] for epoch in range(400)]
+    assert {len(epoch) for epoch in epochs} == {4}
+    counts = torch.tensor([[epoch.count(photo) for photo in range(6)] for epoch in epochs]).double()
+    assert (counts[:, 0] == 2).all()
+    assert (counts[:, 1] == 1).all()
+    assert counts[:, 2:].mean(0).sub(0.25).abs().max() < 0.1
+
+
+def test_copies_of_a_photo_in_one_epoch_are_cut_and_degraded_differently(folder: Path) -> None:
+    data = module(folder, passes=3)
+    batches = [data.prepare(batch, training=True) for batch in data.train_dataloader()]
+    assert len(batches) == 15
+    lows = [low for batch in batches for low, name in zip(batch.lq, batch.ids, strict=True) if name == "0/0.png"]
+    assert len(lows) == 3
+    assert not torch.equal(lows[0], lows[1])
+
+
+def test_too_few_photos_say_what_to_do(folder: Path) -> None:
+    data = RestorationDataModule(ImageFolder(folder, Crop(16)), {}, DEGRADATION, batch_size=11)
+    with pytest.raises(UserError, match="passes"):
+        list(data.train_dataloader())
+
+
+def test_pairs_are_not_degraded(folder: Path, tmp_path: Path) -> None:
+    for path in folder.rglob("*.png"):
+        small = tmp_path / "lq" / path.relative_to(folder)
+        small.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.open(path)
+        Image.new("RGB", (image.width // 2, image.height // 2), "red").save(small)
+        image.crop((0, 0, image.width // 2 * 2, image.height // 2 * 2)).save(path)
+    pairs = PairedFolder(tmp_path / "lq", folder, Crop(16))
+    data = RestorationDataModule(Mixture([pairs], [2.0]), {"pairs": pairs}, DEGRADATION, batch_size=2)
+    batch = data.prepare(next(iter(data.train_dataloader())), training=True)
+    assert batch.lq.shape == (2, 3, 8, 8)
+    assert torch.equal(batch.lq[:, 0], torch.ones(2, 8, 8))
+    assert not batch.lq[:, 1:].any()
+
+
+def test_sharpened_truth_is_what_is_degraded(folder: Path) -> None:
+    plain, sharp = module(folder), module(folder, sharpen_hq=True)
+    batch = next(iter(plain.train_dataloader()))
+    before, after = plain.prepare(batch, training=True), sharp.prepare(batch, training=True)
+    assert not torch.equal(before.hq, after.hq)
+    assert torch.equal(DEGRADATION(after.hq, batch["seeds"]), after.lq)
+    assert torch.equal(sharp.prepare(batch, training=False).hq, before.hq)
