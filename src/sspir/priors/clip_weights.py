@@ -1,0 +1,84 @@
+"""Weights of somebody's CLIP: from a folder, the hub's cache or the hub, every one accounted for, or refused in words.
+
+transformers draws missing weights at random and only prints a table; a prior of random weights would train without
+a word.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sspir.errors import UserError
+
+
+def load_clip(cls: Any, path: str, setting: str, subfolder: str = "") -> Any:
+    """Load a model of transformers in float32 and evaluation mode.
+
+    Args:
+        cls: `CLIPTextModel`, `CLIPVisionModel` or a kindred class.
+        path: a local folder or a hub id.
+        setting: the configuration key that names the path, for messages.
+        subfolder: of the folder or repository, e.g. "text_encoder".
+
+    Raises:
+        UserError: if the folder is missing or incomplete, the hub cannot be reached, or weights are missing.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    local = not must_come_from_hub(path, setting, subfolder)
+    wanted = f"config.json and model.safetensors{f' in its folder {subfolder}' if subfolder else ''}"
+    try:
+        with _quiet():
+            model, info = cls.from_pretrained(
+                path, subfolder=subfolder, dtype=torch.float32, local_files_only=local, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} ({setting}) does not hold {wanted} of a {cls.__name__}: {reason}") from error
+    lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
+    if lacking:
+        raise UserError(
+            f"{path} ({setting}) lacks {len(lacking)} weights of a {cls.__name__}, {lacking[0]} first; "
+            f"give the folder or hub id of a whole one."
+        )
+    return model.eval()
+
+
+def must_come_from_hub(path: str, setting: str, subfolder: str = "") -> bool:
+    """Whether a path must come from the hub; False for a local folder and for what the hub's cache holds.
+
+    Raises:
+        UserError: if it is neither in place nor within reach.
+    """
+    if Path(path).is_dir():
+        return False
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(f"The folder {path} ({setting}) does not exist; correct the path or download the model there.")
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, f"{subfolder}/config.json".lstrip("/"))
+    if isinstance(cached, str):
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=3)  # one question instead of half a minute of retries
+    except Exception as error:  # the HTTP library's own, or hub's OfflineModeIsEnabled
+        raise UserError(
+            f"{path} ({setting}) is no folder here and the hub cannot be reached; copy its config.json and "
+            f"model.safetensors to a folder and set {setting} to that."
+        ) from error
+    return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of unused weights: half of CLIP is unused in each of its halves."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,176 @@
+"""The explicit semantic prior: captions of up to 300 tokens as text embeddings.
+
+CLIP reads 77 tokens. A longer caption is read in up to four chunks of 75, each between its own start and end
+token, and the embeddings are joined without the inner ones: SSP-IR `models/model.py:208-316`, which took the idea
+from the web interfaces of Stable Diffusion.
+"""
+
+import gzip
+import logging
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from sspir.errors import UserError
+from sspir.priors.clip_weights import load_clip
+
+CHUNK = 75
+MAX_CHUNKS = 4
+MAX_TOKENS = CHUNK * MAX_CHUNKS
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_VOCABULARY = 49408
+
+
+class TextEncoder:
+    """A CLIP tokenizer and text model: captions to prompt embeddings.
+
+    Args:
+        tokenizer: of transformers.
+        model: `CLIPTextModel` of transformers; its last hidden state, after the final layer norm, is used.
+    """
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+
+    @classmethod
+    def from_pretrained(cls, path: str, subfolder: str = "", pad_token: str = _END) -> Self:
+        """A frozen text model with CLIP's vocabulary.
+
+        Args:
+            path: a local folder or hub id: a CLIP, or with subfolder "text_encoder" a Stable Diffusion 1.x or 2.x.
+            subfolder: of the path.
+            pad_token: what fills short captions: the end token, but "!" for Stable Diffusion 2.x.
+
+        Raises:
+            UserError: if the model cannot be had.
+        """
+        from transformers import CLIPTextModel
+
+        model = load_clip(CLIPTextModel, path, "text_encoder.path", subfolder)
+        return cls(clip_tokenizer(pad_token), model)
+
+    @classmethod
+    def tiny(cls, dim: int = 32, layers: int = 2, heads: int = 2, seed: int = 0) -> Self:
+        """Random weights over the real vocabulary."""
+        return cls(clip_tokenizer(), tiny_text_encoder(dim, layers, heads, seed))
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings, D."""
+        return int(self.model.config.hidden_size)
+
+    def __call__(self, captions: Sequence[str], length: int | None = None) -> Tensor:
+        """Prompt embeddings (B, L, D): see `encode_captions`."""
+        return encode_captions(self.tokenizer, self.model, captions, length)
+
+
+def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str], length: int | None = None) -> Tensor:
+    """Embed captions, all at one length.
+
+    Args:
+        tokenizer: CLIP's.
+        text_encoder: `CLIPTextModel`.
+        captions: B >= 1 texts; what is beyond 300 tokens is left out, which is logged once.
+        length: 77, 152, 227 or 302; by default the shortest of them that holds the longest caption. Captions that
+            meet in guidance are encoded in one call, or with one length.
+
+    Returns:
+        (B, 75 m + 2, D) with m = 1 to 4 chunks, on the model's device and of its type.
+
+    Raises:
+        UserError: for another length.
+    """
+    ids = caption_ids(tokenizer, captions, length).to(text_encoder.device)
+    return encode_ids(text_encoder, ids)
+
+
+def caption_ids(tokenizer: Any, captions: Sequence[str], length: int | None = None) -> Tensor:
+    """Token ids (B, 75 m + 2) int64: start, caption, padding, end; arguments as of `encode_captions`."""
+    tokens = tokenizer(list(captions), add_special_tokens=False, verbose=False)["input_ids"]
+    longest = max(map(len, tokens))
+    chunks = _chunks(longest, length)
+    if longest > chunks * CHUNK:
+        _warn_of_length(longest, chunks * CHUNK)
+    start, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    rows = [row[: chunks * CHUNK] for row in tokens]
+    return torch.tensor([[start, *row, *[padding] * (chunks * CHUNK - len(row)), end] for row in rows])
+
+
+def _chunks(longest: int, length: int | None) -> int:
+    if length is None:
+        return min(MAX_CHUNKS, max(1, -(-longest // CHUNK)))
+    lengths = [CHUNK * chunks + 2 for chunks in range(1, MAX_CHUNKS + 1)]
+    if length not in lengths:
+        raise UserError(f"Captions cannot be {length} tokens long; choose one of {', '.join(map(str, lengths))}.")
+    return length // CHUNK
+
+
+@cache  # once per length
+def _warn_of_length(tokens: int, kept: int) -> None:
+    logging.getLogger(__name__).warning("A caption of %d tokens was cut to its first %d.", tokens, kept)
+
+
+def encode_ids(text_encoder: Any, ids: Tensor) -> Tensor:
+    """Embeddings (B, 75 m + 2, D) of the ids (B, 75 m + 2) that `caption_ids` makes."""
+    batch, chunks = len(ids), ids.shape[1] // CHUNK
+    windows = ids.unfold(1, CHUNK + 2, CHUNK).clone()  # (B, m, 77), neighbours share two ids
+    windows[:, :, 0], windows[:, :, -1] = ids[:, :1], ids[:, -1:]
+    hidden = text_encoder(windows.reshape(batch * chunks, CHUNK + 2)).last_hidden_state
+    hidden = hidden.reshape(batch, chunks, CHUNK + 2, -1)
+    return torch.cat([hidden[:, 0, :1], hidden[:, :, 1:-1].flatten(1, 2), hidden[:, -1, -1:]], dim=1)
+
+
+def clip_tokenizer(pad_token: str = _END) -> Any:
+    """CLIP's tokenizer, without a download: from the vocabulary that open_clip ships.
+
+    Args:
+        pad_token: what fills short captions: the end token, but "!" for Stable Diffusion 2.x.
+    """
+    from transformers import CLIPTokenizer
+
+    words, merges = _vocabulary()
+    ids = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=ids, merges=merges, pad_token=pad_token, model_max_length=CHUNK + 2)
+
+
+@cache
+def _vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
+    """Words in the order of their ids, and merges in their order (byte-pair encoding, Radford et al. 2021)."""
+    spec = find_spec("open_clip")  # found, not imported: that takes seconds
+    if spec is None or spec.origin is None:
+        raise UserError("CLIP's vocabulary comes with open_clip; install it with: pip install open_clip_torch")
+    with gzip.open(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()[1:]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+    count = _VOCABULARY - 2 * len(letters) - 2
+    merges = [(first, second) for first, second in (line.split() for line in lines[:count])]
+    words = letters + [f"{letter}</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    return [*words, _START, _END], merges
+
+
+def tiny_text_encoder(dim: int = 32, layers: int = 2, heads: int = 2, seed: int = 0) -> Any:
+    """A CLIP text model with random weights, the same for the same seed."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        projection_dim=dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        bos_token_id=_VOCABULARY - 2,
+        eos_token_id=_VOCABULARY - 1,
+        pad_token_id=_VOCABULARY - 1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CLIPTextModel(config).eval()
