@@ -64,7 +64,6 @@ class ControlledUNet(nn.Module):
         self.controlnet_image = controlnet_image
         self.unet_pixel = unet_pixel
         self.train_unet = train_unet
-        self.unet.requires_grad_(train_unet)
 
     @classmethod
     def from_unet(
@@ -91,6 +90,7 @@ class ControlledUNet(nn.Module):
             coarse_heads: heads of pixel attention in levels without text; None: the mid block's. The authors' 1.
             train_unet: see the class.
         """
+        unet.requires_grad_(train_unet)
         controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=processor.channels)
         unet_image = AttentionAdapter.over_image(unet, image_dim, image_attention, identity)
         controlnet_image = AttentionAdapter.over_image(controlnet, image_dim, image_attention, identity)
@@ -112,6 +112,23 @@ class ControlledUNet(nn.Module):
         """Start from a Stable Diffusion folder or hub id; see `from_unet` for the rest."""
         unet = load_pretrained(UNet2DConditionModel, path, "unet")
         return cls.from_unet(unet, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads)
+
+    @classmethod
+    def from_scratch(
+        cls,
+        unet: Mapping[str, Any],
+        processor: Processor,
+        image_dim: int = 512,
+        image_attention: Sequence[str] = ("down", "mid", "up"),
+        pixel_attention: Sequence[str] = ("up",),
+        identity: bool = True,
+        coarse_heads: int | None = None,
+    ) -> Self:
+        """Build a U-Net from its configuration and train it too; see `from_unet` for the rest."""
+        net = UNet2DConditionModel(**unet)
+        return cls.from_unet(
+            net, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads, train_unet=True
+        )
 
     @classmethod
     def from_authors(
@@ -205,6 +222,19 @@ class ControlledUNet(nn.Module):
         noise: Tensor = net.conv_out(net.conv_act(net.conv_norm_out(hidden)))
         return noise
 
+    def predict(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        image_embeds: Tensor,
+        features: Tensor,
+        conditioning_scale: float = 1.0,
+    ) -> Tensor:
+        """Noise (B, 4, h, w) given the structure features of `structure`; see `forward` for the rest."""
+        residuals, mid = self.control(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
+        return self.denoise(sample, timestep, prompt_embeds, image_embeds, residuals, mid)
+
     def forward(
         self,
         sample: Tensor,
@@ -225,8 +255,7 @@ class ControlledUNet(nn.Module):
             conditioning_scale: weight of the ControlNet's residuals.
         """
         features, images = self.structure(lq)
-        residuals, mid = self.control(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
-        noise = self.denoise(sample, timestep, prompt_embeds, image_embeds, residuals, mid)
+        noise = self.predict(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
         return ControlledUNetOutput(noise, images)
 
     def trainable(self) -> dict[str, ModelMixin]:

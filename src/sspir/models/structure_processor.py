@@ -43,6 +43,11 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         return tuple(self.config.channels)
 
     @property
+    def multiple(self) -> int:
+        """What an image's sides must be multiples of; both factors are powers of two."""
+        return max(2 ** len(self.heads), self.config.front_factor)
+
+    @property
     def predicts_image(self) -> bool:
         """Whether the first image is a full-size one, so that a diffusion may restore what it lacks."""
         return bool(self.config.front_features)
@@ -82,6 +87,7 @@ class NoProcessor(nn.Module):
     def __init__(self, channels: Sequence[int] = (16, 32, 96, 256)) -> None:
         super().__init__()
         self.channels = tuple(channels)
+        self.multiple = 2 ** (len(channels) - 1)
 
     def forward(self, embedding: nn.Module, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, C, h, w) of lq (B, 3, H, W) in [0, 1], and no images."""

@@ -1,0 +1,94 @@
+"""What training minimises: the noise, and the Processor's images in colour and in frequency."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["backward", "ortho"]
+
+
+def frequency_l1(prediction: Tensor, target: Tensor, norm: Norm = "backward") -> Tensor:
+    """Mean absolute difference of two images' spectra, real and imaginary parts together (SSP-IR's FFT loss).
+
+    Args:
+        prediction: (B, C, H, W).
+        target: (B, C, H, W).
+        norm: "backward" is the un-normalised transform of the authors, whose loss grows with the image; "ortho" is
+            free of the size.
+    """
+    spectrum = torch.fft.rfft2(prediction.float() - target.float(), norm=norm)
+    return torch.view_as_real(spectrum).abs().mean()
+
+
+def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Loss weight per sample (B,) that caps the signal-to-noise ratio (Hang et al. 2023, section 3.4).
+
+    Args:
+        snr: (B,) signal-to-noise ratio of the timesteps.
+        gamma: the cap; 5 in the paper.
+        prediction_type: "epsilon", "v_prediction" or "sample": what the network predicts.
+    """
+    capped = snr.clamp(max=gamma)
+    if prediction_type == "sample":
+        return capped
+    return capped / (snr if prediction_type == "epsilon" else snr + 1)
+
+
+class RestorationLoss(nn.Module):
+    """L = MSE(noise) + sum over scales of rgb * L1 + frequency * L1 of spectra (SSP-IR).
+
+    Args:
+        rgb: weight of the colour loss; 0 switches it off.
+        frequency: weight of the spectral loss; 0 switches it off.
+        frequency_norm: see `frequency_l1`.
+        min_snr_gamma: cap of the noise loss's weighting; None weights all timesteps alike, as the authors do.
+    """
+
+    def __init__(
+        self,
+        rgb: float = 0.1,
+        frequency: float = 0.01,
+        frequency_norm: Norm = "backward",
+        min_snr_gamma: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.rgb = rgb
+        self.frequency = frequency
+        self.frequency_norm: Norm = frequency_norm
+        self.min_snr_gamma = min_snr_gamma
+
+    def noise(self, prediction: Tensor, target: Tensor, snr: Tensor, prediction_type: str) -> Tensor:
+        """Mean squared error of what the network predicts.
+
+        Args:
+            prediction: (B, C, h, w).
+            target: (B, C, h, w).
+            snr: (B,) signal-to-noise ratio of the timesteps.
+            prediction_type: see `min_snr_weight`.
+        """
+        if self.min_snr_gamma is None:
+            return F.mse_loss(prediction.float(), target.float())
+        error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+        return (error * min_snr_weight(snr, self.min_snr_gamma, prediction_type)).mean()
+
+    def structure(self, images: Sequence[Tensor], hq: Tensor) -> dict[str, Tensor]:
+        """Weighted losses "rgb" and "frequency" of the Processor's images, summed over scales.
+
+        Args:
+            images: (B, 3, ., .) in [-1, 1], one per scale; none gives no losses.
+            hq: (B, 3, H, W) in [0, 1].
+        """
+        losses: dict[str, Tensor] = {}
+        truth = 2 * hq.float() - 1
+        for image in images:
+            size = image.shape[-2:]
+            target = truth if size == truth.shape[-2:] else F.interpolate(truth, size, mode="bilinear")
+            if self.rgb:
+                losses["rgb"] = losses.get("rgb", 0) + self.rgb * F.l1_loss(image.float(), target)
+            if self.frequency:
+                term = frequency_l1(image, target, self.frequency_norm)
+                losses["frequency"] = losses.get("frequency", 0) + self.frequency * term
+        return losses

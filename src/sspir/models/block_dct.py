@@ -1,0 +1,63 @@
+"""A latent space that needs no training: the block cosine transform of an opponent-colour image."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+from diffusers.models.autoencoders.vae import DecoderOutput
+from torch import Tensor
+from torch.nn import functional as F
+
+# Standard deviation of each kept coefficient over every eighth photo of BSDS500's train and test part.
+_PHOTO_STD = (
+    *(2.98, 0.455, 0.508, 0.280, 0.263, 0.309, 0.189, 0.204, 0.145, 0.157, 0.186, 0.119, 0.132, 0.0932, 0.098, 0.0646),
+    *(1.18, 0.0825, 0.0872, 0.0281),
+    *(0.473, 0.0452, 0.0487, 0.0177),
+)
+
+
+class BlockDCT(ModelMixin, ConfigMixin):
+    """An orthonormal autoencoder for small models: 4x4 blocks, all luma and the lowest chroma coefficients.
+
+    It stands where a VAE does, with the same calls. The default keeps 24 of 48 coefficients, which gives photos back
+    at 52 dB, and scales each to unit variance over photos.
+
+    Args:
+        factor: side of a block, pixels per latent pixel.
+        kept: coefficients of luma, red-blue and green-magenta, lowest frequencies first.
+        std: standard deviation of each kept coefficient for images in [-1, 1].
+    """
+
+    @register_to_config
+    def __init__(
+        self, factor: int = 4, kept: Sequence[int] = (16, 4, 4), std: Sequence[float] = _PHOTO_STD
+    ) -> None:
+        super().__init__()
+        colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
+        order = sorted(range(factor**2), key=lambda n: (max(divmod(n, factor)), sum(divmod(n, factor)), n))
+        blocks = cosine_basis(factor)[order]
+        basis = torch.einsum("cr,nij->cnrij", colours, blocks)
+        rows = torch.cat([basis[colour, :count] for colour, count in enumerate(kept)])
+        scale = torch.tensor(std).view(-1, 1, 1, 1)
+        # Parameters, so that `.dtype`, `.device` and saving work as in any other model.
+        self.analysis = torch.nn.Parameter(rows / scale, requires_grad=False)
+        self.synthesis = torch.nn.Parameter(rows * scale, requires_grad=False)
+
+    def encode(self, images: Tensor) -> AutoencoderTinyOutput:
+        """(B, 3, H, W) in [-1, 1], H and W multiples of the factor -> latents (B, C, H / factor, W / factor)."""
+        return AutoencoderTinyOutput(latents=F.conv2d(images, self.analysis, stride=self.config.factor))
+
+    def decode(self, latents: Tensor) -> DecoderOutput:
+        """Latents (B, C, h, w) -> images (B, 3, h * factor, w * factor), about [-1, 1]."""
+        return DecoderOutput(sample=F.conv_transpose2d(latents, self.synthesis, stride=self.config.factor))
+
+
+def cosine_basis(size: int) -> Tensor:
+    """Orthonormal two-dimensional cosine transform: (size^2, size, size), row-major by vertical frequency."""
+    index = torch.arange(size)
+    rows = torch.cos(math.pi * (2 * index[None] + 1) * index[:, None] / (2 * size)) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return torch.einsum("ui,vj->uvij", rows, rows).reshape(size**2, size, size)

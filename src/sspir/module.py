@@ -1,0 +1,265 @@
+"""Training as a LightningModule: glue between the data, the denoiser and the pipeline that users get."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from sspir.batch import Batch
+from sspir.degradation import sample_seed
+from sspir.errors import UserError
+from sspir.losses import RestorationLoss
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.latent import channels_of, encode, factor_of, upscale
+from sspir.pipeline import Restored, RestorationPipeline
+from sspir.priors.captioner import Captioner
+from sspir.priors.text_encoder import TextEncoder
+from sspir.sampler import Sampler
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+class RestorationModule(pl.LightningModule):
+    """Trains a `ControlledUNet` and the Refine layer under a frozen autoencoder, text encoder and image encoder.
+
+    Args:
+        backbone: the denoiser.
+        vae: autoencoder; frozen.
+        text_encoder: tokenizer and text model; frozen.
+        image_encoder: images to tokens; frozen.
+        refine: tokens to image embeddings; trained.
+        captioner: images to texts.
+        noise_schedule: of training; its prediction type says what the network predicts.
+        loss: of noise, colour and frequency.
+        metrics: of validation, by name.
+        sampler: settings of validation, and the defaults of the trained pipeline.
+        optimizer: makes an optimizer from parameters.
+        schedule: makes a learning-rate schedule, stepped every step; None keeps the rate.
+        caption_dropout: share of captions replaced by "", so that guidance has an unguided half.
+        caption_source: "hq" captions the truth, as the authors do, "lq" what will be there when restoring.
+        residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
+            multiplied by it to bring it near unit variance.
+        gradient_checkpointing: recompute activations in the backward pass.
+        scale: upscaling of low-quality images.
+        seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
+    """
+
+    def __init__(
+        self,
+        backbone: ControlledUNet,
+        vae: nn.Module,
+        text_encoder: TextEncoder,
+        image_encoder: nn.Module,
+        refine: nn.Module,
+        captioner: Captioner,
+        noise_schedule: DDPMScheduler,
+        loss: RestorationLoss,
+        metrics: Mapping[str, Metric],
+        sampler: Sampler,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory | None = None,
+        caption_dropout: float = 0.1,
+        caption_source: str = "lq",
+        residual: float | None = None,
+        gradient_checkpointing: bool = False,
+        scale: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # checkpoints hold what is trained only
+        self.backbone = backbone
+        self.refine = refine
+        self.vae, self.image_encoder, self.text_model = vae, image_encoder, text_encoder.model
+        self.tokenizer = text_encoder.tokenizer
+        self.text_encoder = text_encoder
+        self.captioner = captioner
+        self.noise_schedule = noise_schedule
+        self.loss = loss
+        rows = ("val", "bicubic", "structure")
+        self.metrics = nn.ModuleDict({row: MetricCollection(dict(metrics), prefix=f"{row}/").clone() for row in rows})
+        self.sampler = sampler
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.caption_dropout = caption_dropout
+        self.caption_source = caption_source
+        self.residual = residual
+        self.scale = scale
+        self.seed = seed
+        self.config: dict[str, Any] = {}
+        self._check()
+        for part in self.frozen():
+            part.requires_grad_(False).eval()
+        if gradient_checkpointing:
+            backbone.enable_gradient_checkpointing()
+
+    def _check(self) -> None:
+        """Refuse parts that do not fit each other, before any work is done."""
+        unet, processor = self.backbone.unet.config, self.backbone.processor
+        width, channels = self.text_model.config.hidden_size, channels_of(self.vae)
+        image_layers = getattr(self.backbone.unet_image, "config", {}).get("layers", {})
+        image_dim = next(iter(image_layers.values()), {}).get("context_dim", self.refine.config.dim)
+        faults = []
+        if width != unet.cross_attention_dim:
+            faults.append(f"text_encoder gives {width} channels, the backbone takes {unet.cross_attention_dim}")
+        if self.refine.config.dim != image_dim:
+            faults.append(f"refine gives {self.refine.config.dim} channels, image attention takes {image_dim}")
+        if channels != unet.in_channels:
+            faults.append(f"the autoencoder has {channels} channels, the backbone {unet.in_channels}")
+        if 2 ** (len(processor.channels) - 1) != factor_of(self.vae):
+            faults.append(
+                f"processor.channels must have one width per halving of the autoencoder ({factor_of(self.vae)})"
+            )
+        if self.residual and not processor.predicts_image:
+            faults.append("residual needs a Processor with a front that predicts a full-size image")
+        if faults:
+            raise UserError(f"The parts of this configuration do not fit: {'; '.join(faults)}.")
+
+    def frozen(self) -> list[nn.Module]:
+        """The parts that never change."""
+        parts = [self.vae, self.image_encoder, self.text_model]
+        return parts if self.backbone.train_unet else [*parts, self.backbone.unet]
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""
+        return {f"backbone.{name}": part for name, part in self.backbone.trainable().items()} | {"refine": self.refine}
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch training mode for what is trained; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen():
+            part.eval()
+        return self
+
+    @property
+    def pipeline(self) -> RestorationPipeline:
+        """The pipeline that users get, around the modules as they are now."""
+        return RestorationPipeline.from_parts(
+            self.backbone,
+            self.sampler,
+            vae=self.vae,
+            tokenizer=self.tokenizer,
+            text_encoder=self.text_model,
+            image_encoder=self.image_encoder,
+            refine=self.refine,
+            scheduler=self.noise_schedule,
+            residual=self.residual,
+            scale=self.scale,
+            captioner=self.captioner.name,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: noise prediction and the Processor's images, each with its loss."""
+        lq = upscale(batch.lq, (batch.hq.shape[-2], batch.hq.shape[-1]))
+        prompt_embeds, tokens = self.semantics(batch, lq)
+        features, images = self.backbone.structure(lq)
+        latents = self.latents(batch.hq, images)
+        noise = torch.randn_like(latents)
+        steps = self.noise_schedule.config.num_train_timesteps
+        timesteps = torch.randint(steps, (len(batch),), device=self.device)
+        noisy = self.noise_schedule.add_noise(latents, noise, timesteps)
+        prediction = self.backbone.predict(noisy, timesteps, prompt_embeds, self.refine(tokens), features)
+        kind = self.noise_schedule.config.prediction_type
+        target = {
+            "epsilon": lambda: noise,
+            "v_prediction": lambda: self.noise_schedule.get_velocity(latents, noise, timesteps),
+            "sample": lambda: latents,
+        }[kind]()
+        kept = self.noise_schedule.alphas_cumprod.to(self.device)[timesteps]
+        losses = {"noise": self.loss.noise(prediction, target, kept / (1 - kept), kind)}
+        losses |= self.loss.structure(images, batch.hq)
+        total = torch.stack(list(losses.values())).sum()
+        logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict({"loss/total": total.detach(), **logged}, batch_size=len(batch))
+        return total
+
+    @torch.no_grad()
+    def semantics(self, batch: Batch, lq: Tensor) -> tuple[Tensor, Tensor]:
+        """Caption tokens, some of them dropped, and the image encoder's tokens of the upscaled lq."""
+        captions = self.captioner(batch.hq if self.caption_source == "hq" else lq, batch.captions)
+        dropped = (torch.rand(len(captions)) < self.caption_dropout).tolist()
+        captions = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+        return self.text_encoder(captions), self.image_encoder(lq)
+
+    @torch.no_grad()
+    def latents(self, hq: Tensor, images: list[Tensor]) -> Tensor:
+        """What is diffused: the truth's latent, or its scaled difference to the latent of the Processor's image."""
+        latents = encode(self.vae, hq)
+        if self.residual:
+            base = (images[0].detach().float() / 2 + 0.5).clamp(0, 1)
+            latents = (latents - encode(self.vae, base)) * self.residual
+        return latents
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Restored:
+        """Restore as a user would, and measure beside bicubic upscaling and the Processor's own image."""
+        size = (batch.hq.shape[-2], batch.hq.shape[-1])
+        bicubic = upscale(batch.lq, size)
+        captions = self.captioner(bicubic, batch.captions)
+        seeds = [sample_seed(0, 0, name) for name in batch.ids]
+        restored = self.pipeline.restore(batch.lq, captions, size, seeds)
+        rows = {"val": restored.images, "bicubic": bicubic}
+        if restored.structure:
+            rows["structure"] = upscale(restored.structure[0], size)
+        for row, images in rows.items():
+            self.metrics[row].update(images, batch.hq)
+        return restored
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics over all images, not the mean of batch means."""
+        for metrics in self.metrics.values():
+            if any(metric.update_called for metric in metrics.values()):
+                self.log_dict(metrics.compute(), sync_dist=False)
+            metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        """An optimizer over exactly the trainable parts; clipping covers what it holds."""
+        parameters = [parameter for part in self.trainable().values() for parameter in part.parameters()]
+        optimizer = self.optimizer(parameters)
+        if self.schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw this step's random numbers from (seed, step, rank): resuming needs no generator state, ranks differ."""
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        torch.manual_seed(sample_seed(self.seed, step, f"rank {self.global_rank}"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained, the configuration and the generator; frozen networks stay where they came from."""
+        prefixes = tuple(f"{name}." for name in self.trainable())
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(prefixes)}
+        checkpoint["config"] = self.config
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network, with the first differences."""
+        prefixes = tuple(f"{name}." for name in self.trainable())
+        ours = {key: value.shape for key, value in self.state_dict().items() if key.startswith(prefixes)}
+        theirs = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+        differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        if differing:
+            raise UserError(
+                f"The checkpoint is of another network: {len(differing)} tensors differ, first {differing[0]} "
+                f"({theirs.get(differing[0], 'absent')} in the checkpoint, {ours.get(differing[0], 'absent')} here); "
+                f"use the configuration it was trained with."
+            )
+        torch.set_rng_state(checkpoint["rng"])
+
+    @classmethod
+    def from_run(cls, folder: str | Path, checkpoint: str = "last") -> Self:
+        """Rebuild a trained module from its run folder, with averaged weights where they were kept.
+
+        Args:
+            folder: of a run: holds `config.yaml` and `checkpoints/`.
+            checkpoint: "last", "best" or a file name in `checkpoints/`.
+        """
+        from sspir.run import load_run
+
+        module: Self = load_run(Path(folder), checkpoint)
+        return module

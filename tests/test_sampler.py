@@ -1,0 +1,60 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from sspir.errors import UserError
+from sspir.sampler import Sampler
+from tests.reference import recording
+
+
+@pytest.fixture
+def schedule() -> DDPMScheduler:
+    return DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
+
+
+@pytest.mark.parametrize("steps", ["1", "3", "4", "20", "50"])
+def test_the_authors_timesteps(schedule: DDPMScheduler, steps: str) -> None:
+    _, timesteps = Sampler(steps=int(steps), start=999, respace=False, options={"timestep_spacing": "leading"}).build(
+        schedule
+    )
+    assert timesteps.tolist() == recording("sampling").config["ddpm_timesteps_for_n_steps"][steps]
+
+
+@pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize(("steps", "start"), [(4, 300), (7, 500), (1, 10), (20, 999)])
+def test_all_steps_lie_below_the_start(schedule: DDPMScheduler, scheduler: str, steps: int, start: int) -> None:
+    solver, timesteps = Sampler(scheduler=scheduler, steps=steps, start=start).build(schedule)
+    assert len(timesteps) == steps
+    assert timesteps[0] == start
+    assert (timesteps.diff() < 0).all()
+    assert torch.allclose(solver.alphas_cumprod, schedule.alphas_cumprod[: start + 1])
+
+
+@pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("start", [999, 300, None])
+def test_a_perfect_denoiser_gives_the_clean_latent_back(schedule: DDPMScheduler, scheduler: str, start: int) -> None:
+    options = {"set_alpha_to_one": True} if scheduler == "DDIMScheduler" else {}
+    solver, timesteps = Sampler(scheduler=scheduler, options={"clip_sample": False, **options}, start=start).build(
+        schedule
+    )
+    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = noise if start is None else solver.add_noise(clean, noise, torch.tensor([start]))
+    for timestep in timesteps:
+        kept = solver.alphas_cumprod[timestep]
+        latents = solver.step((latents - kept.sqrt() * clean) / (1 - kept).sqrt(), timestep, latents).prev_sample
+    assert (latents - clean).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"scheduler": "DDIMSheduler"}, "no scheduler 'DDIMSheduler'"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"tile": 8, "overlap": 8}, "overlap=8"),
+        ({"start": 1000}, "between 1 and 999"),
+        ({"start": 3, "steps": 4}, "4 steps do not fit below start=3"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(schedule: DDPMScheduler, settings: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Sampler(**settings).build(schedule)
