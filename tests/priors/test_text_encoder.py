@@ -123,11 +123,13 @@ def test_tiny_encoder_is_the_same_for_the_same_seed() -> None:
 def test_pretrained_folder_round_trip_and_its_faults(tmp_path: Path) -> None:
     tiny = TextEncoder.tiny(dim=16)
     tiny.model.save_pretrained(tmp_path / "sd" / "text_encoder")
-    again = TextEncoder.from_pretrained(str(tmp_path / "sd"), subfolder="text_encoder")
+    again = TextEncoder.from_pretrained(str(tmp_path / "sd"), 16, subfolder="text_encoder")
     assert again.dim == 16
     with torch.no_grad():
         assert torch.equal(again(["a cup"]), tiny(["a cup"]))
 
+    with pytest.raises(UserError, match=r"text_encoder.dim to that, not 768"):
+        TextEncoder.from_pretrained(str(tmp_path / "sd"), subfolder="text_encoder")
     with pytest.raises(UserError, match=r"text_encoder.path.*does not exist"):
         TextEncoder.from_pretrained(str(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"does not hold config.json"):

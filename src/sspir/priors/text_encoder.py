@@ -39,20 +39,24 @@ class TextEncoder:
         self.model = model
 
     @classmethod
-    def from_pretrained(cls, path: str, subfolder: str = "", pad_token: str = _END) -> Self:
+    def from_pretrained(cls, path: str, dim: int = 768, subfolder: str = "", pad_token: str = _END) -> Self:
         """A frozen text model with CLIP's vocabulary.
 
         Args:
             path: a local folder or hub id: a CLIP, or with subfolder "text_encoder" a Stable Diffusion 1.x or 2.x.
+            dim: width that the model must have; the configuration states it for the parts that depend on it.
             subfolder: of the path.
             pad_token: what fills short captions: the end token, but "!" for Stable Diffusion 2.x.
 
         Raises:
-            UserError: if the model cannot be had.
+            UserError: if the model cannot be had or has another width.
         """
         from transformers import CLIPTextModel
 
         model = load_clip(CLIPTextModel, path, "text_encoder.path", subfolder)
+        found = model.config.hidden_size
+        if found != dim:
+            raise UserError(f"{path} has embeddings of width {found}; set text_encoder.dim to that, not {dim}.")
         return cls(clip_tokenizer(pad_token), model)
 
     @classmethod
