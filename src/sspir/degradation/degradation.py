@@ -48,9 +48,10 @@ class Degradation(nn.Module):
         Raises:
             UserError: where the operations leave images of another size.
         """
-        images = [image[None] for image in hq]
-        for number in range(max(map(len, params), default=0)):
-            self._apply_nth(images, params, number)
+        if hq.device.type == "cpu":  # one after the other: an image stays in the processor's cache
+            images = [self._apply_in_step(image[None], [steps])[0] for image, steps in zip(hq, params, strict=True)]
+        else:
+            images = self._apply_in_step(hq, params)
         target = [max(1, length // self.scale) for length in hq.shape[-2:]]
         for image in images:
             if list(image.shape[-2:]) != target:
@@ -58,25 +59,28 @@ class Degradation(nn.Module):
                     f"The degradation leaves {list(image.shape[-2:])} pixels of {list(hq.shape[-2:])} where its "
                     f"scale {self.scale} asks for {target}: end it with a Resize, or set its scale."
                 )
-        return torch.cat(images)
+        return torch.cat(images).contiguous()
 
     def forward(self, hq: Tensor, seeds: Sequence[int]) -> Tensor:
         """Draw and apply: (B, 3, H, W) in [0, 1] and B seeds -> (B, 3, H // scale, W // scale)."""
         size = (hq.shape[-2], hq.shape[-1])
         return self.apply(hq, [self.draw(seed, size) for seed in seeds])
 
-    def _apply_nth(self, images: list[Tensor], params: Sequence[list[Step]], number: int) -> None:
-        """Replace every image by what its nth step makes of it; equal operations of equal sizes go as one batch."""
-        groups = defaultdict(list)
-        for i, steps in enumerate(params):
-            if number < len(steps):
-                step = steps[number]
-                groups[step["operation"], images[i].shape, tuple(step.get("size", ()))].append(i)
-        for (operation, *_), members in groups.items():
-            batch = torch.cat([images[i] for i in members])
-            results = self.appliers[operation](batch, [params[i][number] for i in members])
-            for i, result in zip(members, results, strict=True):
-                images[i] = result[None]
+    def _apply_in_step(self, hq: Tensor, params: Sequence[list[Step]]) -> list[Tensor]:
+        """All first steps, then all second ones and so on; equal operations of equal sizes go as one batch."""
+        images = [image[None] for image in hq]
+        for number in range(max(map(len, params), default=0)):
+            groups = defaultdict(list)
+            for i, steps in enumerate(params):
+                if number < len(steps):
+                    step = steps[number]
+                    groups[step["operation"], images[i].shape, tuple(step.get("size", ()))].append(i)
+            for (operation, *_), members in groups.items():
+                batch = torch.cat([images[i] for i in members]) if len(members) > 1 else images[members[0]]
+                results = self.appliers[operation](batch, [params[i][number] for i in members])
+                for i, result in zip(members, results, strict=True):
+                    images[i] = result[None]
+        return images
 
 
 def sample_seed(seed: int, epoch: int, sample_id: str) -> int:

@@ -7,7 +7,7 @@ transform.
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 from sspir.degradation.operation import Operation, Size, Step, checked_range, integer
 from sspir.errors import UserError
 
@@ -59,21 +60,23 @@ class JPEG(Operation):
     @staticmethod
     def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
         """Compress and decompress: (B, 3, H, W) in [0, 1] -> the same, of 256 levels."""
-        codec = jpeg if images.requires_grad or images.device.type != "cpu" else jpeg_codec
+        codec = jpeg_codec if opencv_applies(images) else jpeg
         return codec(images, [step["quality"] for step in steps])
 
 
 def jpeg_codec(images: Tensor, qualities: Sequence[int]) -> Tensor:
     """The real codec (libjpeg-turbo in OpenCV) on the CPU; (B, 3, H, W) in [0, 1] -> the same, of 256 levels."""
-    pixels = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    results = []
-    for image, quality in zip(pixels, qualities, strict=True):
-        done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-        if not done:
-            raise UserError(f"OpenCV cannot write an image of {image.shape[1]}x{image.shape[0]} pixels as JPEG.")
-        decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-        results.append(torch.from_numpy(np.ascontiguousarray(decoded[..., ::-1])))
-    return (torch.stack(results).to(images.device).permute(0, 3, 1, 2).to(images) / 255).contiguous()
+    codecs = [partial(_codec_array, quality=int(quality)) for quality in qualities]
+    return through_opencv(images.detach().float().cpu(), codecs).to(images)
+
+
+def _codec_array(image: Array, quality: int) -> Array:
+    pixels = cv2.cvtColor(cv2.convertScaleAbs(np.clip(image, 0, 1), alpha=255), cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise UserError(f"OpenCV cannot write an image of {image.shape[1]}x{image.shape[0]} pixels as JPEG.")
+    decoded = cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+    return np.multiply(decoded, np.float32(1 / 255), dtype=np.float32)
 
 
 def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:

@@ -1,11 +1,16 @@
 """Resizing with a factor or a kernel drawn per image."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
+import cv2
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 from sspir.degradation.operation import (
     Operation,
     Size,
@@ -18,7 +23,13 @@ from sspir.degradation.operation import (
 )
 from sspir.errors import UserError
 
-MODES = ("area", "bilinear", "bicubic", "nearest")
+OPENCV_MODES = {
+    "area": cv2.INTER_AREA,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "nearest": cv2.INTER_NEAREST_EXACT,
+}
+MODES = tuple(OPENCV_MODES)
 
 
 class Resize(Operation):
@@ -98,28 +109,41 @@ class RandomResize(Operation):
 
 
 def resize_each(images: Tensor, steps: Sequence[Step]) -> Tensor:
-    """Resize image i by step i ("size", "mode", "antialias"): (B, 3, H, W) -> (B, 3, h, w) in [0, 1]."""
-    result = images.new_empty(*images.shape[:2], *steps[0]["size"])
-    for mode in MODES:
-        for antialias in (False, True):
-            members = [i for i, s in enumerate(steps) if s["mode"] == mode and s["antialias"] == antialias]
-            if members:
-                resized = resize_images(images[members], (steps[0]["size"][0], steps[0]["size"][1]), mode, antialias)
-                result = result.index_copy(0, _index(members, images), resized)
-    return result
+    """Resize image i by step i ("mode", "antialias"), all to one "size": (B, 3, H, W) -> (B, 3, h, w) in [0, 1]."""
+    size = (steps[0]["size"][0], steps[0]["size"][1])
+    if tuple(images.shape[-2:]) == size:
+        return images
+    if opencv_applies(images) and not any(step["antialias"] for step in steps):
+        return through_opencv(images, [partial(_resize_array, size=size, mode=step["mode"]) for step in steps])
+    return torch.cat(
+        [resize_images(image[None], size, s["mode"], s["antialias"]) for image, s in zip(images, steps, strict=True)]
+    )
 
 
 def resize_images(images: Tensor, size: Size, mode: str, antialias: bool) -> Tensor:
-    """Resize all alike: (B, 3, H, W) -> (B, 3, *size), clamped to [0, 1] as bicubic overshoots."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    if mode in ("area", "nearest"):
-        return F.interpolate(images, size, mode="nearest-exact" if mode == "nearest" else mode)
+    """Resize all alike: (B, 3, H, W) -> (B, 3, *size), clamped to [0, 1] as bicubic overshoots.
+
+    Area takes the mean over the pixel's footprint; bilinear and bicubic (a = -0.75) are torch's and OpenCV's.
+    """
+    if mode == "area":
+        rows, columns = (_footprints(old, new).to(images) for old, new in zip(images.shape[-2:], size, strict=True))
+        return rows @ images @ columns.T
+    if mode == "nearest":
+        return F.interpolate(images, size, mode="nearest-exact")
     return F.interpolate(images, size, mode=mode, align_corners=False, antialias=antialias).clamp(0, 1)
 
 
-def _index(members: list[int], images: Tensor) -> Tensor:
-    return images.new_tensor(members).long()
+def _resize_array(image: Array, size: Size, mode: str) -> Array:
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=OPENCV_MODES[mode])
+    return np.clip(resized, 0, 1, out=resized) if mode == "bicubic" else resized
+
+
+def _footprints(old: int, new: int) -> Tensor:
+    """(new, old) share of each old pixel in each new one, on a line."""
+    ends = torch.arange(new + 1, dtype=torch.float64) * (old / new)
+    pixels = torch.arange(old, dtype=torch.float64)
+    covered = (ends[:, None] - pixels).clamp(0, 1)  # how much of each pixel lies before each end
+    return (covered[1:] - covered[:-1]) * (new / old)
 
 
 def _checked_modes(name: str, modes: Sequence[str]) -> list[str]:
