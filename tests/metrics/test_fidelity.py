@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image
 from scipy.ndimage import correlate1d
 from torch import Tensor
@@ -16,7 +14,6 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from sspir.errors import UserError
 from sspir.metrics.fidelity import MSSSIM, PSNR, SSIM, ms_ssim, psnr, ssim
 
-CONF = Path(__file__).parents[2] / "conf" / "metric"
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
 BENCHMARKS = SHARED / "data" / "benchmarks"
 needs_benchmarks = pytest.mark.skipif(
@@ -150,13 +147,6 @@ def test_bad_input_is_named(metric) -> None:
 
 def test_one_pixel_has_a_psnr() -> None:
     assert psnr(torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)).item() == pytest.approx(1.3219, abs=1e-3)
-
-
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_configs_name_metrics_with_a_direction(path: Path) -> None:
-    for metric in instantiate(OmegaConf.load(path)).values():
-        assert metric.higher_is_better in (True, False) or metric.ideal is not None
-        assert isinstance(metric.needs_reference, bool)
 
 
 @needs_benchmarks

@@ -37,6 +37,13 @@ class ImageMetric(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
+    def require(self) -> None:
+        """Load whatever the metric needs beside this package; most need nothing.
+
+        Raises:
+            MetricUnavailableError: it is not there; nothing is downloaded.
+        """
+
     def _add(self, values: Tensor) -> None:
         self.total += values.sum().to(self.total)
         self.count += values.numel()

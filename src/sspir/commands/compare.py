@@ -1,0 +1,197 @@
+"""`sspir compare`: measure any methods' output folders against the truth."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sspir.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sspir.metrics.base import ImageMetric
+    from sspir.metrics.measure import Row
+    from sspir.metrics.pairing import Match
+    from sspir.metrics.results import Results
+
+EXAMPLES = """examples:
+  two methods against the truth, with the bicubic row:
+    sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --method osediff=out/osediff --out results
+  file names end differently (photo.png, photo_x4.png, photo_LR4.png):
+    sspir compare --hq test/HQ --method ours=out/ours --out results --ignore-scale-suffix
+  does it beat plain noise of the same PSNR? (added to the bicubic row, or to a method's pictures)
+    sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --out results --noise-control
+    sspir compare --hq test/HQ --method ours=out/ours --method processor=out/p --out results --noise-control processor
+  photos without a truth:
+    sspir compare --method ours=out/ours --method theirs=out/theirs --out results
+
+Numbers are those of the literature: PSNR and SSIM on BT.601 Y of 8-bit pictures, no border cropped. Intervals are 95 %
+bootstrap intervals over the images; a difference is called significant if the interval of the paired differences
+excludes zero. Exit status: 0 all measured, 1 something was left out (it is named), 2 bad input.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Measure, write per_image.csv, images.csv and summary.json, and print the table."""
+    options = _parser().parse_args(arguments)
+    methods = _methods(options.method)
+    if options.lq is None and options.noise_control == "bicubic":
+        raise UserError("--noise-control adds noise to the bicubic row, which needs --lq; give it, or name a method.")
+    if options.noise_control not in (None, "bicubic", *methods):
+        raise UserError(f"--noise-control {options.noise_control} is none of {', '.join(methods)}; name one of them.")
+    if options.noise_control and options.hq is None:
+        raise UserError("--noise-control matches the PSNR, which needs the truth; give --hq.")
+
+    import torch
+    from tqdm import tqdm
+
+    from sspir.metrics.measure import usable
+    from sspir.metrics.pairing import match
+    from sspir.metrics.results import Results
+    from sspir.metrics.table import comparison_text, summary_table
+
+    torch.set_num_threads(1)  # images, not operations, are spread over the cores
+    metrics, unavailable = usable(load_metrics(options.metrics))
+    if options.hq is None:
+        metrics = {name: metric for name, metric in metrics.items() if not metric.needs_reference}
+    results = Results(metrics, unavailable, options.seed)
+    matches, unmatched = match(methods, options.hq, options.lq, options.ignore_scale_suffix)
+    for lost in unmatched:
+        results.add_problem(lost.image, lost.method, lost.problem)
+    measured = _measure_all(matches, metrics, options.noise_control, options.workers)
+    for rows, problems, found in tqdm(measured, total=len(matches), desc="measuring", unit="image", disable=None):
+        results.add(rows, _files(found))
+        for method, problem in problems:
+            results.add_problem(found.name, method, problem)
+    summary = results.write(options.out)
+    sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
+    _warn(results, options.out)
+    if not summary["methods"]:
+        raise UserError("Nothing could be measured; the problems above say why.")
+    return 1 if results.problems else 0
+
+
+def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
+    """Build metrics by name, or by the name of a group of them (`fast`, `all`, ...).
+
+    Raises:
+        UserError: a name is neither.
+    """
+    from hydra.utils import instantiate
+
+    from sspir.config import compose_config, home
+
+    groups = {path.stem for path in (home() / "conf" / "metric").glob("*.yaml")}
+    nodes = {group: compose_config(f"metric/{group}").metric for group in sorted(groups)}
+    known = {name: node for group in nodes.values() for name, node in group.items()}
+    chosen: dict[str, ImageMetric] = {}
+    for name in names:
+        if name not in groups and name not in known:
+            listed = ", ".join([*sorted(groups), *known])
+            raise UserError(f"There is no metric {name!r}; choose among {listed}.")
+        for member in nodes[name] if name in groups else [name]:
+            chosen[str(member)] = instantiate(known[member])
+    return chosen
+
+
+def _measure_all(
+    matches: "list[Match]", metrics: "Mapping[str, ImageMetric]", noise_base: str | None, workers: int
+) -> "Iterator[tuple[list[Row], list[tuple[str, str]], Match]]":
+    """Rows and problems of each image, in order; only `workers` images are in memory at a time."""
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(lambda found: (*_measure_one(found, metrics, noise_base), found), matches)
+
+
+def _measure_one(
+    found: "Match", metrics: "Mapping[str, ImageMetric]", noise_base: str | None
+) -> "tuple[list[Row], list[tuple[str, str]]]":
+    import torch
+
+    from sspir.image_io import ImageError, read_image
+    from sspir.metrics.measure import BICUBIC, measure_image
+
+    pictures: dict[str, Tensor] = {}
+    problems: list[tuple[str, str]] = []
+    wanted = {"hq": found.hq, "lq": found.lq, **found.restored}
+    for role, path in wanted.items():
+        if path is None:
+            continue
+        try:
+            pictures[role] = read_image(path).tensor()
+        except ImageError as error:
+            problems.append((role, str(error)))
+    hq, lq = pictures.pop("hq", None), pictures.pop("lq", None)
+    if found.hq is not None and hq is None:
+        return [], problems
+    for method in list(pictures):
+        if hq is not None and pictures[method].shape != hq.shape:
+            sizes = [f"{picture.shape[2]} x {picture.shape[1]}" for picture in (pictures.pop(method), hq)]
+            text = f"{wanted[method]} is {sizes[0]}, its truth {sizes[1]} pixels; make them equal, nothing is cropped."
+            problems.append((method, text))
+    if noise_base not in pictures and not (noise_base == BICUBIC and lq is not None):
+        noise_base = None
+    with torch.inference_mode():
+        return measure_image(metrics, found.name, pictures, hq, lq, noise_base), problems
+
+
+def _files(found: "Match") -> dict[str, Path]:
+    files = {**found.restored}
+    files.update({role: path for role, path in (("hq", found.hq), ("lq", found.lq)) if path is not None})
+    return {role: path.resolve() for role, path in files.items()}
+
+
+def _warn(results: "Results", out: Path) -> None:
+    for name, reason in results.unavailable.items():
+        sys.stderr.write(f"{name} is left out: {reason}\n")
+    for problem in results.problems[:20]:
+        sys.stderr.write(f"problem with {problem['image']} of {problem['method']}: {problem['problem']}\n")
+    if len(results.problems) > 20:
+        sys.stderr.write(f"... and {len(results.problems) - 20} more; {out / 'summary.json'} names all of them.\n")
+
+
+def _methods(given: list[str]) -> dict[str, Path]:
+    methods: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise UserError(f"--method {text} is not NAME=FOLDER; write for example --method ours=out/ours.")
+        if name in methods or name in ("bicubic", "hq", "lq") or name.startswith("noise@"):
+            raise UserError(f"The method name {name!r} is taken; choose another.")
+        methods[name] = Path(folder)
+    return methods
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sspir compare",
+        description="Measure any methods' output folders against the truth. No model is needed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--method", action="append", required=True, metavar="NAME=DIR", help="a method's pictures; repeat it")
+    add("--hq", type=Path, metavar="DIR", help="the truth; without it only no-reference metrics are computed")
+    add("--lq", type=Path, metavar="DIR", help="what the methods were given: adds the row 'bicubic'")
+    add("--out", type=Path, required=True, metavar="DIR", help="gets per_image.csv, images.csv and summary.json")
+    add(
+        "--metrics",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="metrics, or groups of them: fast, full_reference, no_reference, all (default), learned",
+    )
+    add("--ignore-scale-suffix", action="store_true", help="pair photo.png with photo_x4.png, photo_LR4.png, ...")
+    add(
+        "--noise-control",
+        nargs="?",
+        const="bicubic",
+        metavar="METHOD",
+        help="add rows of plain noise at each method's PSNR, over the bicubic row or over METHOD's pictures",
+    )
+    add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
+    return parser

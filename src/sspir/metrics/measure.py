@@ -1,0 +1,132 @@
+"""Measure the methods' pictures of one image, with the two rows every table needs: bicubic and plain noise."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sspir.errors import UserError
+from sspir.metrics.base import (
+    FullReferenceMetric,
+    ImageMetric,
+    MetricUnavailableError,
+    NoReferenceMetric,
+)
+from sspir.metrics.fidelity import psnr
+
+BICUBIC = "bicubic"
+NOISE = "noise@"  # + the method whose PSNR the noise matches
+STEPS = 14  # bisections of sigma in [0, 1]: 1/16384, far below one grey level
+
+
+@dataclass
+class Row:
+    """What was measured of one method's picture of one image.
+
+    Attributes:
+        image: the name that pairs pictures.
+        method: whose picture.
+        values: metric name -> value; a metric that could not be measured here is absent.
+        problems: metric name -> why it is absent.
+    """
+
+    image: str
+    method: str
+    values: dict[str, float] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def measure_image(
+    metrics: Mapping[str, ImageMetric],
+    image: str,
+    pictures: Mapping[str, Tensor],
+    hq: Tensor | None = None,
+    lq: Tensor | None = None,
+    noise_base: str | None = None,
+) -> list[Row]:
+    """Measure every method's picture of one image, and the rows they must be read against.
+
+    Args:
+        metrics: name -> metric; those that need a truth are left out where there is none.
+        image: name of the image; it also seeds the noise.
+        pictures: method -> restored (3, H, W) in [0, 1], RGB.
+        hq: truth (3, H, W), or None.
+        lq: what the methods were given (3, h, w); adds the row `bicubic`, enlarged to the truth's size.
+        noise_base: adds `noise@METHOD` rows: the picture of this method ("bicubic", a Processor's output) with
+            white noise up to METHOD's PSNR-Y. A base below METHOD's PSNR is left without noise.
+
+    Raises:
+        UserError: noise_base names no picture.
+    """
+    pictures = dict(pictures)
+    if lq is not None:
+        size = (hq if hq is not None else next(iter(pictures.values()), lq)).shape[-2:]
+        pictures[BICUBIC] = upsample(lq, size)
+    rows = [_measure(metrics, image, method, picture, hq) for method, picture in pictures.items()]
+    if noise_base is None or hq is None:
+        return rows
+    if noise_base not in pictures:
+        raise UserError(f"No picture of {noise_base!r} to add noise to for {image}; give its folder, or --lq.")
+    base = pictures[noise_base]
+    for method, picture in pictures.items():
+        if method != noise_base and picture.shape == hq.shape == base.shape:
+            target = psnr(picture[None], hq[None]).item()
+            noisy = add_noise(base, hq, target, seed=zlib.crc32(image.encode()))
+            rows.append(_measure(metrics, image, NOISE + method, noisy, hq))
+    return rows
+
+
+def upsample(lq: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bicubic (Pillow's kernel) picture (3, H, W) of lq (3, h, w), in [0, 1]."""
+    resized = F.interpolate(lq[None], tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].clamp(0, 1)
+
+
+def add_noise(base: Tensor, hq: Tensor, target: float, seed: int) -> Tensor:
+    """Add white Gaussian noise to base (3, H, W) until its PSNR-Y against hq (3, H, W) falls to target dB.
+
+    A base that is below the target already is returned as it is: noise cannot do better.
+    """
+    noise = torch.randn(base.shape, generator=torch.Generator().manual_seed(seed)).to(base)
+    low, high = 0.0, 1.0
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        above = psnr((base + middle * noise).clamp(0, 1)[None], hq[None]).item() > target
+        low, high = (middle, high) if above else (low, middle)
+    return (base + low * noise).clamp(0, 1)
+
+
+def _measure(metrics: Mapping[str, ImageMetric], image: str, method: str, picture: Tensor, hq: Tensor | None) -> Row:
+    row = Row(image, method)
+    for name, metric in metrics.items():
+        try:
+            if isinstance(metric, NoReferenceMetric):
+                value = metric.score(picture[None]).item()
+            elif isinstance(metric, FullReferenceMetric) and hq is not None:
+                value = metric.score(picture[None], hq[None]).item()
+            else:
+                continue
+        except UserError as error:
+            row.problems[name] = str(error)
+            continue
+        if value == value:
+            row.values[name] = value
+        else:
+            row.problems[name] = f"{name} is undefined for this picture, which may be flat; leave it out."
+    return row
+
+
+def usable(metrics: Mapping[str, ImageMetric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
+    """Load what the metrics need; returns those that can run, and name -> why of those that cannot."""
+    ready: dict[str, ImageMetric] = {}
+    missing: dict[str, str] = {}
+    for name, metric in metrics.items():
+        try:
+            metric.require()
+            ready[name] = metric
+        except MetricUnavailableError as error:
+            missing[name] = str(error)
+    return ready, missing

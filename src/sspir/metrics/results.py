@@ -1,0 +1,171 @@
+"""Collect rows of per-image values, and say what they show: means, intervals, differences, noise control."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sspir.image_io import write_atomically
+from sspir.metrics.base import ImageMetric
+from sspir.metrics.measure import NOISE, Row
+from sspir.metrics.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare
+
+STRUCTURE = ("vif", "haarpsi", "gmsd")  # noise improves none of them: one must be won beside NIQE
+
+
+class Results:
+    """Per-image values of several methods; `add` them in any order, then `summary` or `write`.
+
+    Args:
+        metrics: name -> metric; gives columns and directions.
+        unavailable: name -> why a metric that was asked for is missing, in words.
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, ImageMetric],
+        unavailable: Mapping[str, str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.metrics = dict(metrics)
+        self.unavailable = dict(unavailable or {})
+        self.seed = seed
+        self.problems: list[dict[str, str]] = []
+        self._values: dict[str, dict[str, dict[str, float]]] = {}  # method -> image -> metric -> value
+        self._files: list[tuple[str, str, str]] = []
+
+    def add(self, rows: Sequence[Row], files: Mapping[str, str | Path] | None = None) -> None:
+        """Add the rows of one image.
+
+        Args:
+            rows: from `measure_image`.
+            files: where its pictures lie: "hq", "lq" or a method -> path; the report shows them.
+        """
+        for row in rows:
+            self._values.setdefault(row.method, {})[row.image] = row.values
+            for metric, problem in row.problems.items():
+                self.add_problem(row.image, row.method, f"{metric}: {problem}")
+        if rows:
+            self._files += [(rows[0].image, role, str(path)) for role, path in (files or {}).items()]
+
+    def add_problem(self, image: str, method: str, problem: str) -> None:
+        """Note why something is missing, in one sentence."""
+        self.problems.append({"image": image, "method": method, "problem": problem})
+
+    @property
+    def methods(self) -> list[str]:
+        """Method names, controls last."""
+        return sorted(self._values, key=lambda method: method.startswith(NOISE))
+
+    @property
+    def images(self) -> list[str]:
+        """Names of all images, sorted."""
+        return sorted({image for values in self._values.values() for image in values})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per image and method: "image", "method", then the metrics (None where missing)."""
+        return [
+            {"image": image, "method": method, **{name: values.get(image, {}).get(name) for name in self.metrics}}
+            for method in self.methods
+            for values in [self._values[method]]
+            for image in sorted(values)
+        ]
+
+    def values(self, method: str, metric: str) -> Values:
+        """Values (n,) of a method over all images of the set, NaN where missing."""
+        rows = self._values[method]
+        return np.array([rows.get(image, {}).get(metric, np.nan) for image in self.images], dtype=np.float64)
+
+    def summary(self) -> dict[str, Any]:
+        """All that `summary.json` holds."""
+        methods: dict[str, dict[str, Any]] = {}
+        for method in self.methods:
+            intervals = {name: bootstrap(self.values(method, name), self.seed) for name in self.metrics}
+            methods[method] = {name: asdict(interval) for name, interval in intervals.items() if interval.n}
+        comparisons = self.comparisons()
+        return {
+            "methods": methods,
+            "metrics": {name: describe(metric) for name, metric in self.metrics.items()},
+            "comparisons": comparisons,
+            "noise_control": noise_verdicts(comparisons),
+            "unavailable": self.unavailable,
+            "problems": self.problems,
+            "settings": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": self.seed},
+        }
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """Every pair of methods on every metric: gain of `a` over `b` (positive: a is better), and its verdict."""
+        found = []
+        for (a, b), (name, metric) in itertools.product(itertools.combinations(self.methods, 2), self.metrics.items()):
+            goodness = [orient(metric, self.values(method, name)) for method in (a, b)]
+            difference = compare(goodness[0], goodness[1], self.seed)
+            if difference.gain.n == 0:
+                continue
+            better = (a if difference.gain.mean > 0 else b) if difference.significant else None
+            gain = asdict(difference.gain)
+            gain["gain"] = gain.pop("mean")
+            found.append({"a": a, "b": b, "metric": name, **gain, "win_rate": difference.win_rate, "better": better})
+        return found
+
+    def write(self, folder: str | Path) -> dict[str, Any]:
+        """Write per_image.csv, images.csv and summary.json into a folder; returns the summary.
+
+        Raises:
+            OSError: the folder does not take them.
+        """
+        folder = Path(folder)
+        summary = self.summary()
+        columns = ["image", "method", *self.metrics]
+        table = [[row[column] for column in columns] for row in self.rows()]
+        write_atomically(folder / "per_image.csv", _to_csv(columns, table))
+        write_atomically(folder / "images.csv", _to_csv(["image", "role", "path"], sorted(self._files)))
+        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(folder / "summary.json", text.encode())
+        return summary
+
+
+def orient(metric: ImageMetric, values: Values) -> Values:
+    """Values turned so that larger is better; a ratio becomes its distance from the ideal in logarithms, negated."""
+    if metric.ideal is not None:
+        return -np.abs(np.log(values / metric.ideal))
+    return values if metric.higher_is_better else -values
+
+
+def describe(metric: ImageMetric) -> dict[str, Any]:
+    """The facts about a metric that tables and reports need."""
+    return {
+        "higher_is_better": metric.higher_is_better,
+        "ideal": metric.ideal,
+        "needs_reference": metric.needs_reference,
+    }
+
+
+def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each method with a noise control: on which metrics it beats plain noise of its PSNR, and whether it counts.
+
+    It counts if it beats the noise significantly on NIQE and on one of VIF, HaarPSI and GMSD.
+    """
+    verdicts = []
+    for control in sorted({pair["b"] for pair in comparisons if pair["b"].startswith(NOISE)}):
+        method = control.removeprefix(NOISE)
+        pairs = [pair for pair in comparisons if pair["b"] == control and pair["a"] == method]
+        better = [pair["metric"] for pair in pairs if pair["better"] == method]
+        worse = [pair["metric"] for pair in pairs if pair["better"] == control]
+        beaten = "niqe" in better and any(name in better for name in STRUCTURE)
+        verdicts.append({"method": method, "control": control, "better": better, "worse": worse, "beaten": beaten})
+    return verdicts
+
+
+def _to_csv(columns: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,93 @@
+"""A summary as text: the table for the terminal, and sentences about which differences are significant."""
+
+import math
+from typing import Any
+
+from sspir.metrics.measure import NOISE
+
+ARROWS = {True: "↑", False: "↓", None: "→"}
+
+
+def heading(name: str, facts: dict[str, Any]) -> str:
+    """Name of a metric with its direction: ↑ higher is better, ↓ lower is better, →1 best at 1."""
+    ideal = facts["ideal"]
+    return name + (f" →{ideal:g}" if ideal is not None else f" {ARROWS[facts['higher_is_better']]}")
+
+
+def number(value: float) -> str:
+    """A value with four significant decimals, as tables of this field print it."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred."""
+    methods = list(summary["methods"])
+    lines = [["", *methods]]
+    for name, facts in summary["metrics"].items():
+        cells = {method: summary["methods"][method].get(name) for method in methods}
+        best = best_of(facts, {method: cell["mean"] for method, cell in cells.items() if cell})
+        texts = [_cell(cell, method == best) for method, cell in cells.items()]
+        lines.append([heading(name, facts), *texts])
+    lines += [[name, *["not here" for _ in methods]] for name in summary["unavailable"]]
+    counts = [str(max((cell["n"] for cell in summary["methods"][m].values()), default=0)) for m in methods]
+    lines.append(["images", *counts])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def best_of(facts: dict[str, Any], means: dict[str, float]) -> str | None:
+    """The method with the best mean, or None if there are not two to choose from."""
+    if len(means) < 2:
+        return None
+    if facts["ideal"] is not None:
+        return min(means, key=lambda method: abs(math.log(means[method] / facts["ideal"])))
+    return (max if facts["higher_is_better"] else min)(means, key=lambda method: means[method])
+
+
+def comparison_text(summary: dict[str, Any]) -> str:
+    """Which differences between methods are significant, and which methods do not beat plain noise."""
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for comparison in summary["comparisons"]:
+        if not comparison["b"].startswith(NOISE):
+            pairs.setdefault((comparison["a"], comparison["b"]), []).append(comparison)
+    lines = [_pair_text(a, b, found) for (a, b), found in pairs.items()]
+    lines += [verdict_text(verdict) for verdict in summary["noise_control"]]
+    return "\n".join(lines)
+
+
+def verdict_text(verdict: dict[str, Any]) -> str:
+    """One sentence about a method and plain noise of its PSNR."""
+    method, better = verdict["method"], ", ".join(verdict["better"]) or "nothing"
+    if verdict["beaten"]:
+        return f"{method} beats plain noise of its PSNR on {better}."
+    return (
+        f"WARNING: {method} does not beat plain noise of its PSNR on NIQE and one of VIF, HaarPSI, GMSD "
+        f"(it does on {better}); its sharpness numbers prove nothing."
+    )
+
+
+def _pair_text(a: str, b: str, found: list[dict[str, Any]]) -> str:
+    better = [_gain(comparison) for comparison in found if comparison["better"] == a]
+    worse = [_gain(comparison) for comparison in found if comparison["better"] == b]
+    open_ = [comparison["metric"] for comparison in found if comparison["better"] is None]
+    parts = {
+        "significantly better": "; ".join(better),
+        "significantly worse": "; ".join(worse),
+        "no significant difference": ", ".join(open_),
+    }
+    return "\n".join([f"{a} against {b}", *(f"  {words}: {text}" for words, text in parts.items() if text)])
+
+
+def _gain(comparison: dict[str, Any]) -> str:
+    low, high = sorted((abs(comparison["low"]), abs(comparison["high"])))
+    return (
+        f"{comparison['metric']} (by {number(abs(comparison['gain']))} [{number(low)}, {number(high)}], "
+        f"wins {comparison['win_rate']:.0%})"
+    )
+
+
+def _cell(cell: dict[str, Any] | None, best: bool) -> str:
+    if cell is None:
+        return "-"
+    star = "*" if best else " "
+    return f"{number(cell['mean'])}{star} [{number(cell['low'])}, {number(cell['high'])}]"

@@ -1,0 +1,176 @@
+"""`sspir compare` as a user runs it: folders in, tables out, problems named."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sspir.__main__ import main
+from sspir.metrics.fidelity import psnr, ssim
+
+SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
+REALSR = SHARED / "data" / "benchmarks" / "realsr_dev"
+FAST = ["--metrics", "fast", "--workers", "1"]
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Seven truths of one size, two methods (one clearly noisier), and what they were given."""
+    from skimage import data
+
+    photo = np.asarray(data.astronaut())
+    rng = np.random.default_rng(0)
+    for i in range(7):
+        hq = photo[i * 40 : i * 40 + 120, i * 30 : i * 30 + 140]
+        save(tmp_path / f"hq/photo {i}.png", hq)
+        save(tmp_path / f"lq/photo {i}.png", np.asarray(Image.fromarray(hq).resize((35, 30), Image.BICUBIC)))
+        for method, sigma in (("good", 4), ("bad", 12)):
+            noisy = np.clip(hq + rng.normal(0, sigma, hq.shape), 0, 255).astype(np.uint8)
+            save(tmp_path / f"{method}/photo {i}.png", noisy)
+    return tmp_path
+
+
+def arguments(folders: Path, *extra: str) -> list[str]:
+    return [
+        "compare", "--hq", f"{folders}/hq", "--method", f"good={folders}/good", "--method", f"bad={folders}/bad",
+        "--out", f"{folders}/out", *FAST, *extra,
+    ]  # fmt: skip
+
+
+def summary_of(folders: Path) -> dict:
+    return json.loads((folders / "out" / "summary.json").read_text())
+
+
+def tensor(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(Image.open(path)).transpose(2, 0, 1) / 255).float()[None]
+
+
+def test_measures_what_the_functions_measure(folders: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(arguments(folders, "--lq", f"{folders}/lq")) == 0
+    summary = summary_of(folders)
+    assert set(summary["methods"]) == {"good", "bad", "bicubic"}
+    expected = [
+        [
+            measure(tensor(folders / f"good/photo {i}.png"), tensor(folders / f"hq/photo {i}.png")).item()
+            for i in range(7)
+        ]
+        for measure in (psnr, ssim)
+    ]
+    for name, values in zip(("psnr_y", "ssim_y"), expected, strict=True):
+        assert summary["methods"]["good"][name]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert summary["methods"]["good"][name]["n"] == 7
+    assert summary["metrics"]["psnr_y"]["higher_is_better"] is True
+    with (folders / "out/per_image.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "good"]
+    assert [row["image"] for row in rows] == [f"photo {i}" for i in range(7)]
+    assert [float(row["psnr_y"]) for row in rows] == pytest.approx(expected[0], abs=1e-6)
+    printed = capsys.readouterr().out
+    assert "good against bad" in printed
+    assert "wins 100%" in printed
+
+
+def test_same_numbers_from_any_number_of_workers(folders: Path) -> None:
+    main(arguments(folders))
+    first = (folders / "out/per_image.csv").read_text(), summary_of(folders)
+    main([*arguments(folders), "--workers", "3"])
+    assert ((folders / "out/per_image.csv").read_text(), summary_of(folders)) == first
+
+
+def test_what_is_missing_or_broken_is_named_and_the_rest_measured(folders: Path, capsys) -> None:
+    (folders / "good/photo 1.png").unlink()
+    (folders / "bad/photo 2.png").write_bytes((folders / "bad/photo 2.png").read_bytes()[:200])
+    (folders / "hq/photo 3.png").write_bytes(b"")
+    save(folders / "good/photo 4.png", np.zeros((100, 100, 3), np.uint8))
+    save(folders / "good/stray.png", np.zeros((100, 100, 3), np.uint8))
+    assert main(arguments(folders)) == 1
+    summary = summary_of(folders)
+    assert summary["methods"]["good"]["psnr_y"]["n"] == 4
+    assert summary["methods"]["bad"]["psnr_y"]["n"] == 5
+    named = {(problem["image"], problem["method"]) for problem in summary["problems"]}
+    assert named == {
+        ("photo 1", "good"), ("photo 2", "bad"), ("photo 3", "hq"), ("photo 4", "good"), ("stray", "good"),
+    }  # fmt: skip
+    (size,) = [problem["problem"] for problem in summary["problems"] if problem["image"] == "photo 4"]
+    assert "100 x 100" in size
+    assert "140 x 120" in size
+    assert "photo 2" in capsys.readouterr().err
+
+
+def test_suffixes_of_scale_pair_on_demand(folders: Path) -> None:
+    for i in range(7):
+        (folders / f"hq/photo {i}.png").rename(folders / f"hq/photo {i}_HR.png")
+        (folders / f"good/photo {i}.png").rename(folders / f"good/photo {i}_x4.png")
+        (folders / f"bad/photo {i}.png").rename(folders / f"bad/photo {i}x4.png")
+    with_suffix = arguments(folders, "--ignore-scale-suffix")
+    assert main(with_suffix) == 0
+    assert summary_of(folders)["methods"]["bad"]["psnr_y"]["n"] == 7
+    assert main(arguments(folders)) == 2  # without it nothing pairs
+
+
+def test_noise_control_matches_the_psnr(folders: Path) -> None:
+    assert main([*arguments(folders, "--lq", f"{folders}/lq"), "--noise-control", "good"]) == 0
+    methods = summary_of(folders)["methods"]
+    assert methods["noise@bad"]["psnr_y"]["mean"] == pytest.approx(methods["bad"]["psnr_y"]["mean"], abs=0.01)
+    verdicts = summary_of(folders)["noise_control"]
+    assert {verdict["method"] for verdict in verdicts} == {"bad", "bicubic"}
+    assert not any(verdict["beaten"] for verdict in verdicts)  # NIQE was not measured
+
+
+def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:
+    big = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+    save(folders / "photos/a.png", big)
+    out = ["--out", f"{folders}/out", "--workers", "1"]
+    assert main(["compare", "--method", f"ours={folders}/photos", *out]) == 0
+    assert list(summary_of(folders)["methods"]["ours"]) == ["niqe"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--method", "noequals"], "NAME=FOLDER"),
+        (["--method", "good=x"], "taken"),
+        (["--method", "bicubic=x"], "taken"),
+        (["--method", "other=/nowhere"], "not a folder"),
+        (["--noise-control"], "--lq"),
+        (["--noise-control", "nobody"], "nobody"),
+        (["--metrics", "psnr"], "psnr_y"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(folders: Path, extra: list[str], words: str, capsys) -> None:
+    assert main([*arguments(folders), *extra]) == 2
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1
+    assert words in message[0]
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from sspir.__main__ import main\n"
+        "try: main(['compare', '--help'])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "examples:" in done.stdout
+
+
+@pytest.mark.skipif(not REALSR.is_dir(), reason="no published outputs; set SSPIR_SHARED to their folder")
+def test_published_outputs_through_the_command(tmp_path: Path) -> None:
+    """The averages of ten published pairs, as an independent numpy implementation of the recipe gives them."""
+    folders = ["--hq", f"{REALSR}/HQ", "--lq", f"{REALSR}/LQ", "--method", f"osediff={REALSR}/osediff"]
+    assert main(["compare", *folders, "--out", f"{tmp_path}/out", *FAST]) == 0
+    methods = summary_of(tmp_path)["methods"]
+    assert methods["osediff"]["psnr_y"]["mean"] == pytest.approx(25.3301, abs=5e-5)
+    assert methods["osediff"]["ssim_y"]["mean"] == pytest.approx(0.7290, abs=5e-5)
+    assert methods["bicubic"]["psnr_y"]["mean"] > methods["osediff"]["psnr_y"]["mean"]  # perception against distortion

@@ -1,0 +1,23 @@
+"""Every shipped group of metrics composes, and its members know their direction and their input."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+
+from sspir.config import compose_config, home
+from sspir.metrics.base import FullReferenceMetric, NoReferenceMetric
+
+
+@pytest.mark.parametrize("group", sorted(path.stem for path in Path(home(), "conf", "metric").glob("*.yaml")))
+def test_group(group: str) -> None:
+    metrics = instantiate(compose_config(f"metric/{group}").metric)
+    assert metrics
+    for metric in metrics.values():
+        assert metric.higher_is_better in (True, False) or metric.ideal is not None
+        assert isinstance(metric, FullReferenceMetric if metric.needs_reference else NoReferenceMetric)
+
+
+def test_fast_is_what_validation_looks_at() -> None:
+    assert list(compose_config("metric/fast").metric) == ["psnr_y", "ssim_y"]
+    assert set(compose_config("metric/all").metric) >= {"psnr_y", "psnr_rgb", "niqe", "vif", "haarpsi", "gmsd"}

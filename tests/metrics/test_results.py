@@ -1,0 +1,152 @@
+"""Statistics, controls and results: laws of the bootstrap, noise at matched PSNR, and what is written."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sspir.errors import UserError
+from sspir.metrics.detail import GradientRatio
+from sspir.metrics.fidelity import PSNR, SSIM, psnr
+from sspir.metrics.measure import Row, add_noise, measure_image, upsample, usable
+from sspir.metrics.niqe import NIQE
+from sspir.metrics.results import Results
+from sspir.metrics.statistics import bootstrap, compare
+from sspir.metrics.table import comparison_text, summary_table
+
+
+@pytest.fixture(scope="module")
+def truth() -> Tensor:
+    from skimage import data
+
+    return torch.from_numpy(np.asarray(data.astronaut())[:160, :200].transpose(2, 0, 1) / 255).float()
+
+
+def test_interval_is_the_normal_one_for_many_values() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 4000)
+    found = bootstrap(values)
+    half = 1.96 * 2 / np.sqrt(4000)
+    assert found.mean == pytest.approx(values.mean())
+    assert [found.low, found.high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.01)
+    assert bootstrap(values) == found  # seeded
+    assert bootstrap(values, seed=1) != found
+
+
+def test_missing_values_are_left_out_and_counted() -> None:
+    assert bootstrap(np.array([1.0, np.nan, 3.0])).n == 2
+    assert bootstrap(np.array([1.0, np.nan, 3.0])).mean == 2
+    assert bootstrap(np.array([np.nan])).n == 0
+    assert compare(np.array([1.0, np.nan, 3.0]), np.array([0.0, 1.0, np.nan])).gain.n == 1
+
+
+def test_pairing_finds_what_separate_intervals_hide() -> None:
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(25, 4, 30)
+    a, b = difficulty + 0.2 + rng.normal(0, 0.1, 30), difficulty
+    assert bootstrap(a).low < bootstrap(b).high  # the intervals of the means overlap
+    difference = compare(a, b)
+    assert difference.significant
+    assert difference.win_rate > 0.9
+    assert difference.gain.mean == pytest.approx(np.mean(a - b))
+    assert not compare(b, b).significant
+    assert compare(b, b).win_rate == 0.5
+    assert not compare(a[:5], b[:5]).significant  # too few to tell
+
+
+def test_noise_lands_on_the_asked_psnr(truth: Tensor) -> None:
+    base = upsample(upsample(truth, (40, 50)), (160, 200))
+    at = psnr(base[None], truth[None]).item()
+    for target in (at - 0.5, at - 3):
+        noisy = add_noise(base, truth, target, seed=1)
+        assert psnr(noisy[None], truth[None]).item() == pytest.approx(target, abs=0.01)
+        assert torch.equal(noisy, add_noise(base, truth, target, seed=1))
+    assert torch.equal(add_noise(base, truth, at + 1, seed=1), base)  # noise cannot raise it
+
+
+def test_measure_adds_the_rows_to_read_against(truth: Tensor) -> None:
+    lq = upsample(truth, (40, 50))
+    pictures = {"ours": (truth + 0.01 * torch.randn(truth.shape)).clamp(0, 1)}
+    metrics = {"psnr_y": PSNR(), "niqe": NIQE()}
+    rows = measure_image(metrics, "a", pictures, truth, lq, noise_base="ours")
+    assert [row.method for row in rows] == ["ours", "bicubic", "noise@bicubic"]
+    values = {row.method: row.values for row in rows}
+    assert values["noise@bicubic"]["psnr_y"] == pytest.approx(values["bicubic"]["psnr_y"], abs=0.01)
+    assert all("two blocks" in row.problems["niqe"] for row in rows)
+    with pytest.raises(UserError, match="nobody"):
+        measure_image(metrics, "a", pictures, truth, lq, noise_base="nobody")
+    alone = measure_image({"psnr_y": PSNR(), "niqe": NIQE()}, "a", {"ours": torch.rand(3, 100, 200)})
+    assert [set(row.values) | set(row.problems) for row in alone] == [{"niqe"}]  # no truth, no PSNR
+
+
+def results_of(values: dict[str, np.ndarray]) -> Results:
+    results = Results({"psnr_y": PSNR(), "gradient_ratio": GradientRatio()}, {"lpips": "no weights"})
+    for method, column in values.items():
+        for i, value in enumerate(column):
+            row = Row(f"image_{i}", method, {"psnr_y": float(value), "gradient_ratio": float(value) / 30})
+            results.add([row], {"hq": f"/hq/{i}.png", method: f"/{method}/{i}.png"})
+    return results
+
+
+def test_summary_and_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(25, 2, 12)
+    results = results_of({"good": base + 1, "bad": base})
+    summary = results.write(tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    cell = summary["methods"]["good"]["psnr_y"]
+    assert set(cell) == {"mean", "low", "high", "n"}
+    assert cell["mean"] == pytest.approx(np.mean(base + 1))
+    assert cell["low"] < cell["mean"] < cell["high"]
+    assert cell["n"] == 12
+    (found,) = [pair for pair in summary["comparisons"] if pair["metric"] == "psnr_y"]
+    assert (found["better"], found["win_rate"]) == ("good", 1.0)
+    assert found["gain"] == pytest.approx(1)
+    with (tmp_path / "per_image.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 24
+    assert float(table[0]["psnr_y"]) == pytest.approx(base[0] + 1)
+    text = summary_table(summary) + comparison_text(summary)
+    for expected in ("psnr_y ↑", "gradient_ratio →1", "lpips", "not here", "good against bad", "wins 100%"):
+        assert expected in text
+
+
+def test_ratio_is_compared_by_its_distance_from_one(tmp_path: Path) -> None:
+    results = Results({"gradient_ratio": GradientRatio()})
+    for i in range(8):
+        results.add([Row(f"{i}", "twice", {"gradient_ratio": 2.0}), Row(f"{i}", "near", {"gradient_ratio": 0.8})])
+    (found,) = results.summary()["comparisons"]
+    assert found["better"] == "near"
+
+
+def test_a_method_must_beat_noise_on_niqe_and_structure() -> None:
+    def verdict(niqe: float, vif: float) -> dict:
+        results = Results({"niqe": NIQE(), "vif": SSIM()})
+        for i in range(8):
+            results.add(
+                [
+                    Row(f"{i}", "ours", {"niqe": niqe + 0.01 * i, "vif": vif + 0.01 * i}),
+                    Row(f"{i}", "noise@ours", {"niqe": 5 + 0.01 * i, "vif": 0.5 + 0.01 * i}),
+                ]
+            )
+        return results.summary()["noise_control"][0]
+
+    assert verdict(niqe=4, vif=0.6)["beaten"]
+    assert not verdict(niqe=4, vif=0.4)["beaten"]
+    assert not verdict(niqe=6, vif=0.6)["beaten"]
+    assert verdict(niqe=4, vif=0.4)["worse"] == ["vif"]
+
+
+def test_usable_splits_by_what_is_there() -> None:
+    from sspir.metrics.base import MetricUnavailableError
+
+    class Missing(PSNR):
+        def require(self) -> None:
+            raise MetricUnavailableError("It needs weights; put them there.")
+
+    ready, missing = usable({"psnr_y": PSNR(), "lpips": Missing()})
+    assert list(ready) == ["psnr_y"]
+    assert missing == {"lpips": "It needs weights; put them there."}
