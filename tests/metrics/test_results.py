@@ -23,7 +23,7 @@ from sspir.metrics.table import comparison_text, summary_table
 def truth() -> Tensor:
     from skimage import data
 
-    return torch.from_numpy(np.asarray(data.astronaut())[:160, :200].transpose(2, 0, 1) / 255).float()
+    return torch.from_numpy(np.asarray(data.astronaut())[:160, :180].transpose(2, 0, 1) / 255).float()
 
 
 def test_interval_is_the_normal_one_for_many_values() -> None:
@@ -58,7 +58,7 @@ def test_pairing_finds_what_separate_intervals_hide() -> None:
 
 
 def test_noise_lands_on_the_asked_psnr(truth: Tensor) -> None:
-    base = upsample(upsample(truth, (40, 50)), (160, 200))
+    base = upsample(upsample(truth, (40, 45)), (160, 180))
     at = psnr(base[None], truth[None]).item()
     for target in (at - 0.5, at - 3):
         noisy = add_noise(base, truth, target, seed=1)
@@ -68,7 +68,7 @@ def test_noise_lands_on_the_asked_psnr(truth: Tensor) -> None:
 
 
 def test_measure_adds_the_rows_to_read_against(truth: Tensor) -> None:
-    lq = upsample(truth, (40, 50))
+    lq = upsample(truth, (40, 45))
     pictures = {"ours": (truth + 0.01 * torch.randn(truth.shape)).clamp(0, 1)}
     metrics = {"psnr_y": PSNR(), "niqe": NIQE()}
     rows = measure_image(metrics, "a", pictures, truth, lq, noise_base="ours")
