@@ -5,19 +5,24 @@ sample. `conf/degradation/` holds the field's pipelines.
 """
 
 from sspir.degradation.blur import Blur, Sinc
+from sspir.degradation.bsrgan import AnisotropicBlur, CorrelatedNoise, NearestDownsample
 from sspir.degradation.degradation import Degradation, sample_seed
 from sspir.degradation.jpeg import JPEG
 from sspir.degradation.noise import GaussianNoise, PoissonNoise
 from sspir.degradation.operation import Chain, OneOf, Operation, Shuffled, Sometimes
-from sspir.degradation.resize import RandomResize, Resize
+from sspir.degradation.resize import Downsample, RandomResize, Resize
 from sspir.degradation.sharpen import Quantize, Sharpen
 
 __all__ = [
     "JPEG",
+    "AnisotropicBlur",
     "Blur",
     "Chain",
+    "CorrelatedNoise",
     "Degradation",
+    "Downsample",
     "GaussianNoise",
+    "NearestDownsample",
     "OneOf",
     "Operation",
     "PoissonNoise",

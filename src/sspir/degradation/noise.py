@@ -31,17 +31,20 @@ class GaussianNoise(Operation):
     Args:
         sigma: range of the standard deviation, in levels of 255.
         gray: probability that the three channels get the same noise.
+        speckle: probability that the noise is multiplied by the image.
     """
 
-    def __init__(self, sigma: Sequence[float], gray: float = 0.0) -> None:
+    def __init__(self, sigma: Sequence[float], gray: float = 0.0, speckle: float = 0.0) -> None:
         self.sigma = checked_range("GaussianNoise.sigma", sigma, 0, 255)
         self.gray = checked_probability("GaussianNoise.gray", gray)
+        self.speckle = checked_probability("GaussianNoise.speckle", speckle)
 
     def draw(self, generator: Generator, size: Size, target: Size) -> Step:
         """Draw strength, colour and the seed of the noise map."""
         return {
             "sigma": uniform(generator, *self.sigma),
             "gray": chance(generator, self.gray),
+            "speckle": chance(generator, self.speckle),
             "seed": integer(generator, 0, LARGEST_SEED),
         }
 
@@ -50,23 +53,25 @@ class GaussianNoise(Operation):
         """Add the noise and clamp: (B, 3, H, W) in [0, 1] -> the same."""
         noisy = []
         for image, step in zip(images, steps, strict=True):
-            noise = _normal(1 if step["gray"] else 3, image, step["seed"]).mul_(step["sigma"] / 255)
-            noisy.append(_added(image, noise))
+            noise = seeded_normal(1 if step["gray"] else 3, image, step["seed"]).mul_(step["sigma"] / 255)
+            noisy.append(_added(image, noise * image if step["speckle"] else noise))
         return _stacked(noisy)
 
 
 class PoissonNoise(Operation):
     """Shot noise: its variance grows with brightness (Real-ESRGAN, arXiv 2107.10833, section 3.1).
 
-    The image is counted in as many photons as it has grey levels (the next power of two), as BasicSR does; what is
-    added is the difference between the count and its expectation, times `scale`.
+    What is added is the difference between a count of photons and its expectation, times `scale`.
 
     Args:
         scale: range of the factor of the noise.
         gray: probability that the three channels get the same noise, that of the image's luma.
+        photons: range of how many photons white is, uniform in the logarithm (BSRGAN); None for as many as the image
+            has grey levels, the next power of two (BasicSR).
     """
 
-    def __init__(self, scale: Sequence[float], gray: float = 0.0) -> None:
+    def __init__(self, scale: Sequence[float], gray: float = 0.0, photons: Sequence[float] | None = None) -> None:
+        self.photons = checked_range("PoissonNoise.photons", photons, 1, 1e9) if photons else None
         self.scale = checked_range("PoissonNoise.scale", scale, 0, 100)
         self.gray = checked_probability("PoissonNoise.gray", gray)
 
@@ -75,6 +80,7 @@ class PoissonNoise(Operation):
         return {
             "scale": uniform(generator, *self.scale),
             "gray": chance(generator, self.gray),
+            "photons": _draw_photons(generator, self.photons),
             "seed": integer(generator, 0, LARGEST_SEED),
         }
 
@@ -83,7 +89,8 @@ class PoissonNoise(Operation):
         """Add the noise and clamp: (B, 3, H, W) in [0, 1] -> the same."""
         noisy = []
         for image, step in zip(images, steps, strict=True):
-            noise = _shot_noise(luma(image) if step["gray"] else image, step["seed"]).mul_(step["scale"])
+            light = luma(image) if step["gray"] else image
+            noise = _shot_noise(light, step["photons"], step["seed"]).mul_(step["scale"])
             noisy.append(_added(image, noise))
         return _stacked(noisy)
 
@@ -94,20 +101,28 @@ def luma(image: Tensor) -> Tensor:
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[None]
 
 
-def _normal(channels: int, image: Tensor, seed: int) -> Tensor:
+def seeded_normal(channels: int, image: Tensor, seed: int) -> Tensor:
     """Standard normal noise (channels, H, W) of this seed, on the image's device, channels last in memory."""
     shape = (*image.shape[-2:], channels)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return noise.to(image.device, non_blocking=True).permute(2, 0, 1)
 
 
-def _shot_noise(light: Tensor, seed: int) -> Tensor:
+def _draw_photons(generator: Generator, photons: tuple[float, float] | None) -> float | None:
+    if photons is None:
+        return None
+    low, high = photons
+    return low * (high / low) ** uniform(generator, 0.0, 1.0)
+
+
+def _shot_noise(light: Tensor, photons: float | None, seed: int) -> Tensor:
     """Poisson noise of an image (C, H, W) in [0, 1]: the count minus its mean, of unit 1, at 256 levels of light."""
     levels = (light * 255).round_().clamp_(0, 255)
-    distinct = int(torch.bincount(levels.byte().flatten(), minlength=256).count_nonzero())
-    photons = 2 ** (distinct - 1).bit_length()
+    if photons is None:
+        distinct = int(torch.bincount(levels.byte().flatten(), minlength=256).count_nonzero())
+        photons = 2 ** (distinct - 1).bit_length()
     means = levels.mul_(photons / 255)
-    counts = _poisson_of_bright(means, _normal(len(light), light, seed))
+    counts = _poisson_of_bright(means, seeded_normal(len(light), light, seed))
     dark = means < FEWEST_PHOTONS
     if dark.any():
         generator = torch.Generator().manual_seed(seed ^ 1)

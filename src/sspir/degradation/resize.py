@@ -108,6 +108,35 @@ class RandomResize(Operation):
         return resize_each(images, steps)
 
 
+class Downsample(Operation):
+    """Shrink by a divisor drawn uniformly, as BSRGAN and CodeFormer do.
+
+    Args:
+        divisor: range of what height and width are divided by.
+        modes: interpolations to draw from, each as likely.
+        antialias: as of `Resize`.
+    """
+
+    def __init__(
+        self, divisor: Sequence[float], modes: Sequence[str] = ("area", "bilinear", "bicubic"), antialias: bool = False
+    ) -> None:
+        self.divisor = checked_range("Downsample.divisor", divisor, 1, 1000)
+        self.modes = _checked_modes("Downsample.modes", modes)
+        self.antialias = antialias
+
+    def draw(self, generator: Generator, size: Size, target: Size) -> Step:
+        """Draw divisor and interpolation."""
+        divisor = uniform(generator, *self.divisor)
+        mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
+        new = [max(1, int(length / divisor)) for length in size]
+        return {"size": new, "mode": mode, "antialias": self.antialias}
+
+    @staticmethod
+    def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
+        """Resize: (B, 3, H, W) -> (B, 3, h, w); every step has the same "size"."""
+        return resize_each(images, steps)
+
+
 def resize_each(images: Tensor, steps: Sequence[Step]) -> Tensor:
     """Resize image i by step i ("mode", "antialias"), all to one "size": (B, 3, H, W) -> (B, 3, h, w) in [0, 1]."""
     size = (steps[0]["size"][0], steps[0]["size"][1])

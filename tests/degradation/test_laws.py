@@ -1,0 +1,136 @@
+"""Laws that every operation obeys."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from sspir.degradation import Chain, Degradation, OneOf, Operation, Shuffled, Sometimes
+from sspir.degradation.operation import Step
+from tests.degradation.operations import ACTIVE, IDLE
+
+SIZES = [(37, 31), (8, 8), (1, 1), (5, 64), (2, 3)]
+
+
+def images(batch: int, height: int, width: int) -> Tensor:
+    """Smooth colours with some noise: what photos are like."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(batch, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return (smooth + 0.05 * torch.randn(batch, 3, height, width, generator=generator)).clamp(0, 1)
+
+
+def draw(operation: Operation, seed: int, height: int, width: int) -> Step:
+    (step,) = operation.program(
+        torch.Generator().manual_seed(seed), (height, width), (max(1, height // 2), max(1, width // 2))
+    )
+    return step
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_shape_and_range(name: str, height: int, width: int) -> None:
+    for seed in range(4):
+        step = draw(ACTIVE[name], seed, height, width)
+        result = ACTIVE[name].apply(images(1, height, width), [step])
+        assert result.shape == (1, 3, *step.get("size", (height, width)))
+        assert result.isfinite().all()
+        # a kernel with negative weights overshoots; what comes next clamps
+        low, high = (-0.2, 1.2) if step.get("kernel") == "sinc" else (-1e-5, 1 + 1e-5)
+        assert low <= result.min() <= result.max() <= high
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_steps_survive_json_and_repeat_exactly(name: str) -> None:
+    step = draw(ACTIVE[name], 5, 37, 31)
+    again = json.loads(json.dumps(draw(ACTIVE[name], 5, 37, 31)))
+    assert step == again
+    photo = images(1, 37, 31)
+    kept = photo.clone()
+    assert torch.equal(ACTIVE[name].apply(photo, [step]), ACTIVE[name].apply(photo, [again]))
+    assert torch.equal(photo, kept)  # the input is left alone
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
+    photos = images(3, 37, 31)
+    steps = [draw(ACTIVE[name], seed, 37, 31) for seed in range(3)]
+    for step in steps[1:]:
+        step.update({key: steps[0][key] for key in ("size", "factor") if key in step})
+    together = ACTIVE[name].apply(photos, steps)
+    alone = torch.cat([ACTIVE[name].apply(photos[i : i + 1], [steps[i]]) for i in range(3)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVE) - {"jpeg"}))
+@pytest.mark.parametrize(("height", "width"), [(37, 31), (64, 48), (5, 64)])
+def test_opencv_and_torch_agree(name: str, height: int, width: int) -> None:
+    photos = images(2, height, width)
+    steps = [draw(ACTIVE[name], seed, height, width) for seed in (1, 2)]
+    steps[1].update({key: steps[0][key] for key in ("size", "factor") if key in steps[1]})
+    fast = ACTIVE[name].apply(photos, steps)
+    plain = ACTIVE[name].apply(photos.clone().requires_grad_(), steps)  # wanting gradients asks for torch's way
+    assert (fast - plain).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVE) - {"sharpen"}))
+def test_gradients_flow(name: str) -> None:
+    photos = (images(1, 37, 31) * 0.5 + 0.25).requires_grad_()
+    ACTIVE[name].apply(photos, [draw(ACTIVE[name], 3, 37, 31)]).sum().backward()
+    assert photos.grad is not None
+    assert photos.grad.isfinite().all()
+    assert photos.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_zero_strength_is_the_identity(name: str) -> None:
+    photos = images(1, 37, 31)
+    for seed in range(3):
+        result = IDLE[name].apply(photos, [draw(IDLE[name], seed, 37, 31)])
+        assert (result - photos).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["blur", "sinc", "anisotropic_blur", "random_resize", "resize", "downsample"])
+@pytest.mark.parametrize("level", [0.0, 0.2, 1.0])
+def test_a_flat_photo_stays_flat(name: str, level: float) -> None:
+    """Kernels sum to 1, at the borders too, and interpolations as well."""
+    for seed in range(6):
+        result = ACTIVE[name].apply(torch.full((1, 3, 37, 31), level), [draw(ACTIVE[name], seed, 37, 31)])
+        assert (result - level).abs().max() < 1e-5
+
+
+def test_chain_draws_for_the_size_that_is_left() -> None:
+    chain = Chain([ACTIVE["nearest_downsample"], ACTIVE["nearest_downsample"]])
+    steps = chain.program(torch.Generator().manual_seed(0), (37, 31), (9, 7))
+    assert [step["size"] for step in steps] == [[19, 16], [10, 8]]
+
+
+def names(operation: Operation, seed: int) -> list[str]:
+    return [step["operation"] for step in operation.program(torch.Generator().manual_seed(seed), (8, 8), (8, 8))]
+
+
+def test_probabilities_and_weights_are_met() -> None:
+    sometimes = Sometimes([ACTIVE["jpeg"]], 0.3)
+    one = OneOf([ACTIVE["jpeg"], ACTIVE["quantize"], ACTIVE["sharpen"]], [0.5, 0.5, 0])
+    draws = range(2000)
+    assert sum(len(names(sometimes, seed)) for seed in draws) / 2000 == pytest.approx(0.3, abs=0.035)
+    chosen = [names(one, seed)[0] for seed in draws]
+    assert chosen.count("JPEG") / 2000 == pytest.approx(0.5, abs=0.035)
+    assert "Sharpen" not in chosen
+
+
+def test_shuffling_keeps_the_order_that_was_asked_for() -> None:
+    shuffled = Shuffled([ACTIVE[n] for n in ("jpeg", "sharpen", "downsample", "resize")], in_order=[2, 3])
+    orders = {tuple(names(shuffled, seed)) for seed in range(300)}
+    assert len(orders) == 12
+    assert all(order.index("Downsample") < order.index("Resize") for order in orders)
+    fixed = Shuffled([ACTIVE[n] for n in ("jpeg", "sharpen", "downsample")], probability=0)
+    assert {tuple(names(fixed, seed)) for seed in range(20)} == {("JPEG", "Sharpen", "Downsample")}
+
+
+def test_degradation_refuses_a_wrong_final_size() -> None:
+    from sspir.errors import UserError
+
+    with pytest.raises(UserError, match="Resize"):
+        Degradation([ACTIVE["jpeg"]], scale=2)(images(1, 8, 8), [0])
