@@ -246,7 +246,16 @@ def float_tiff() -> bytes:
     return buffer.getvalue()
 
 
+def deep_tiff(photometric: int) -> bytes:
+    """A 16-bit TIFF of four channels that says they are something else than RGBA."""
+    data = bytearray(cv2.imencode(".tif", np.dstack([DEEP, DEEP[..., 0]]), [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1])
+    tag = data.index(struct.pack("<HHI", 262, 3, 1))
+    data[tag + 8 : tag + 10] = struct.pack("<H", photometric)
+    return bytes(data)
+
+
 REFUSED = {
+    "16-bit cmyk": (deep_tiff(5), "16-bit pixels of an unusual kind|TIFF"),
     "empty": (b"", "empty file"),
     "page": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
     "text": (b"not a picture at all", "not an image"),
@@ -269,6 +278,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     content, message = REFUSED[name]
@@ -294,6 +304,7 @@ def test_pixel_limit_is_the_callers(tmp_path: Path) -> None:
         read_image(path, max_pixels=64 * 96 - 1)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the TIFFs
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
 def test_flipped_bits_never_crash(tmp_path: Path, form: str) -> None:
     buffer = io.BytesIO()

@@ -26,6 +26,7 @@ _UNSUPPORTED = {
 _DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, camera, software, date, artist, copyright
 _EXIF_IFD, _GPS_IFD, _ORIENTATION = 0x8769, 0x8825, 0x0112
 _STALE_EXIF_TAGS = (40962, 40963)  # width and height of the picture as it was taken
+_BLACK_IS_ZERO, _RGB = 1, 2  # photometric interpretations of TIFF
 _open_lock = threading.Lock()
 
 
@@ -86,7 +87,8 @@ def _decoded(path: Path, data: bytes, image: Image.Image) -> Picture:
     image.load()  # also checks a 16-bit file, of which OpenCV would show whatever is left
     orientation = image.getexif().get(_ORIENTATION, 1)  # after load: Pillow turns TIFFs by itself
     if bits == 16:
-        pixels, alpha, grey = _sixteen_bit(path, data)
+        tags: Any = getattr(image, "tag_v2", {})
+        pixels, alpha, grey = _sixteen_bit(path, data, tags.get(262, _RGB))
         icc = image.info.get("icc_profile") or b""
         if icc and not _is_srgb(icc):
             warnings.append("16-bit pixels are taken as sRGB; their own colour profile is written back.")
@@ -107,9 +109,10 @@ def _depth(data: bytes, image: Image.Image) -> tuple[int, bool]:
     return int(bits), 3 in np.atleast_1d(tags.get(339, 1))
 
 
-def _sixteen_bit(path: Path, data: bytes) -> tuple[Pixels, Pixels | None, bool]:
+def _sixteen_bit(path: Path, data: bytes, photometric: int) -> tuple[Pixels, Pixels | None, bool]:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16:
+    plain = photometric in (_BLACK_IS_ZERO, _RGB)  # of print colours, OpenCV would take the fourth for alpha
+    if not plain or decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] not in ((), (3,), (4,)):
         raise ImageError(f"{path} holds 16-bit pixels of an unusual kind; save it as a plain RGB PNG or TIFF.")
     if decoded.ndim == 2:
         return cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB), None, True
