@@ -44,9 +44,9 @@ def programs(name: str) -> Iterator[list[Step]]:
 
 def spans(values: list[float], low: float, high: float) -> None:
     """The values lie in the range and reach close to both of its ends."""
-    slack = 0.01 * (high - low)  # sizes are whole pixels
-    assert low - slack <= min(values) <= low + 6 * slack
-    assert high - 6 * slack <= max(values) <= high + slack
+    slack = 0.015 * (high - low)  # sizes are whole pixels
+    assert low - slack <= min(values) <= low + 4 * slack
+    assert high - 4 * slack <= max(values) <= high + slack
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
