@@ -14,6 +14,8 @@ COMMANDS = {
     "restore": "restore photos and folders of photos",
     "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",
     "compare": "measure any methods' output folders against the truth",
+    "report": "one self-contained HTML page about results and training runs",
+    "doctor": "what is there, what is missing, and where to put it",
 }
 
 

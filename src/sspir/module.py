@@ -16,7 +16,7 @@ from sspir.errors import UserError
 from sspir.losses import RestorationLoss
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
-from sspir.pipeline import Restored, RestorationPipeline
+from sspir.pipeline import RestorationPipeline, Restored
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampler import Sampler
@@ -45,6 +45,8 @@ class RestorationModule(pl.LightningModule):
         caption_source: "hq" captions the truth, as the authors do, "lq" what will be there when restoring.
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
+        structure_steps: optimizer steps at the start that train the Processor alone, so that a residual has a base to
+            refer to; on one device.
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
@@ -67,6 +69,7 @@ class RestorationModule(pl.LightningModule):
         caption_dropout: float = 0.1,
         caption_source: str = "lq",
         residual: float | None = None,
+        structure_steps: int = 0,
         gradient_checkpointing: bool = False,
         scale: int = 4,
         seed: int = 0,
@@ -89,6 +92,7 @@ class RestorationModule(pl.LightningModule):
         self.caption_dropout = caption_dropout
         self.caption_source = caption_source
         self.residual = residual
+        self.structure_steps = structure_steps
         self.scale = scale
         self.seed = seed
         self.config: dict[str, Any] = {}
@@ -150,33 +154,42 @@ class RestorationModule(pl.LightningModule):
             scheduler=self.noise_schedule,
             residual=self.residual,
             scale=self.scale,
-            captioner=self.captioner.name,
+            captioner=type(self.captioner).__name__,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: noise prediction and the Processor's images, each with its loss."""
         lq = upscale(batch.lq, (batch.hq.shape[-2], batch.hq.shape[-1]))
-        prompt_embeds, tokens = self.semantics(batch, lq)
         features, images = self.backbone.structure(lq)
-        latents = self.latents(batch.hq, images)
-        noise = torch.randn_like(latents)
-        steps = self.noise_schedule.config.num_train_timesteps
-        timesteps = torch.randint(steps, (len(batch),), device=self.device)
-        noisy = self.noise_schedule.add_noise(latents, noise, timesteps)
-        prediction = self.backbone.predict(noisy, timesteps, prompt_embeds, self.refine(tokens), features)
-        kind = self.noise_schedule.config.prediction_type
-        target = {
-            "epsilon": lambda: noise,
-            "v_prediction": lambda: self.noise_schedule.get_velocity(latents, noise, timesteps),
-            "sample": lambda: latents,
-        }[kind]()
-        kept = self.noise_schedule.alphas_cumprod.to(self.device)[timesteps]
-        losses = {"noise": self.loss.noise(prediction, target, kept / (1 - kept), kind)}
-        losses |= self.loss.structure(images, batch.hq)
+        losses = self.loss.structure(images, batch.hq)
+        if self.global_step >= self.structure_steps:
+            losses["noise"] = self.noise_loss(batch, lq, features, images)
         total = torch.stack(list(losses.values())).sum()
         logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
         self.log_dict({"loss/total": total.detach(), **logged}, batch_size=len(batch))
         return total
+
+    def noise_loss(self, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]) -> Tensor:
+        """Loss of the network's prediction at random timesteps.
+
+        Args:
+            batch: of the step.
+            lq: (B, 3, H, W) in [0, 1], upscaled.
+            features: of the structure prior.
+            images: the Processor's, which a residual refers to.
+        """
+        prompt_embeds, tokens = self.semantics(batch, lq)
+        latents = self.latents(batch.hq, images)
+        noise = torch.randn_like(latents)
+        schedule, kind = self.noise_schedule, self.noise_schedule.config.prediction_type
+        timesteps = torch.randint(schedule.config.num_train_timesteps, (len(batch),), device=self.device)
+        noisy = schedule.add_noise(latents, noise, timesteps)
+        prediction = self.backbone.predict(noisy, timesteps, prompt_embeds, self.refine(tokens), features)
+        target = {"epsilon": noise, "sample": latents}.get(kind)
+        if target is None:
+            target = schedule.get_velocity(latents, noise, timesteps)
+        kept = schedule.alphas_cumprod.to(self.device)[timesteps]
+        return self.loss.noise(prediction, target, kept / (1 - kept), kind)
 
     @torch.no_grad()
     def semantics(self, batch: Batch, lq: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,25 +1,34 @@
 """From a low-quality image to a restored one: the only sampler loop there is."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from inspect import signature
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import fix_colour
+from sspir.errors import UserError
+from sspir.image_io import read_image
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
+from sspir.panel import to_pil
+from sspir.priors.captioner import Captioner, NoCaption, Precomputed
+from sspir.priors.measured_captioner import MeasuredCaptioner
 from sspir.priors.text_encoder import encode_captions
 from sspir.sampler import Sampler
-from sspir.tiling import tiled
+from sspir.sampling import OnStep, Priors, sample
 
-OnStep = Callable[[int, int, Tensor], None]
+# Those that a saved pipeline can name, as they need no weights.
+WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}
+Photo = str | Path | Image.Image | np.ndarray | Tensor
 
 
 @dataclass
@@ -27,12 +36,12 @@ class Restored:
     """What restoring returns.
 
     Attributes:
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1]; from a call of the pipeline a list of pictures.
         structure: the Processor's images in [0, 1], largest first; empty where it predicts none.
         captions: the texts that steered.
     """
 
-    images: Tensor
+    images: Any
     structure: list[Tensor]
     captions: list[str]
 
@@ -59,7 +68,8 @@ class RestorationPipeline(DiffusionPipeline):
         residual: None restores the latent itself. A number: restores the difference to the Processor's full-size
             image, which was multiplied by it in training.
         scale: default upscaling.
-        captioner: name of the captioner it was trained with.
+        captioner: class of the captioner it was trained with. One that needs weights is not loaded: set
+            `pipeline.captioner` to use it.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->refine->processor->controlnet->unet->vae"
@@ -82,7 +92,7 @@ class RestorationPipeline(DiffusionPipeline):
         sampler: dict[str, Any] | None = None,
         residual: float | None = None,
         scale: int = 4,
-        captioner: str = "none",
+        captioner: str = "NoCaption",
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -101,6 +111,7 @@ class RestorationPipeline(DiffusionPipeline):
         )
         self.register_to_config(sampler=sampler or {}, residual=residual, scale=scale, captioner=captioner)
         self.sampler = Sampler(**(sampler or {}))
+        self.captioner: Captioner = WEIGHTLESS.get(captioner, NoCaption)()
         self.backbone = ControlledUNet(
             unet,
             controlnet,
@@ -117,6 +128,64 @@ class RestorationPipeline(DiffusionPipeline):
             name: part for name, part in backbone.named_children() if not isinstance(part, NoAttention | NoProcessor)
         }
         return cls(sampler=asdict(sampler), **held, **parts)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Photo | Sequence[Photo],
+        caption: str | Sequence[str] | None = None,
+        seed: int | Sequence[int] = 0,
+        scale: float | None = None,
+        output_type: str = "pil",
+        on_step: OnStep | None = None,
+        **changes: Any,
+    ) -> Restored:
+        """Restore photos.
+
+        Args:
+            image: path, picture, (H, W, 3) uint8 array, (3, H, W) tensor in [0, 1], or a list of those.
+            caption: what they show; None asks `self.captioner`.
+            seed: of the noise; one for all, or one per image.
+            scale: upscaling; the trained one by default.
+            output_type: "pil" pictures, "pt" tensors (3, H, W) in [0, 1].
+            on_step: called after each step with its number, the number of steps and the latents.
+            changes: fields of `Sampler` to use instead of the pipeline's, such as steps=20 or guidance=5.5.
+
+        Returns:
+            The images as a list, and the captions that steered.
+
+        Raises:
+            UserError: a setting or an image is not understood.
+        """
+        photos = list(image) if isinstance(image, list | tuple) else [image]
+        seeds = [seed] * len(photos) if isinstance(seed, int) else list(seed)
+        captions = [caption] * len(photos) if caption is None or isinstance(caption, str) else list(caption)
+        if not len(photos) == len(seeds) == len(captions):
+            raise UserError(f"{len(photos)} images came with {len(captions)} captions and {len(seeds)} seeds.")
+        settings = self.settings(**changes)
+        results = []
+        for photo, given, number in zip(photos, captions, seeds, strict=True):
+            lq = to_tensor(photo).to(self._execution_device)
+            height, width = (max(1, round(side * (scale or self.config.scale))) for side in lq.shape[-2:])
+            text = self.captioner(upscale(lq, (height, width)), [""])[0] if given is None else given
+            results.append(self.restore(lq, [text], (height, width), [number], settings, on_step))
+        images = [result.images[0] for result in results]
+        return Restored(
+            [to_pil(picture) for picture in images] if output_type == "pil" else images,
+            [result.structure[0][0] for result in results if result.structure],
+            [result.captions[0] for result in results],
+        )
+
+    def settings(self, **changes: Any) -> Sampler:
+        """The pipeline's sampler with some fields changed.
+
+        Raises:
+            UserError: a field is not known.
+        """
+        known = asdict(self.sampler)
+        if unknown := changes.keys() - known.keys():
+            raise UserError(f"Unknown setting {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
+        return replace(self.sampler, **changes)
 
     @torch.no_grad()
     def restore(
@@ -140,18 +209,16 @@ class RestorationPipeline(DiffusionPipeline):
         """
         settings = sampler or self.sampler
         height, width = size or (lq.shape[-2] * self.config.scale, lq.shape[-1] * self.config.scale)
-        device = self._execution_device
-        upscaled = upscale(lq.to(device, torch.float32), (height, width))
+        upscaled = upscale(lq.to(self._execution_device, torch.float32), (height, width))
+        padded = self.pad(upscaled)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(lq))]
         captions = [f"{caption} {settings.caption_suffix}".strip() for caption in captions]
 
-        prompt_embeds, image_embeds = self.semantics(upscaled, captions, settings)
-        padded = self.pad(upscaled)
         features, images = self.backbone.structure(padded.to(self.controlnet.dtype))
         images = [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
-        base = encode(self.vae, images[0]) if self.config.residual else 0.0
-        known = torch.zeros_like(base) if self.config.residual else self.lq_latents(padded, settings, generators)
-        latents = self.sample(known, features, prompt_embeds, image_embeds, settings, generators, on_step)
+        priors = Priors(*self.semantics(upscaled, captions, settings), features)
+        known, base = self.start(padded, images, settings, generators)
+        latents = sample(self.backbone, self.scheduler, settings, known, priors, generators, on_step)
         latents = base + latents / (self.config.residual or 1.0)
         restored = decode(self.vae, latents)[..., :height, :width].clamp(0, 1)
         restored = fix_colour(restored, upscaled, settings.colour)
@@ -171,78 +238,30 @@ class RestorationPipeline(DiffusionPipeline):
         height, width = image.shape[-2:]
         return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
-    def lq_latents(self, padded: Tensor, settings: Sampler, generators: list[torch.Generator]) -> Tensor:
-        """Latents of the low-quality image where the loop starts from them; else only their shape."""
+    def start(
+        self, padded: Tensor, images: list[Tensor], settings: Sampler, generators: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor | float]:
+        """Clean latents that the loop starts from, and the latent that its result is added to."""
+        if self.config.residual:
+            base = encode(self.vae, images[0])
+            return torch.zeros_like(base), base
         if settings.start is not None:
-            return encode(self.vae, padded, generators)
+            return encode(self.vae, padded, generators), 0.0
         factor = factor_of(self.vae)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
-        return padded.new_zeros(len(padded), channels_of(self.vae), height, width)
-
-    def sample(
-        self,
-        known: Tensor,
-        features: Tensor,
-        prompt_embeds: Tensor,
-        image_embeds: Tensor,
-        settings: Sampler,
-        generators: list[torch.Generator],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Denoise from the start to a clean latent.
-
-        Args:
-            known: (B, C, h, w) clean latents that `settings.start` adds noise to.
-            features: (B, D, h, w) of the structure prior.
-            prompt_embeds: (B, L, D), or (2 B, L, D) with guidance, the unguided half first.
-            image_embeds: likewise.
-            settings: of the loop.
-            generators: one per image.
-            on_step: see `restore`.
-        """
-        scheduler, timesteps = settings.build(self.scheduler)
-        noise = torch.cat([_randn(known[:1].shape, generator, known) for generator in generators])
-        if settings.start is None:
-            latents = noise * scheduler.init_noise_sigma
-        else:
-            latents = scheduler.add_noise(known, noise, torch.tensor([settings.start], device=known.device))
-        options = {"generator": generators} if "generator" in signature(scheduler.step).parameters else {}
-        for number, timestep in enumerate(timesteps.to(known.device), start=1):
-            scaled = scheduler.scale_model_input(latents, timestep)
-            noise = self.predict(scaled, timestep, features, prompt_embeds, image_embeds, settings)
-            latents = scheduler.step(noise, timestep, latents, **options, return_dict=False)[0]
-            if on_step:
-                on_step(number, len(timesteps), latents)
-        return latents
-
-    def predict(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        features: Tensor,
-        prompt_embeds: Tensor,
-        image_embeds: Tensor,
-        settings: Sampler,
-    ) -> Tensor:
-        """Guided prediction (B, C, h, w) of one step, in tiles where the latent is large."""
-        halves = 2 if settings.guided else 1
-        dtype = self.unet.dtype
-
-        def denoise(tiles: list[Tensor]) -> Tensor:
-            sample, local = tiles
-            count = len(sample) // len(prompt_embeds)
-            prompts, tokens = (embeds.repeat(count, 1, 1) for embeds in (prompt_embeds, image_embeds))
-            scale = settings.conditioning_scale
-            return self.backbone.predict(sample.to(dtype), timestep, prompts, tokens, local, scale).float()
-
-        images = [image.repeat(halves, 1, 1, 1) for image in (latents, features)]
-        overlap = min(settings.overlap, min(latents.shape[-2:]) // 2)
-        noise = tiled(denoise, images, settings.tile, overlap, settings.tile_batch)
-        if settings.guided:
-            unguided, guided = noise.chunk(2)
-            noise = unguided + settings.guidance * (guided - unguided)
-        return noise
+        return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0
 
 
-def _randn(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=generator).to(like)
+def to_tensor(photo: Photo) -> Tensor:
+    """A photo of any kind as (1, 3, H, W) in [0, 1]; see `RestorationPipeline.__call__`."""
+    if isinstance(photo, str | Path):
+        return read_image(photo).tensor()[None]
+    if isinstance(photo, Image.Image):
+        photo = np.array(photo.convert("RGB"))
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
+            raise UserError(f"An array must be (H, W, 3) of uint8, not {photo.shape} of {photo.dtype}.")
+        photo = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
+    if photo.ndim != 3 or len(photo) != 3 or not photo.is_floating_point():
+        raise UserError(f"A tensor must be (3, H, W) in [0, 1], not {tuple(photo.shape)} of {photo.dtype}.")
+    return photo[None]

@@ -31,3 +31,17 @@ def load_pretrained(kind: type, path: str, subfolder: str | None = None, **optio
             f"{path} could not be loaded as a {kind.__name__} ({reason}); it must be a local folder in the diffusers "
             f"layout that holds {part}, or a hub id with a network to reach it: set the path to a local copy."
         ) from error
+
+
+def load_autoencoder(path: str) -> Any:
+    """The autoencoder of a Stable Diffusion folder or hub id; see `load_pretrained`."""
+    from diffusers import AutoencoderKL
+
+    return load_pretrained(AutoencoderKL, path, "vae")
+
+
+def load_noise_schedule(path: str) -> Any:
+    """The noise schedule that a Stable Diffusion folder or hub id was trained with; see `load_pretrained`."""
+    from diffusers import DDPMScheduler
+
+    return load_pretrained(DDPMScheduler, path, "scheduler")

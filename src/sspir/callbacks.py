@@ -1,0 +1,159 @@
+"""What happens around training: averaged weights, pictures to look at, checkpoints that survive."""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from sspir.batch import Batch
+from sspir.models.latent import upscale
+from sspir.panel import panel
+from sspir.pipeline import Restored
+
+
+class EMA(Callback):
+    """Exponential moving average of the trained weights; validation and users get it, the optimizer does not.
+
+    Args:
+        decay: per step; early on less, (1 + n) / (10 + n), so that the start is forgotten.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.raw: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start from the weights as they are, or go on with those of a checkpoint."""
+        current = _trained(module)
+        self.average = {key: self.average.get(key, value).to(value.device, copy=True) for key, value in current.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Average once per optimizer step."""
+        if trainer.global_step == self.steps:
+            return
+        self.steps = trainer.global_step
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        current = _trained(module)
+        averages = list(self.average.values())
+        torch._foreach_lerp_(averages, [current[key] for key in self.average], weight)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Put the average in the network."""
+        if self.average:
+            self.raw = {key: value.clone() for key, value in _trained(module).items()}
+            _assign(module, self.average)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Put the raw weights back."""
+        if self.raw:
+            _assign(module, self.raw)
+            self.raw = {}
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Put the raw weights back before anything saves them."""
+        self.on_validation_end(trainer, module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the average beside the raw weights; a checkpoint within validation holds the raw ones too."""
+        checkpoint["ema"] = dict(self.average)
+        if self.raw:
+            checkpoint["state_dict"] |= self.raw
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the checkpoint's average."""
+        self.average = dict(checkpoint.get("ema", {}))
+        self.steps = checkpoint["global_step"]
+
+
+def _trained(module: Any) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": parameter.detach()
+        for name, part in module.trainable().items()
+        for key, parameter in part.named_parameters()
+    }
+
+
+def _assign(module: Any, values: dict[str, Tensor]) -> None:
+    for key, parameter in _trained(module).items():
+        parameter.copy_(values[key])
+
+
+class LogRestorations(Callback):
+    """Panels of validation images, LQ | restored | HQ, as files in the run folder and in W&B.
+
+    Args:
+        folder: of the run.
+        count: images per validation.
+    """
+
+    def __init__(self, folder: str, count: int = 4) -> None:
+        self.folder = Path(folder) / "panels"
+        self.count = count
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Restored,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write a panel of this batch."""
+        if batch_idx >= self.count or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        size = (batch.hq.shape[-2], batch.hq.shape[-1])
+        columns = {"bicubic": upscale(batch.lq, size)[0]}
+        if outputs.structure:
+            columns["processor"] = upscale(outputs.structure[0], size)[0]
+        columns |= {"restored": outputs.images[0], "truth": batch.hq[0]}
+        picture = panel({name: image.float().cpu() for name, image in columns.items()}, outputs.captions[0])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{Path(batch.ids[0]).stem}-step{trainer.global_step:07d}"
+        picture.save(self.folder / f"{name}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"panels/{Path(batch.ids[0]).stem}", [picture], caption=[outputs.captions[0]])
+
+
+class StopOnNaN(Callback):
+    """Stop before a broken loss reaches the weights' average and the checkpoints."""
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
+        """Look at the loss once per optimizer step."""
+        loss = trainer.callback_metrics.get("loss/total")
+        if loss is not None and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {trainer.global_step}; the last checkpoint is untouched. "
+                f"Lower the learning rate, or use bf16 instead of fp16, and start again."
+            )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all: written beside their place, flushed, then moved onto it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path`."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

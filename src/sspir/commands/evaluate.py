@@ -1,0 +1,24 @@
+"""`sspir evaluate`: Hydra's command line around `sspir.evaluate.evaluate`."""
+
+import sys
+
+from sspir.commands.hydra import hydra_command
+
+HELP = """sspir evaluate - restore a benchmark with a trained run and measure
+
+usage: sspir evaluate run=FOLDER benchmark=NAME [KEY=VALUE ...]
+
+  sspir evaluate run=runs/tiny/none-s0 benchmark=set14
+  sspir evaluate run=runs/tiny/none-s0 benchmark=set14 +sampler.steps=20 out=results/20steps
+  sspir evaluate run=runs/tiny/none-s0 benchmark=set14 metric=all limit=3
+
+Writes the restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Compose the configuration and evaluate. Returns the exit status."""
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(HELP)
+        return 0
+    return hydra_command("evaluate", "sspir.evaluate:evaluate", arguments)

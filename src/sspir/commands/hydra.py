@@ -1,0 +1,48 @@
+"""Commands that take Hydra overrides."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sspir.config import home, register
+from sspir.errors import UserError
+
+
+def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
+    """Run a function of a composed configuration under Hydra, multirun included.
+
+    Args:
+        config_name: primary configuration in `conf/`.
+        function: "module:name", imported once the configuration is sound.
+        arguments: Hydra's: overrides and flags.
+
+    Raises:
+        UserError: the configuration is not sound, or the function says so.
+    """
+    register()
+    module, _, name = function.partition(":")
+
+    @hydra.main(version_base="1.3", config_path=str(home() / "conf"), config_name=config_name)
+    def task(config: DictConfig) -> Any:
+        try:
+            return getattr(import_module(module), name)(config)
+        except HydraException as error:
+            if isinstance(error.__cause__, UserError):  # raised by a constructor that Hydra called
+                raise error.__cause__ from None
+            raise
+
+    before, sys.argv = sys.argv, [f"sspir {config_name}", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # leave errors to us: Hydra would print them and exit
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    finally:
+        sys.argv = before
+    return 0

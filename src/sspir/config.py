@@ -1,0 +1,124 @@
+"""What a configuration must hold, and where the shipped ones stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sspir.errors import UserError
+
+
+@dataclass
+class TrainConfig:
+    """Top level of a training configuration; below it, constructors are the schema.
+
+    Attributes:
+        name: of the experiment: groups runs on disk and in W&B.
+        variant: of the ablation: "none" is the full method.
+        seed: of data order, crops, degradations, noise and new weights.
+        scale: upscaling of the low-quality images.
+        resume: "auto" goes on with the run folder's last checkpoint if there is one, "must" insists on one, "never"
+            starts anew.
+        checkpoint_every: steps between checkpoints.
+        matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
+        threads: CPU threads of torch; null leaves its own choice.
+    """
+
+    name: str = MISSING
+    variant: str = "none"
+    seed: int = 0
+    scale: int = 4
+    folder: str = MISSING
+    batch_size: int = 16
+    workers: int = 0
+    checkpoint_every: int = 1000
+    resume: str = "auto"
+    matmul_precision: str = "high"
+    threads: int | None = None
+    backbone: Any = MISSING
+    vae: Any = MISSING
+    noise_schedule: Any = MISSING
+    text_encoder: Any = MISSING
+    image_encoder: Any = MISSING
+    refine: Any = MISSING
+    captioner: Any = MISSING
+    processor: Any = MISSING
+    loss: Any = MISSING
+    dataset: Any = MISSING
+    data: Any = MISSING
+    degradation: Any = MISSING
+    sampler: Any = MISSING
+    metric: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = None
+    module: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConfig:
+    """Top level of an evaluation.
+
+    Attributes:
+        run: folder of a trained run, of a saved pipeline, or of the authors' checkpoint.
+        benchmark: what is restored: name -> benchmark.
+        metric: what is measured: name -> metric.
+        sampler: changes to the run's own sampler.
+        out: folder for restored images, `per_image.csv` and `summary.json`.
+        seed: of the sampler's noise.
+        limit: number of images of each benchmark; null for all.
+        logger: as in training.
+    """
+
+    run: str = MISSING
+    benchmark: Any = MISSING
+    metric: Any = MISSING
+    sampler: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str = "last"
+    out: str = MISSING
+    seed: int = 0
+    limit: int | None = None
+    device: str = "auto"
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+def home() -> Path:
+    """The folder that holds `conf/` and `experiments/`: the package's own, or the checkout's."""
+    package = Path(__file__).parent
+    return package if (package / "conf").is_dir() else package.parents[1]
+
+
+def register() -> None:
+    """Tell Hydra about the schemas and the `${repo:}` resolver. Calling it twice does no harm."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
+
+
+def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a primary configuration, as the command line does, for notebooks and tests.
+
+    Args:
+        name: "train" or "evaluate".
+        overrides: Hydra's, such as "experiments=tiny".
+
+    Raises:
+        UserError: a key, a choice or a value is not known.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
+        try:
+            return compose(name, overrides=list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(" ".join(str(error).split())) from error

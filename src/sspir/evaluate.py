@@ -1,0 +1,70 @@
+"""A trained run on a benchmark: restored images, a table per image, a summary with intervals."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from sspir.degradation import sample_seed
+from sspir.image_io import write_image
+from sspir.metrics.measure import measure_image, usable
+from sspir.metrics.results import Results
+from sspir.metrics.table import comparison_text, summary_table
+from sspir.models.latent import upscale
+from sspir.panel import to_picture
+from sspir.weights import load_pipeline
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Restore every image of a benchmark, measure it beside bicubic and the Processor, and write it all down.
+
+    Args:
+        config: composed `conf/evaluate.yaml`.
+
+    Returns:
+        What `summary.json` holds.
+    """
+    out = Path(config.out)
+    pipeline = load_pipeline(config.run, config.checkpoint).to(device_of(config.device))
+    pipeline.set_progress_bar_config(disable=True)
+    benchmark = instantiate(config.benchmark)
+    metrics, unavailable = usable(instantiate(config.metric))
+    results = Results(metrics, unavailable, config.seed)
+    settings = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]
+    count = min(len(benchmark), config.limit or len(benchmark))
+    captions = {}
+    for index in tqdm(range(count), desc=benchmark.name, unit="image"):
+        batch = benchmark[index]
+        size = (batch.hq.shape[-2], batch.hq.shape[-1])
+        name = Path(batch.ids[0]).with_suffix("").as_posix()
+        caption = batch.captions or pipeline.captioner(upscale(batch.lq, size), batch.captions)
+        seed = sample_seed(config.seed, 0, batch.ids[0])
+        restored = pipeline.restore(batch.lq, caption, size, [seed], settings)
+        captions[name] = restored.captions[0]
+        pictures = {"restored": restored.images[0].cpu()}
+        if restored.structure:
+            pictures["processor"] = upscale(restored.structure[0], size)[0].cpu()
+        files = {}
+        for method, picture in {**pictures, "hq": batch.hq[0], "lq": batch.lq[0]}.items():
+            files[method] = out / method / f"{name}.png"
+            files[method].parent.mkdir(parents=True, exist_ok=True)
+            write_image(files[method], to_picture(picture))
+        results.add(measure_image(metrics, name, pictures, batch.hq[0], batch.lq[0]), files)
+    summary = results.write(out)
+    (out / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False) + "\n")
+    log.info("%s\n%s", summary_table(summary), comparison_text(summary))
+    return summary
+
+
+def device_of(name: str) -> torch.device:
+    """The device called "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps" ..."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

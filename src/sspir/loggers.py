@@ -1,0 +1,81 @@
+"""Where a run's numbers go: a JSON-lines file of our own, and W&B."""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from sspir.run import run_id
+
+
+class JsonLinesLogger(Logger):
+    """The primary record: one line per logged step in `metrics.jsonl`, complete after every line.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        """Nothing is versioned: a resumed run appends to its file."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line: {"step": ..., name: value, ...}."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run folder holds the resolved configuration."""
+
+
+def wandb_logger(
+    folder: str, project: str, group: str, name: str, tags: list[str], offline: str = "auto"
+) -> WandbLogger:
+    """A W&B run that is offline without an account and never stops a training.
+
+    Args:
+        folder: of the run; its path decides the run's id, so that a resumed run goes on in W&B.
+        project: of W&B.
+        group: runs of one experiment.
+        name: of the run.
+        tags: of the run.
+        offline: "auto" goes online where an API key is known, "yes" never, "no" insists.
+    """
+    import wandb
+
+    has_account = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
+    mode = "offline" if offline == "yes" or (offline == "auto" and not has_account) else "online"
+    mode = os.environ.get("WANDB_MODE", mode)
+    settings = wandb.Settings(init_timeout=20, login_timeout=5, silent=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+    def logger(mode: str) -> WandbLogger:
+        run = wandb.init(
+            project=project, group=group, name=name, tags=list(tags), id=run_id(Path(folder)), resume="allow",
+            dir=folder, mode=mode, job_type="train", settings=settings,
+        )  # fmt: skip
+        return WandbLogger(experiment=run)
+
+    try:
+        return logger(mode)
+    except Exception as error:  # any trouble with the service: the training is worth more than its dashboard
+        rank_zero_warn(f"W&B is not reachable ({error}); logging offline, `wandb sync {folder}/wandb` sends it later.")
+        return logger("offline")

@@ -1,0 +1,68 @@
+"""A run folder: what training leaves behind, and the way back from it to a model."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from sspir.config import register
+from sspir.errors import UserError
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+def build_module(config: DictConfig) -> Any:
+    """Instantiate the module of a training configuration and note the resolved configuration in it."""
+    torch.manual_seed(config.seed)  # of weights that are new
+    module = instantiate(config.module)
+    module.config = OmegaConf.to_container(config, resolve=True)
+    return module
+
+
+def find_checkpoint(folder: Path, checkpoint: str = "last") -> Path:
+    """Path of a run's checkpoint: "last", "best" or a file name.
+
+    Raises:
+        UserError: there is none; the sentence says which there are.
+    """
+    where = folder / CHECKPOINTS
+    name = checkpoint if checkpoint.endswith(".ckpt") else f"{checkpoint}.ckpt"
+    if (where / name).exists():
+        return where / name
+    present = sorted(path.name for path in where.glob("*.ckpt"))
+    found = f"it has {', '.join(present)}" if present else "it has none yet"
+    raise UserError(f"The run {folder} has no checkpoint {name!r}; {found}.")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({error}); take an earlier one.") from error
+    return checkpoint
+
+
+def load_run(folder: Path, checkpoint: str = "last") -> Any:
+    """Rebuild the module of a run with its trained weights; see `RestorationModule.from_run`."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
+    register()
+    state = load_checkpoint(find_checkpoint(folder, checkpoint))
+    module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]
+    module.on_load_checkpoint(state)
+    module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
+    return module.eval()
+
+
+def run_id(folder: Path) -> str:
+    """Stable id of a run for W&B: a run that is resumed is the same W&B run."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

@@ -1,0 +1,125 @@
+"""From a configuration to a trained run folder."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from sspir.callbacks import AtomicCheckpointIO
+from sspir.errors import UserError
+from sspir.run import CHECKPOINTS, CONFIG, build_module
+
+log = logging.getLogger(__name__)
+SUMMARY = "summary.json"
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Train until `trainer.max_steps`, going on from the run folder's last checkpoint if there is one.
+
+    Args:
+        config: composed `conf/train.yaml`.
+
+    Returns:
+        The last validation's metrics.
+
+    Raises:
+        UserError: the configuration asks for what cannot be done.
+    """
+    folder = Path(config.folder)
+    summary = folder / SUMMARY
+    if (done := _finished(summary, config)) is not None:
+        log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
+        return done
+    checkpoint = _resume_from(folder, config.resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
+
+    data = instantiate(config.data)
+    module = build_module(config)
+    trainer = instantiate(
+        config.trainer,
+        callbacks=_built(config.callbacks),
+        logger=_built(config.logger),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+    )
+    _introduce(trainer, module, config)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(folder / CHECKPOINTS / "last.ckpt")
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        done = {"step": trainer.global_step, **metrics}
+        if trainer.is_global_zero:
+            write_atomically(summary, json.dumps(done, indent=2) + "\n")
+        return done
+    except SIGTERMException:
+        log.warning("Stopped by SIGTERM; the same command goes on from %s.", folder / CHECKPOINTS)
+        raise SystemExit(143) from None
+    finally:
+        _finish_wandb(trainer)
+
+
+def _built(nodes: DictConfig) -> list[Any]:
+    """What the named nodes describe; an experiment switches one off by setting it to null."""
+    return [built for built in instantiate(nodes).values() if built is not None]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _finished(summary: Path, config: DictConfig) -> dict[str, float] | None:
+    """The summary of a run that has reached its last step."""
+    if config.resume == "never" or not summary.is_file():
+        return None
+    done: dict[str, float] = json.loads(summary.read_text())
+    return done if done["step"] >= config.trainer.max_steps else None
+
+
+def _resume_from(folder: Path, resume: str) -> str | None:
+    """Path of the checkpoint to go on from, None to start anew."""
+    if resume not in ("auto", "must", "never"):
+        raise UserError(f"resume={resume} is not known; choose auto, must or never.")
+    last = folder / CHECKPOINTS / "last.ckpt"
+    if resume == "must" and not last.exists():
+        raise UserError(f"resume=must, but there is no {last}; name the folder of a run, or use resume=auto.")
+    return str(last) if resume != "never" and last.exists() else None
+
+
+def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
+    """Say in words what is trained, and the effective batch."""
+    trained = sum(parameter.numel() for part in module.trainable().values() for parameter in part.parameters())
+    total = sum(parameter.numel() for parameter in module.parameters())
+    world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+    log.info("Training %s (%s) in %s", config.name, config.variant, config.folder)
+    log.info("%.2f M parameters trained, %.2f M frozen", trained / 1e6, (total - trained) / 1e6)
+    log.info(
+        "An optimizer step sees %d images: %d per device x %d device(s) x %d accumulated",
+        config.batch_size * world * accumulated, config.batch_size, world, accumulated,
+    )  # fmt: skip
+
+
+def _without_adverts(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
+
+
+def _finish_wandb(trainer: pl.Trainer) -> None:
+    """End the W&B run, so that the next job of a multirun gets its own."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()

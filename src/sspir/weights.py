@@ -1,0 +1,114 @@
+"""Whatever a person calls "the weights": a run folder, a saved pipeline, or the authors' checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sspir.errors import UserError
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.pipeline import RestorationPipeline
+from sspir.pretrained import load_autoencoder, load_noise_schedule
+from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
+from sspir.priors.text_encoder import TextEncoder
+from sspir.run import CONFIG
+from sspir.sampler import Sampler
+
+AUTHORS_PARTS = ("unet", "controlnet", "refine")
+AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)
+
+
+def load_pipeline(path: str | Path, checkpoint: str = "last") -> RestorationPipeline:
+    """Load a pipeline from a run folder or from a folder that `save_pretrained` wrote.
+
+    Args:
+        path: the folder.
+        checkpoint: of a run: "last", "best" or a file name.
+
+    Raises:
+        UserError: the folder is neither.
+    """
+    folder = Path(path).expanduser()
+    if (folder / CONFIG).is_file():
+        from sspir.module import RestorationModule
+
+        return RestorationModule.from_run(folder, checkpoint).pipeline
+    if (folder / "model_index.json").is_file():
+        try:
+            return RestorationPipeline.from_pretrained(str(folder))
+        except (OSError, ValueError, json.JSONDecodeError) as error:
+            raise UserError(f"The pipeline in {folder} is broken ({error}); save or copy it again.") from error
+    if all((folder / part).is_dir() for part in AUTHORS_PARTS):
+        raise UserError(
+            f"{folder} is the authors' checkpoint, which lacks the frozen networks: "
+            f"name a Stable Diffusion 1.5 and a CLIP ViT-L/14 folder too."
+        )
+    raise UserError(
+        f"{folder} holds no weights: name a run folder (with {CONFIG}), a saved pipeline (with model_index.json), "
+        f"or the authors' checkpoint (with {', '.join(AUTHORS_PARTS)})."
+    )
+
+
+def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> RestorationPipeline:
+    """Load the authors' checkpoint folder as a pipeline that samples as theirs.
+
+    Args:
+        folder: with `unet/`, `controlnet/` (weights and config.json each) and `refine/refine.pt`.
+        stable_diffusion: Stable Diffusion 1.5, a folder in the diffusers layout or a hub id: autoencoder, text model
+            and noise schedule.
+        clip: CLIP ViT-L/14, a folder or a hub id: image encoder.
+
+    Raises:
+        UserError: a file or tensor is missing, unexpected or of another shape.
+    """
+    folder = Path(folder).expanduser()
+    config = _read_config(folder / "unet" / "config.json")
+    states = [_read_weights(folder / part) for part in ("unet", "controlnet")]
+    backbone = ControlledUNet.from_authors(*states, config).eval()
+    refine_state = _read_refine(folder / "refine" / "refine.pt")
+    width, image_dim = (refine_state[key].shape for key in _first_and_last(refine_state))
+    refine = RefineLayer(width[1], image_dim[0])
+    refine.load_authors(refine_state)
+    text = TextEncoder.from_pretrained(stable_diffusion, "text_encoder")
+    return RestorationPipeline.from_parts(
+        backbone,
+        AUTHORS_SAMPLER,
+        vae=load_autoencoder(stable_diffusion),
+        tokenizer=text.tokenizer,
+        text_encoder=text.model,
+        image_encoder=CLIPImageEncoder.from_clip(clip, dim=width[1]),
+        refine=refine.eval(),
+        scheduler=load_noise_schedule(stable_diffusion),
+    )
+
+
+def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:
+    weights = sorted(key for key, value in state.items() if key.endswith("weight") and value.ndim == 2)
+    if not weights:
+        raise UserError("The Refine layer's file holds no linear layers; it is not the authors' refine.pt.")
+    return weights[0], weights[-1]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no {path}; the authors' checkpoint has one beside the weights.")
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    if path.is_file():
+        return load_file(path)
+    pickled = path.with_suffix(".bin")
+    if pickled.is_file():
+        return dict(torch.load(pickled, map_location="cpu", weights_only=True))
+    raise UserError(f"There is no {path.name} (or .bin) in {folder}; the authors' checkpoint has one.")
+
+
+def _read_refine(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(f"There is no {path}; the authors' checkpoint has the Refine layer there.")
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
