@@ -9,6 +9,7 @@ from sspir import __version__
 from sspir.errors import UserError
 
 COMMANDS = {
+    "demo": "train a small model for three minutes and show what it restores",
     "train": "train a model (Hydra overrides: experiments=tiny seed=1)",
     "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
     "restore": "restore photos and folders of photos",

@@ -1,6 +1,6 @@
 """Pictures for people: labelled images side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -44,4 +44,15 @@ def panel(columns: Mapping[str, Tensor], caption: str = "") -> Image.Image:
         while caption and font.getlength(caption) > total:
             caption = caption[:-2].rstrip() + "…" if len(caption) > 2 else ""
         draw.text((2, line + height + 2), caption, _INK, font=font)
+    return canvas
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other."""
+    width = max(picture.width for picture in pictures)
+    canvas = Image.new("RGB", (width, sum(picture.height + _GAP for picture in pictures) - _GAP), _PAPER)
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height + _GAP
     return canvas

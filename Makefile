@@ -1,0 +1,56 @@
+# Every target makes the virtual environment itself if there is none.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SSPIR := $(VENV)/bin/sspir
+EXP ?= ssp_ir
+RUN ?= runs/$(EXP)/none-s0
+BENCH ?= photos
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format train sweep evaluate restore bench clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/ready  ## make the virtual environment .venv
+
+$(VENV)/ready: pyproject.toml
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet --editable '.[dev,demo]'
+	touch $@
+
+demo: setup  ## train a small model on photos for three minutes and restore some: make demo ARGS="--photos DIR"
+	$(SSPIR) demo $(ARGS)
+
+test: setup  ## run the fast tests
+	$(PYTHON) -m pytest -n 2 $(ARGS)
+
+test-slow: setup  ## run the tests that take minutes
+	$(PYTHON) -m pytest -m slow $(ARGS)
+
+lint: setup  ## check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: setup  ## put the code in shape
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+train: setup  ## make train EXP=tiny ARGS="trainer.max_steps=10"
+	$(SSPIR) train experiments=$(EXP) $(ARGS)
+
+sweep: setup  ## make sweep EXP=tiny OVER="'ablation=glob(*)' seed=0,1,2"
+	$(SSPIR) train --multirun experiments=$(EXP) $(OVER) $(ARGS)
+
+evaluate: setup  ## make evaluate RUN=runs/tiny/none-s0 BENCH=set14
+	$(SSPIR) evaluate run=$(RUN) benchmark=$(BENCH) $(ARGS)
+
+restore: setup  ## make restore RUN=runs/tiny/none-s0 IN=photos OUT=restored
+	$(SSPIR) restore $(IN) --weights $(RUN) --out $(OUT) $(ARGS)
+
+bench: setup  ## measure speed, each figure as a ratio within one run
+	for file in benchmarks/bench_*.py; do $(PYTHON) $$file || exit 1; done
+
+clean:  ## remove what can be made again, but no runs
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
