@@ -36,7 +36,8 @@ def summary_table(summary: dict[str, Any]) -> str:
 
 
 def best_of(facts: dict[str, Any], means: dict[str, float]) -> str | None:
-    """The method with the best mean, or None if there are not two to choose from."""
+    """The method with the best mean, controls aside, or None if there are not two to choose from."""
+    means = {method: mean for method, mean in means.items() if NOISE not in method}
     if len(means) < 2:
         return None
     if facts["ideal"] is not None:

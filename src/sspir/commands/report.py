@@ -1,0 +1,49 @@
+"""`sspir report`: one HTML page about results and runs that opens anywhere."""
+
+import argparse
+import sys
+from pathlib import Path
+
+EXAMPLES = """examples:
+  what `sspir compare` or `sspir evaluate` wrote:
+    sspir report results --out report.html
+  a training run, or a whole sweep of them (curves, ablation table, plots against what differs):
+    sspir report runs/ssp_ir
+  both on one page:
+    sspir report runs/ssp_ir results/realsr results/drealsr --images 40
+
+The page holds everything it shows: mail it, open it on a phone, print it. Pictures are packed into it as WebP, so it
+grows with --images and --quality.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Write the page."""
+    options = _parser().parse_args(arguments)
+
+    from sspir.image_io import write_atomically
+    from sspir.report.collect import collect
+    from sspir.report.page import build
+
+    results, runs = collect(options.paths)
+    title = options.title or ", ".join([*(result.name for result in results), *(run.name for run in runs)][:4])
+    page = build(results, runs, title, options.images, options.quality)
+    write_atomically(options.out, page.encode())
+    sys.stdout.write(f"{options.out}: {len(results)} results, {len(runs)} runs, {len(page) / 1e6:.1f} MB\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sspir report",
+        description="Make one self-contained HTML page about results and training runs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, metavar="PATH", help="folders of results or runs, or folders that hold some")
+    add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default report.html)")
+    add("--title", help="of the page (default: the names of what it shows)")
+    add("--images", type=int, default=20, metavar="N", help="images per gallery, the worst ones (default 20)")
+    add("--quality", type=int, default=92, help="of the pictures: 1 to 100, 100 is lossless (default 92)")
+    return parser

@@ -1,0 +1,84 @@
+"""Line charts and scatter plots as SVG text, readable on paper and in the dark."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+# Okabe and Ito's colours, told apart by colour-blind eyes
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+WIDTH, HEIGHT = 420, 240
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 34
+MOST_POINTS = 250  # per line: more are averaged in bins of equal length
+
+Points = Sequence[tuple[float, float]]
+Place = Callable[[float, float], tuple[float, float]]
+
+
+def chart(series: Mapping[str, Points], x_label: str, lines: bool = True) -> str:
+    """One chart.
+
+    Args:
+        series: name -> (x, y) points, sorted by x; colours follow the order.
+        x_label: under the axis.
+        lines: join the points.
+    """
+    thinned = {name: thin(points) for name, points in series.items()}
+    everything = [point for points in thinned.values() for point in points]
+    x_ticks = ticks([x for x, _ in everything])
+    y_ticks = ticks([y for _, y in everything])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    parts = [_axes(x_ticks, y_ticks, x_label, place)]
+    for index, (name, points) in enumerate(thinned.items()):
+        color = COLORS[index % len(COLORS)]
+        spots = [place(*point) for point in points]
+        if lines and len(spots) > 1:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+            parts.append(
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8">'
+                f"<title>{escape(name)}</title></polyline>"
+            )
+        if not lines or len(spots) <= 30:
+            for (x, y), (value_x, value_y) in zip(spots, points, strict=True):
+                text = f"{escape(name)}: {value_x:g}, {value_y:.5g}"
+                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"><title>{text}</title></circle>')
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
+def thin(points: Points) -> Points:
+    """At most MOST_POINTS points: means over neighbours, so that noise is averaged and not sampled."""
+    if len(points) <= MOST_POINTS:
+        return points
+    size = math.ceil(len(points) / MOST_POINTS)
+    bins = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)) for some in bins]
+
+
+def ticks(values: Sequence[float], count: int = 4) -> list[float]:
+    """Round numbers that enclose the values, about `count` steps apart."""
+    low, high = min(values), max(values)
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    start = math.floor(low / step + 1e-9)
+    end = math.ceil(high / step - 1e-9)
+    return [index * step for index in range(start, end + 1)]
+
+
+def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, place: Place) -> str:
+    parts = []
+    for tick in y_ticks:
+        _, y = place(x_ticks[0], tick)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    for tick in x_ticks:
+        x, _ = place(tick, y_ticks[0])
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:.6g}</text>')
+    parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    return "".join(parts)

@@ -1,0 +1,110 @@
+"""What a report reads: results, runs, torn lines, names, and which images it shows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sspir.errors import UserError
+from sspir.metrics.detail import GradientRatio
+from sspir.metrics.fidelity import PSNR
+from sspir.metrics.measure import Row
+from sspir.metrics.niqe import NIQE
+from sspir.metrics.results import Results
+from sspir.report.charts import MOST_POINTS, chart, thin, ticks
+from sspir.report.collect import collect, differing_settings
+from sspir.report.pictures import choose, pack
+
+
+def write_results(folder: Path, count: int = 12) -> Path:
+    results = Results({"psnr_y": PSNR(), "niqe": NIQE(), "gradient_ratio": GradientRatio()})
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        values = {"psnr_y": 20.0 + i, "niqe": 5.0 + (i * 7) % count, "gradient_ratio": float(np.exp(rng.normal()))}
+        results.add([Row(f"{i:02}", "ours", values), Row(f"{i:02}", "noise@ours", {"psnr_y": 20.0 + i, "niqe": 4.0})])
+    results.write(folder)
+    return folder
+
+
+def write_run(folder: Path, lr: float, shift: float = 0.0) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"name: tiny\nfolder: {folder}\noptimizer:\n  lr: {lr}\nlist: [1, 2]\n")
+    lines = [json.dumps({"step": s, "epoch": 0, "loss/noise": 1 / s + shift}) for s in range(1, 40)]
+    lines += [json.dumps({"step": s, "val/psnr_y": 20 + s / 10 + shift}) for s in (10, 20, 30)]
+    lines += [json.dumps({"step": 30, "val/psnr_y": 24.0 + shift}), '{"step": 40, "loss/noi']
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
+    write_results(tmp_path / "a" / "results")
+    write_results(tmp_path / "b" / "results")
+    write_run(tmp_path / "sweep" / "0", 1e-4)
+    results, runs = collect([tmp_path])
+    assert [result.name for result in results] == ["a/results", "b/results"]
+    assert [run.name for run in runs] == ["sweep/0"]
+    assert results[0].values["03"]["ours"]["psnr_y"] == 23
+    assert len(collect([tmp_path, tmp_path / "a"])[0]) == 2  # a folder named twice is read once
+
+
+def test_a_resumed_and_killed_run_reads_well(tmp_path: Path) -> None:
+    _, (run,) = collect([write_run(tmp_path / "run", 1e-4)])
+    assert set(run.curves) == {"loss/noise", "val/psnr_y"}
+    assert run.curves["val/psnr_y"] == [(10, 21), (20, 22), (30, 24)]
+    assert len(run.curves["loss/noise"]) == 39
+
+
+def test_lightnings_sparse_csv_reads_well(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss,val/psnr_y\n0,1,0.5,\n0,2,,20.0\n0,3,0.25,\n")
+    _, (run,) = collect([tmp_path])
+    assert run.curves == {"loss": [(1, 0.5), (3, 0.25)], "val/psnr_y": [(2, 20.0)]}
+
+
+def test_runs_differ_in_what_was_swept_only(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 1e-4)
+    write_run(tmp_path / "b", 2e-4)
+    _, runs = collect([tmp_path])
+    assert differing_settings(runs) == ["optimizer.lr"]
+
+
+def test_bad_paths_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        collect([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="neither"):
+        collect([tmp_path])
+    (write_results(tmp_path / "r") / "summary.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        collect([tmp_path])
+
+
+def test_worst_images_of_each_metric_come_first(tmp_path: Path) -> None:
+    (result,), _ = collect([write_results(tmp_path / "r")])
+    ratios = {image: abs(np.log(cells["ours"]["gradient_ratio"])) for image, cells in result.values.items()}
+    niqe = {image: cells["ours"]["niqe"] for image, cells in result.values.items()}
+    first = choose(result, 3)
+    assert first[0] == "00"
+    assert max(niqe, key=niqe.__getitem__) in choose(result, 4)
+    assert max(ratios, key=ratios.__getitem__) in choose(result, 6)
+    assert len(choose(result, 100)) == len(set(choose(result, 100))) == 12
+
+
+def test_pictures_are_packed_and_lost_ones_left_out(tmp_path: Path) -> None:
+    for name, size in (("hq", 64), ("lq", 16)):
+        Image.fromarray(np.full((size, size, 3), 90, np.uint8)).save(tmp_path / f"{name}.png")
+    files = {name: tmp_path / f"{name}.png" for name in ("hq", "lq", "gone")}
+    packed = pack(files, 92)
+    assert set(packed) == {"hq", "bicubic"}
+    assert all(text.startswith("data:image/webp;base64,") for text in packed.values())
+
+
+def test_thinning_keeps_the_mean_and_ticks_enclose() -> None:
+    points = [(float(i), float(i % 7)) for i in range(7 * MOST_POINTS)]
+    assert len(thin(points)) <= MOST_POINTS
+    assert np.mean([y for _, y in thin(points)]) == pytest.approx(3)
+    for values in ([0.0, 1.0], [23.4, 23.5], [5.0], [-1.0, 3e5], [0.0]):
+        found = ticks(values)
+        assert found[0] - 1e-9 <= min(values) <= max(values) <= found[-1] + 1e-9
+        assert 2 <= len(found) <= 8
+    assert chart({"a<b": [(0, 1), (1, 2)]}, "step").count("a&lt;b") == 3
