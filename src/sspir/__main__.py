@@ -14,6 +14,8 @@ COMMANDS = {
     "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
     "restore": "restore photos and folders of photos",
     "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",
+    "pack": "pack a folder of photos into a few large tar files",
+    "data": "describe, check and download the public data sets",
     "compare": "measure any methods' output folders against the truth",
     "report": "one self-contained HTML page about results and training runs",
     "doctor": "what is there, what is missing, and where to put it",

@@ -7,6 +7,7 @@ from sspir.data.image_folder import ImageFolder
 from sspir.data.mixture import Mixture
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.photos import photos
+from sspir.data.shards import Shards
 
 __all__ = [
     "Benchmark",
@@ -15,5 +16,6 @@ __all__ = [
     "Mixture",
     "PairedFolder",
     "RestorationDataModule",
+    "Shards",
     "photos",
 ]

@@ -3,21 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from sspir.data.captions import find_captions
-from sspir.data.crop import Crop, Pixels
+from sspir.data.crop import Crop
+from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
-from sspir.data.sample import Sample
 from sspir.errors import UserError
 from sspir.image_io import MAX_PIXELS, list_images
 
 
-class ImageFolder(Dataset[Sample]):
+class ImageFolder(CroppedPhotos):
     """High-quality photos in one or several folders, searched recursively.
 
     Args:
@@ -54,8 +50,8 @@ class ImageFolder(Dataset[Sample]):
             files = [(path, name) for path, name in files if short_side(path) >= min_size]
         if not files:
             raise UserError(f"No image in {', '.join(map(str, roots))} is wanted; check names and min_size.")
+        super().__init__(crop)
         self.files = files
-        self.crop = crop
         self.captions = find_captions(captions)
         self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
 
@@ -63,30 +59,10 @@ class ImageFolder(Dataset[Sample]):
         """Number of photos."""
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Sample:
-        """The whole photo, or its centre."""
-        pixels = self.read(self.files[index][0])
-        return self._sample(index, self.crop.centre(pixels)[0] if self.crop else pixels)
-
-    def view(self, index: int, seed: int) -> Sample:
-        """A patch drawn from this seed; the whole photo without a crop."""
-        pixels = self.read(self.files[index][0])
-        return self._sample(index, self.crop.random(pixels, None, seed)[0] if self.crop else pixels)
-
-    def weights(self) -> Tensor:
-        """(N,) every photo once in an epoch."""
-        return torch.ones(len(self), dtype=torch.float64)
-
-    def _sample(self, index: int, pixels: Pixels) -> Sample:
+    def load(self, index: int) -> Photo:
+        """Read a photo."""
         path, name = self.files[index]
-        return {"id": name, "hq": to_tensor(pixels), "caption": self.captions(path, name)}
-
-
-def to_tensor(pixels: Pixels) -> Tensor:
-    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]."""
-    peak = np.iinfo(pixels.dtype).max
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return torch.from_numpy(planes.astype(np.float32)).div_(float(peak))
+        return Photo(name, self.captions(path, name), self.read(path))
 
 
 def short_side(path: Path) -> int:

@@ -2,20 +2,15 @@
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from sspir.data.captions import find_captions
-from sspir.data.crop import Crop, Pixels
-from sspir.data.image_folder import to_tensor
+from sspir.data.crop import Crop
+from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
-from sspir.data.sample import Sample
 from sspir.errors import UserError
 from sspir.image_io import MAX_PIXELS, ImageError, list_images
 
 
-class PairedFolder(Dataset[Sample]):
+class PairedFolder(CroppedPhotos):
     """Real or pre-degraded pairs, matched by their path below the two folders without its suffix.
 
     Args:
@@ -42,9 +37,9 @@ class PairedFolder(Dataset[Sample]):
         cache_gb: float = 2.0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        super().__init__(crop)
         self.pairs = match_pairs(Path(lq), Path(hq))
         self.root = Path(hq)
-        self.crop = crop
         self.captions = find_captions(captions)
         self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
 
@@ -52,40 +47,18 @@ class PairedFolder(Dataset[Sample]):
         """Number of pairs."""
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Sample:
-        """The whole pair, or its centre."""
-        lq, hq = self._read(index)
-        if self.crop is None:
-            return self._sample(index, hq, lq)
-        return self._sample(index, *self.crop.centre(hq, lq))
-
-    def view(self, index: int, seed: int) -> Sample:
-        """A patch drawn from this seed; the whole pair without a crop."""
-        lq, hq = self._read(index)
-        if self.crop is None:
-            return self._sample(index, hq, lq)
-        return self._sample(index, *self.crop.random(hq, lq, seed))
-
-    def weights(self) -> Tensor:
-        """(N,) every pair once in an epoch."""
-        return torch.ones(len(self), dtype=torch.float64)
-
-    def _read(self, index: int) -> list[Pixels]:
+    def load(self, index: int) -> Photo:
+        """Read a pair."""
         lq, hq = map(self.read, self.pairs[index])
+        path = self.pairs[index][1]
         scale = max(1, hq.shape[0] // lq.shape[0])
         if hq.shape[:2] != (lq.shape[0] * scale, lq.shape[1] * scale):
-            path = self.pairs[index][1]
             sizes = f"{hq.shape[1]}x{hq.shape[0]} for {lq.shape[1]}x{lq.shape[0]}"
             raise ImageError(
                 f"{path} is not a whole multiple of its low-quality partner ({sizes} pixels); replace one."
             )
-        return [lq, hq]
-
-    def _sample(self, index: int, hq: Pixels, lq: Pixels | None) -> Sample:
-        path = self.pairs[index][1]
         name = path.relative_to(self.root).as_posix()
-        assert lq is not None
-        return {"id": name, "hq": to_tensor(hq), "caption": self.captions(path, name), "lq": to_tensor(lq)}
+        return Photo(name, self.captions(path, name), hq, lq)
 
 
 def match_pairs(lq: Path, hq: Path) -> list[tuple[Path, Path]]:

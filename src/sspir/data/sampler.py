@@ -60,28 +60,31 @@ class EpochSampler(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the batches of this rank that are still to come in the current epoch."""
         position = self.position()
-        keys = self.order(position.epoch)
+        photos, copies = self.order(position.epoch)
         for batch in range(position.batch, len(self)):
             first = (batch * position.world + position.rank) * self.batch_size
-            yield keys[first : first + self.batch_size]
+            chosen = slice(first, first + self.batch_size)
+            pairs = zip(photos[chosen].tolist(), copies[chosen].tolist(), strict=True)
+            yield [Key(position.epoch, photo, copy) for photo, copy in pairs]
 
-    def order(self, epoch: int) -> list[Key]:
-        """All keys of an epoch, of all ranks, in order."""
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The photos of an epoch, of all ranks, in order, and how often each came before: two (total,) of int64."""
         generator = torch.Generator().manual_seed(sample_seed(self.seed, epoch, "order"))
         shuffled = torch.randperm(len(self.sampling_weights), generator=generator)
+        if bool((self.sampling_weights == 1).all()):
+            return shuffled, torch.zeros_like(shuffled)
         # systematic sampling: photo i is met floor(w) or ceil(w) times, and w times on average
         ends = self.sampling_weights[shuffled].cumsum(0) * (self.total / self.sampling_weights.sum())
         marks = torch.arange(self.total) + torch.rand((), generator=generator, dtype=torch.float64) * (1 - 1e-9)
         picks = shuffled[torch.searchsorted(ends, marks, right=True).clamp(max=len(ends) - 1)]
         picks = picks[torch.randperm(self.total, generator=generator)]
-        return _counted(epoch, picks.tolist())
+        return picks, _copies(picks)
 
 
-def _counted(epoch: int, picks: list[int]) -> list[Key]:
-    seen: dict[int, int] = {}
-    keys = []
-    for photo in picks:
-        copy = seen.get(photo, 0)
-        seen[photo] = copy + 1
-        keys.append(Key(epoch, photo, copy))
-    return keys
+def _copies(picks: Tensor) -> Tensor:
+    """How often each pick came before in the list."""
+    values, places = picks.sort(stable=True)
+    starts = torch.searchsorted(values, values)  # where the run of equal values begins
+    copies = torch.empty_like(picks)
+    copies[places] = torch.arange(len(picks)) - starts
+    return copies

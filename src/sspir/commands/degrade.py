@@ -1,0 +1,168 @@
+"""`sspir degrade`: low-quality copies of a folder, or a sheet that shows what a degradation does."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sspir.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sspir.degradation import Degradation
+
+EXAMPLES = """examples:
+  see what a preset does before you train on it:
+    sspir degrade photo.jpg --preset realesrgan_strong --grid sheet.png
+  make pairs ahead of time: OUT/lq, OUT/hq, and the drawn parameters in OUT/degradations.jsonl
+    sspir degrade photos/ --preset stablesr --out pairs
+  the same photos under another draw:
+    sspir degrade photos/ --preset stablesr --out pairs2 --seed 1
+  a pipeline of your own:
+    sspir degrade photos/ --preset my.yaml --out pairs
+
+A photo's draw depends on the seed and its name alone: the folder may grow or shrink, and OUT/degradations.jsonl holds
+all that is needed to repeat it. Exit status: 0 all done, 1 broken photos were skipped (they are named), 2 bad input.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Degrade a folder, or draw a sheet."""
+    options = _parser().parse_args(arguments)
+    degradation = _load(options.preset)
+    if options.scale:
+        degradation.scale = options.scale
+    paths = _photos(options.photos)
+    if options.grid:
+        return _grid(degradation, paths[0][0], options.grid, options.count, options.seed, options.crop)
+    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
+        raise UserError(
+            f"{options.out} is not empty; choose another folder, or allow replacing files with --overwrite."
+        )
+    return _folder(degradation, paths, options.out, options.seed, options.sharpen)
+
+
+def _folder(degradation: "Degradation", photos: list[tuple[Path, str]], out: Path, seed: int, sharpen: bool) -> int:
+    """Write lq and hq of every photo, and one JSON line each."""
+    from tqdm import tqdm
+
+    from sspir.degradation import Sharpen, sample_seed
+    from sspir.image_io import ImageError, read_image, write_atomically
+
+    lines, broken = [], []
+    for path, name in tqdm(photos, unit="photo"):
+        try:
+            hq = _cut(read_image(path).tensor(), degradation.scale)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        if sharpen:
+            hq = Sharpen()(hq[None])[0]
+        steps = degradation.draw(sample_seed(seed, 0, name), (hq.shape[1], hq.shape[2]))
+        lq = degradation.apply(hq[None], [steps])[0]
+        file = Path(name).with_suffix(".png")
+        _write(out / "lq" / file, lq)
+        _write(out / "hq" / file, hq)
+        lines.append(
+            json.dumps({"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps})
+        )
+    write_atomically(out / "degradations.jsonl", "".join(line + "\n" for line in lines).encode())
+    for sentence in broken:
+        sys.stderr.write(f"skipped: {sentence}\n")
+    return 1 if broken else 0
+
+
+def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: int, crop: int) -> int:
+    """Write a sheet of the centre of one photo."""
+    from sspir.data.crop import Crop
+    from sspir.data.cropped import to_tensor
+    from sspir.degradation import sample_seed
+    from sspir.degradation.sheet import contact_sheet
+    from sspir.image_io import Picture, read_image, write_image
+
+    if crop % degradation.scale:
+        raise UserError(f"--crop {crop} is no multiple of the scale {degradation.scale}; choose one.")
+    photo = to_tensor(Crop(crop).centre(read_image(path).pixels)[0])
+    seeds = [sample_seed(seed, number, path.name) % 10**6 for number in range(count)]
+    write_image(out, Picture(contact_sheet(degradation, photo, seeds)))
+    return 0
+
+
+def _load(preset: str) -> "Degradation":
+    """Build a shipped preset, or one from a YAML file."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from sspir.config import home
+    from sspir.degradation import Degradation
+
+    folder = home() / "conf" / "degradation"
+    file = Path(preset) if preset.endswith((".yaml", ".yml")) else folder / f"{preset}.yaml"
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(f"There is no degradation {preset}; choose one of {names}, or give a .yaml file.")
+    try:
+        degradation = instantiate(OmegaConf.load(file))
+    except InstantiationException as error:
+        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+        raise UserError(f"{file} describes no degradation: {cause}") from error
+    if not isinstance(degradation, Degradation):
+        raise UserError(f"{file} describes no degradation: its _target_ must be sspir.degradation.Degradation.")
+    return degradation
+
+
+def _photos(paths: list[Path]) -> list[tuple[Path, str]]:
+    """Every photo with its name below the folder it was found in; two of one name are refused."""
+    from sspir.image_io import list_images
+
+    photos: dict[str, tuple[Path, str]] = {}
+    for path in paths:
+        for file in list_images(path) if path.is_dir() else [path]:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            stem = Path(name).with_suffix("").as_posix()
+            if stem in photos:
+                raise UserError(f"{photos[stem][0]} and {file} would be written to one file; degrade them apart.")
+            photos[stem] = (file, name)
+    return list(photos.values())
+
+
+def _cut(hq: "Tensor", scale: int) -> "Tensor":
+    """Cut right and bottom to a multiple of the scale."""
+    return hq[:, : hq.shape[1] // scale * scale or hq.shape[1], : hq.shape[2] // scale * scale or hq.shape[2]]
+
+
+def _write(path: Path, image: "Tensor") -> None:
+    import numpy as np
+
+    from sspir.image_io import Picture, write_image
+
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    write_image(path, Picture(np.ascontiguousarray(pixels)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sspir degrade",
+        description="Make low-quality copies of photos, or a sheet that shows what a degradation does.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photos", nargs="+", type=Path, help="photos, or folders that are searched recursively")
+    parser.add_argument("--preset", required=True, help="a name from conf/degradation, or a .yaml file")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--out", type=Path, help="folder for lq/, hq/ (cut to a multiple of the scale) and the parameters"
+    )
+    target.add_argument("--grid", type=Path, help="write a labelled sheet of the first photo instead")
+    parser.add_argument("--seed", type=int, default=0, help="another number, other draws (default 0)")
+    parser.add_argument("--scale", type=int, help="shrink by this instead of the preset's scale")
+    parser.add_argument("--sharpen", action="store_true", help="sharpen the truth first, as Real-ESRGAN does")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
+    parser.add_argument("--count", type=int, default=11, help="draws on the sheet (default 11)")
+    parser.add_argument(
+        "--crop", type=int, default=256, help="side of the photo's centre on the sheet, pixels (default 256)"
+    )
+    return parser

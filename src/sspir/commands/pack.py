@@ -1,0 +1,62 @@
+"""`sspir pack`: a folder of photos as a few large tar files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sspir.errors import UserError
+
+EXAMPLES = """examples:
+  one folder:
+    sspir pack photos/ --out shards
+  with captions: photo.txt beside photo.jpg, or one table with the columns file_name and caption
+    sspir pack photos/ --out shards --captions beside
+    sspir pack photos/ --out shards --captions captions.jsonl
+  train on it (conf/dataset/shards.yaml):
+    sspir train dataset=shards dataset.train.folder=shards
+
+Shards hold the files as they are, in WebDataset's convention (NUMBER.jpg, NUMBER.json). Photos are decoded once;
+broken ones are left out and named. Exit status: 0 all packed, 1 some were left out, 2 bad input.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Pack a folder."""
+    options = _parser().parse_args(arguments)
+
+    from tqdm import tqdm
+
+    from sspir.data.captions import find_captions
+    from sspir.data.shards import MANIFEST, ShardWriter, pack
+    from sspir.image_io import list_images
+
+    if (options.out / MANIFEST).exists() and not options.overwrite:
+        raise UserError(f"{options.out} holds a packed set; choose another folder, or replace it with --overwrite.")
+    files = [(path, path.relative_to(root).as_posix()) for root in options.folders for path in list_images(root)]
+    names = [name for _, name in files]
+    if twice := sorted({name for name in names if names.count(name) > 1})[:5] if len(set(names)) < len(names) else []:
+        raise UserError(f"Several folders hold {', '.join(twice)}; pack them apart and mix the sets.")
+    for old in options.out.glob("shard-*.tar") if options.overwrite else ():
+        old.unlink()
+    (options.out / MANIFEST).unlink(missing_ok=True)
+    writer = ShardWriter(options.out, int(options.shard_mb * 1e6))
+    broken = pack(iter(tqdm(files, unit="photo")), find_captions(options.captions), writer)
+    for sentence in broken:
+        sys.stderr.write(f"left out: {sentence}\n")
+    sys.stdout.write(f"{options.out}: {len(writer.index)} photos in {len(writer.shards)} shards\n")
+    return 1 if broken else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sspir pack",
+        description="Pack folders of photos into a few large tar files, which disks and networks read much faster.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="folders that are searched recursively")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the shards, their index and the manifest")
+    parser.add_argument("--captions", help="'beside', or a .jsonl or .parquet file (default: none)")
+    parser.add_argument("--shard-mb", type=float, default=256, help="size of a shard, MB (default 256)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the packed set in the output folder")
+    return parser

@@ -1,0 +1,71 @@
+"""What all data sets of photos share: whole photos become samples, cropped or not."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sspir.data.crop import Crop, Pixels
+from sspir.data.sample import Sample
+
+
+class Photo(NamedTuple):
+    """A decoded photo: its name, its caption, and (H, W, 3) pixels; lq only where the data are pairs."""
+
+    name: str
+    caption: str
+    hq: Pixels
+    lq: Pixels | None = None
+
+
+class CroppedPhotos(Dataset[Sample]):
+    """A random-access data set; a subclass says how many photos there are and reads one.
+
+    Args:
+        crop: patches to cut; None leaves photos whole.
+    """
+
+    def __init__(self, crop: Crop | None) -> None:
+        self.crop = crop
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        raise NotImplementedError
+
+    def load(self, index: int) -> Photo:
+        """Read a whole photo.
+
+        Raises:
+            ImageError: for a broken file.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Sample:
+        """The whole photo, or its centre."""
+        photo = self.load(index)
+        return _sample(photo, *(self.crop.centre(photo.hq, photo.lq) if self.crop else (photo.hq, photo.lq)))
+
+    def view(self, index: int, seed: int) -> Sample:
+        """A patch drawn from this seed; the whole photo without a crop."""
+        photo = self.load(index)
+        return _sample(photo, *(self.crop.random(photo.hq, photo.lq, seed) if self.crop else (photo.hq, photo.lq)))
+
+    def weights(self) -> Tensor:
+        """(N,) every photo once in an epoch."""
+        return torch.ones(len(self), dtype=torch.float64)
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]."""
+    peak = np.iinfo(pixels.dtype).max
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return torch.from_numpy(planes.astype(np.float32)).div_(float(peak))
+
+
+def _sample(photo: Photo, hq: Pixels, lq: Pixels | None) -> Sample:
+    sample: Sample = {"id": photo.name, "hq": to_tensor(hq), "caption": photo.caption}
+    if lq is not None:
+        sample["lq"] = to_tensor(lq)
+    return sample

@@ -1,0 +1,96 @@
+"""`sspir degrade`, from the outside."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sspir.__main__ import main
+from sspir.data import ImageFolder, PairedFolder
+from sspir.degradation import Sharpen
+from tests.degradation.presets import preset
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name in ("a.png", "deep/b.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (50, 43, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def test_pairs_can_be_trained_on_and_repeated_from_the_json_lines(photos: Path, tmp_path: Path) -> None:
+    assert main(["degrade", str(photos), "--preset", "light", "--out", str(tmp_path / "out")]) == 0
+    pairs = PairedFolder(tmp_path / "out" / "lq", tmp_path / "out" / "hq")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "degradations.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == ["a.png", "deep/b.jpg"]
+    assert [pair["id"] for pair in (pairs[0], pairs[1])] == [row["file_name"] for row in rows]
+    for i, row in enumerate(rows):
+        assert row["size"] == [48, 40]
+        again = preset("light").apply(pairs[i]["hq"][None], [row["steps"]])[0]
+        assert (again - pairs[i]["lq"]).abs().max() < 1e-6
+
+
+def test_a_photo_s_draw_does_not_depend_on_the_folder(photos: Path, tmp_path: Path) -> None:
+    main(["degrade", str(photos), "--preset", "light", "--out", str(tmp_path / "all")])
+    main(["degrade", str(photos / "a.png"), "--preset", "light", "--out", str(tmp_path / "one")])
+    main(["degrade", str(photos / "a.png"), "--preset", "light", "--out", str(tmp_path / "two"), "--seed", "1"])
+    files = [(tmp_path / name / "lq" / "a.png").read_bytes() for name in ("all", "one", "two")]
+    assert files[0] == files[1] != files[2]
+
+
+def test_broken_photos_are_named_and_skipped(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "c.png").write_bytes(b"nothing")
+    assert main(["degrade", str(photos), "--preset", "bicubic", "--out", str(tmp_path / "out"), "--sharpen"]) == 1
+    assert "c.png" in capsys.readouterr().err
+    hq = ImageFolder(tmp_path / "out" / "hq")[0]["hq"]
+    expected = Sharpen()(ImageFolder(photos)[0]["hq"][None, :, :48, :40])[0]
+    assert (hq - expected).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_sheet_shows_the_photo_and_every_draw(photos: Path, tmp_path: Path) -> None:
+    arguments = ["degrade", str(photos), "--preset", "realesrgan_strong", "--grid", str(tmp_path / "sheet.png")]
+    assert main([*arguments, "--count", "6", "--crop", "32"]) == 0
+    sheet = torch.from_numpy(np.array(Image.open(tmp_path / "sheet.png")))
+    assert sheet.shape[1] == 4 * (32 + 6) + 6
+    hq = ImageFolder(photos)[0]["hq"]
+    assert torch.equal(
+        sheet[6:38, 6:38], (hq[:, 9:41, 6:38] * 255).round().byte().permute(1, 2, 0)
+    )  # rounding of the centre
+    cells = [sheet[6:38, 6 + i * 38 : 38 + i * 38].float() for i in range(4)]
+    assert all((a - b).abs().mean() > 1 for a, b in pairwise(cells))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "typo", "--out", "x"], "bsrgan"),
+        (["--preset", "light", "--grid", "x.png", "--crop", "30"], "multiple"),
+        (["--preset", "{bad}", "--out", "x"], "kernel_size"),
+    ],
+)
+def test_bad_input_says_what_to_do(
+    arguments: list[str], words: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(
+        "_target_: sspir.degradation.Degradation\nscale: 1\noperations:\n"
+        "  - {_target_: sspir.degradation.Sinc, kernel_size: [4, 8]}\n"
+    )
+    filled = [
+        str(bad) if word == "{bad}" else str(tmp_path / word) if word.startswith("x") else word for word in arguments
+    ]
+    assert main(["degrade", str(photos), *filled]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_full_folder_is_not_overwritten_unasked(photos: Path, tmp_path: Path) -> None:
+    arguments = ["degrade", str(photos), "--preset", "bicubic", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert main([*arguments, "--overwrite"]) == 0
