@@ -6,11 +6,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-import sspir.pipeline
+import sspir.sampling
 from sspir.losses import RestorationLoss
 from sspir.models import authors
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.pipeline import RestorationPipeline
 from sspir.priors.image_encoder import RefineLayer
 from sspir.priors.text_encoder import caption_ids, clip_tokenizer
 from sspir.sampler import Sampler
@@ -79,22 +78,14 @@ def test_training_step(name: str, controlnet: str) -> None:
     assert all(torch.equal(value, unet_before[key]) for key, value in network.unet.state_dict().items())
 
 
-def golden_pipeline() -> RestorationPipeline:
-    network = authors_network()
-    schedule = DDPMScheduler(**recording("sampling").config["scheduler_config"])
-    parts = dict.fromkeys(["vae", "tokenizer", "text_encoder", "image_encoder", "refine"])
-    return RestorationPipeline.from_parts(network, Sampler(), scheduler=schedule, **parts)
-
-
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "case", ["ddpm_cfg_noise_start", "ddim_cfg_lr_start_152tok", "ddpm_nocfg_lr_start_500"]
-)
+@pytest.mark.parametrize("case", ["ddpm_cfg_noise_start", "ddim_cfg_lr_start_152tok", "ddpm_nocfg_lr_start_500"])
 def test_sampling_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden, about = recording("sampling"), recording("sampling").config["cases"][case]
     given = {k.removeprefix(f"{case}."): v for k, v in golden.inputs.items() if k.startswith(f"{case}.")}
     wanted = {k.removeprefix(f"{case}."): v for k, v in golden.outputs.items() if k.startswith(f"{case}.")}
-    pipeline = golden_pipeline()
+    network = authors_network()
+    schedule = DDPMScheduler(**golden.config["scheduler_config"])
     settings = Sampler(
         scheduler=about["scheduler"], steps=about["steps"], guidance=about["guidance_scale"], respace=False,
         start=None if about["start_point"] == "noise" else about["start_steps"],
@@ -102,19 +93,19 @@ def test_sampling_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options={"set_alpha_to_one": False} if about["scheduler"] == "DDIMScheduler" else {},
     )  # fmt: skip
     drawn = iter(range(about["steps"]))
-    monkeypatch.setattr(sspir.pipeline, "_randn", lambda *_: given["initial_noise"])
+    monkeypatch.setattr(sspir.sampling, "_randn", lambda *_: given["initial_noise"])
     monkeypatch.setattr(ddpm, "randn_tensor", lambda *_, **__: given[f"step{next(drawn)}.variance_noise"])
     known = given.get("lq_latent_scaled", torch.zeros_like(given["initial_noise"]))
-    features, _ = pipeline.backbone.structure(images(given["image_u8"]))
+    features, _ = network.structure(images(given["image_u8"]))
     prompt_embeds = wanted.get("prompt_embeds_uncond_then_cond", wanted.get("prompt_embeds"))
     image_embeds = given["image_tokens"].repeat(len(prompt_embeds), 1, 1)
     predicted: list[Tensor] = []
-    predict = pipeline.predict
-    monkeypatch.setattr(pipeline, "predict", lambda *args: predicted.append(predict(*args)) or predicted[-1])
+    predict = sspir.sampling.predict
+    monkeypatch.setattr(sspir.sampling, "predict", lambda *args: predicted.append(predict(*args)) or predicted[-1])
     steps: list[Tensor] = []
-    final = pipeline.sample(
-        known, features, prompt_embeds, image_embeds, settings, [torch.Generator()],
-        lambda number, total, latents: steps.append(latents),
+    final = sspir.sampling.sample(
+        network, schedule, settings, known, sspir.sampling.Priors(prompt_embeds, image_embeds, features),
+        [torch.Generator()], lambda number, total, latents: steps.append(latents),
     )  # fmt: skip
     assert len(steps) == len(about["timesteps_run"])
     for number, latents in enumerate(steps):

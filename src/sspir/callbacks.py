@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from sspir.batch import Batch
@@ -125,6 +126,30 @@ class LogRestorations(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(f"panels/{Path(batch.ids[0]).stem}", [picture], caption=[outputs.captions[0]])
+
+
+class SaveAtEnd(Callback):
+    """The checkpoint of the last step, and of the step at which a run is told to stop.
+
+    It is written within the step: after the fit Lightning has left the batch's place. Other exceptions, such as a
+    loss that is not a number, leave the last good checkpoint alone.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder) / "last.ckpt"
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Save after the last step."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Save when stopped by SIGTERM or by Ctrl-C."""
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class StopOnNaN(Callback):

@@ -58,7 +58,6 @@ def train(config: DictConfig) -> dict[str, float]:
     _introduce(trainer, module, config)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        trainer.save_checkpoint(folder / CHECKPOINTS / "last.ckpt")
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         done = {"step": trainer.global_step, **metrics}
         if trainer.is_global_zero:

@@ -1,0 +1,41 @@
+"""A tiny training run from the shipped `experiments=tiny`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sspir.config import compose_config
+from sspir.train import train
+
+OVERRIDES = [
+    "experiments=tiny",
+    "logger=jsonl",
+    "workers=0",
+    "batch_size=2",
+    "checkpoint_every=2",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
+    "+trainer.enable_model_summary=false",
+    "schedule.num_training_steps=4",
+    "schedule.num_warmup_steps=1",
+    "module.structure_steps=1",
+    "backbone.unet.block_out_channels=[8,8,16]",
+    "backbone.unet.norm_num_groups=4",
+    "processor.front_features=8",
+    "processor.front_blocks=1",
+    "processor.channels=[4,4,8]",
+    "dataset.train.crop.size=32",
+    "dataset.validation.photos.crop.size=32",
+    "sampler.steps=2",
+]
+
+
+def tiny_config(folder: Path, photos: Path, *overrides: str) -> DictConfig:
+    places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    return compose_config("train", [*OVERRIDES, *places, *overrides])
+
+
+def tiny_run(folder: Path, photos: Path, *overrides: str) -> dict[str, float]:
+    return train(tiny_config(folder, photos, *overrides))

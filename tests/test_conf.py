@@ -1,0 +1,117 @@
+"""Every configuration that is shipped composes and fits what it describes."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from sspir.config import compose_config, home
+from sspir.errors import UserError
+
+CONF, EXPERIMENTS = home() / "conf", home() / "experiments"
+EVALUATION_GROUPS = {"benchmark"}
+# Classes of other libraries; a key they would swallow cannot be told from one they know.
+FOREIGN = ("diffusers.DDPMScheduler",)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def choices() -> list[tuple[str, str]]:
+    groups = [folder for folder in sorted(CONF.iterdir()) if folder.is_dir() and folder.name not in EVALUATION_GROUPS]
+    return [(group.name, name) for group in groups for name in names(group)]
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that Hydra instantiates, the inner ones too."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            yield from targets(node[key], f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            yield from targets(item, f"{path}[{index}]")
+
+
+def faults(config: DictConfig) -> list[str]:
+    """What the nodes' callables would not take."""
+    found = []
+    for path, node in targets(config):
+        parameters = inspect.signature(get_object(node._target_)).parameters
+        given = {key for key in node if not str(key).startswith("_")}
+        swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and node._target_ not in FOREIGN
+        found += [f"{path}: {node._target_} takes any key"] if swallows else []
+        found += [f"{path}: no argument {key} in {node._target_}" for key in given - parameters.keys()]
+        required = {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+        if not node.get("_partial_"):
+            found += [f"{path}: {node._target_} needs {key}" for key in required - given]
+    return found
+
+
+@pytest.mark.parametrize(("group", "name"), choices())
+def test_every_choice_fits_its_callable(group: str, name: str) -> None:
+    assert faults(compose_config("train", [f"{group}={name}"])) == []
+
+
+@pytest.mark.parametrize("experiment", names(EXPERIMENTS))
+@pytest.mark.parametrize("ablation", names(CONF / "ablation"))
+def test_every_ablation_composes_with_every_experiment(experiment: str, ablation: str) -> None:
+    config = compose_config("train", [f"experiments={experiment}", f"ablation={ablation}"])
+    assert config.variant == ablation
+    assert config.name == experiment
+    OmegaConf.resolve(config)
+
+
+@pytest.mark.parametrize("experiment", names(EXPERIMENTS))
+def test_every_experiment_fits_its_callables(experiment: str) -> None:
+    assert faults(compose_config("train", [f"experiments={experiment}"])) == []
+
+
+@pytest.mark.parametrize("benchmark", names(CONF / "benchmark"))
+def test_every_benchmark_fits_its_callables(benchmark: str) -> None:
+    config = compose_config("evaluate", ["run=somewhere", f"benchmark={benchmark}"])
+    assert faults(config) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["sede=5"], "sede"),
+        (["seed=five"], "five"),
+        (["experiments=tinny"], "tinny"),
+        (["backbone=sd16"], "sd16"),
+        (["experiments=tiny", "batchsize=3"], "batchsize"),
+    ],
+)
+def test_a_misspelt_key_is_named(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compose_config("train", overrides)
+
+
+def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text("# @package _global_\nsede: 5\n")
+    with pytest.raises(UserError, match="sede"):
+        compose_config("train", [f"hydra.searchpath=[file://{home()},file://{tmp_path}]", "experiments=mine"])
+
+
+def test_a_misspelt_argument_is_found_by_the_fit() -> None:
+    config = compose_config("train", ["+backbone.pixel_atention=[]"])
+    assert any("pixel_atention" in fault for fault in faults(config))
+
+
+def test_the_paper_differs_where_the_table_says() -> None:
+    ours, paper = (compose_config("train", [f"experiments={name}"]) for name in ("ssp_ir", "ssp_ir_paper"))
+    assert (ours.backbone.identity, paper.backbone.identity) == (True, False)
+    assert (ours.backbone.coarse_heads, paper.backbone.coarse_heads) == (None, 1)
+    assert (ours.loss.frequency_norm, paper.loss.frequency_norm) == ("ortho", "backward")
+    assert paper.module.caption_dropout == 0.5
+    assert paper.callbacks.ema is None
+    assert paper.sampler.scheduler == "DDPMScheduler"
+    assert (paper.sampler.steps, paper.sampler.guidance, paper.sampler.respace) == (50, 7.5, False)

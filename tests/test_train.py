@@ -1,0 +1,142 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from sspir.errors import UserError
+from sspir.module import RestorationModule
+from sspir.run import find_checkpoint, load_checkpoint
+from tests.runs import tiny_config, tiny_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    tiny_run(folder, photo_folder)
+    return folder
+
+
+def test_a_run_leaves_its_record(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["step"] == 4
+    assert {"val/psnr_y", "bicubic/psnr_y", "structure/ssim_y"} <= summary.keys()
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "loss/total" in line]
+    assert [line["step"] for line in losses] == [0, 1, 2, 3]
+    assert "loss/noise" not in losses[0]  # the Processor's own step
+    assert all({"loss/noise", "loss/rgb", "loss/frequency"} <= line.keys() for line in losses[1:])
+    assert len(list((finished / "panels").glob("*.png"))) == 4  # two photos, two validations
+
+
+def test_a_checkpoint_holds_what_is_trained_and_is_safe_to_load(finished: Path) -> None:
+    state = load_checkpoint(find_checkpoint(finished))
+    assert {key.split(".")[0] for key in state["state_dict"]} == {"backbone", "refine"}
+    trained = RestorationModule.from_run(finished).trainable()
+    assert len(state["state_dict"]) == sum(len(part.state_dict()) for part in trained.values())
+    assert state["ema"].keys() == state["state_dict"].keys()
+    assert state["config"]["name"] == "tiny"
+    assert state["rng"].dtype == torch.uint8
+    assert not any(
+        torch.equal(state["ema"][key], value) for key, value in state["state_dict"].items() if value.ndim > 1
+    )
+
+
+def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2")
+    tiny_run(tmp_path / "run", photo_folder)
+    whole, resumed = (load_checkpoint(find_checkpoint(folder)) for folder in (finished, tmp_path / "run"))
+    for part in ("state_dict", "ema"):
+        for key, value in whole[part].items():
+            assert torch.equal(value, resumed[part][key]), f"{part} {key}"
+    for ours, theirs in zip(whole["optimizer_states"], resumed["optimizer_states"], strict=True):
+        for index, state in ours["state"].items():
+            assert torch.equal(state["exp_avg"], theirs["state"][index]["exp_avg"])
+    losses = [
+        {
+            line["step"]: line["loss/total"]
+            for line in map(json.loads, path.read_text().splitlines())
+            if "loss/total" in line
+        }
+        for path in (finished / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_skipped(finished: Path, photo_folder: Path) -> None:
+    before = find_checkpoint(finished).stat().st_mtime_ns
+    assert tiny_run(finished, photo_folder)["step"] == 4
+    assert find_checkpoint(finished).stat().st_mtime_ns == before
+
+
+def test_a_module_comes_back_from_its_run_bit_for_bit(finished: Path, photo_folder: Path) -> None:
+    lq = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    first, second = (RestorationModule.from_run(finished).pipeline.restore(lq, ["a photo"]) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+    module = RestorationModule.from_run(finished)
+    ema = load_checkpoint(find_checkpoint(finished))["ema"]
+    assert all(torch.equal(module.state_dict()[key], value) for key, value in ema.items())
+
+
+def test_training_changes_only_what_is_trained(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+    from sspir.run import build_module
+
+    start = build_module(tiny_config(tmp_path, photo_folder)).state_dict()
+    end = RestorationModule.from_run(finished).state_dict()
+    trained = ("backbone.", "refine.")
+    changed = {key for key, value in end.items() if not torch.equal(value, start[key])}
+    assert changed == {key for key in end if key.startswith(trained)}
+
+
+def test_a_checkpoint_of_another_network_is_refused(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").write_bytes(find_checkpoint(finished).read_bytes())
+    with pytest.raises(UserError, match=r"another network.*use the configuration it was trained with"):
+        tiny_run(folder, photo_folder, "processor.channels=[4,4,6]", "trainer.max_steps=6")
+
+
+def test_a_broken_checkpoint_is_refused(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text((finished / "config.yaml").read_text())
+    with pytest.raises(UserError, match=r"no checkpoint 'last.ckpt'; it has none yet"):
+        RestorationModule.from_run(folder)
+    whole = find_checkpoint(finished).read_bytes()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read"):
+        RestorationModule.from_run(folder)
+    with pytest.raises(UserError, match="no run folder"):
+        RestorationModule.from_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["resume=must"], "no .*last.ckpt"),
+        (["resume=maybe"], "resume=maybe"),
+        (["dataset.train.root=/nowhere"], "/nowhere"),
+        (["text_encoder.dim=8", "backbone.unet.cross_attention_dim=12"], "text_encoder gives 8 channels"),
+        (["processor.channels=[4,8]"], "one width per halving"),
+        (["processor.front_features=0"], "residual needs a Processor with a front"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    overrides: list[str], sentence: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    from hydra.errors import InstantiationException
+
+    with pytest.raises((UserError, InstantiationException)) as error:
+        tiny_run(tmp_path / "run", photo_folder, *overrides)
+    told = error.value.__cause__ if isinstance(error.value, InstantiationException) else error.value
+    assert isinstance(told, UserError)
+    assert re.search(sentence, str(told)), told
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2")
+    before = find_checkpoint(tmp_path / "run").read_bytes()
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        tiny_run(tmp_path / "run", photo_folder, "loss.rgb=nan")
+    assert find_checkpoint(tmp_path / "run").read_bytes() == before
