@@ -17,7 +17,6 @@ from torch import Tensor
 from sspir.batch import Batch
 from sspir.models.latent import upscale
 from sspir.panel import panel
-from sspir.pipeline import Restored
 
 
 class EMA(Callback):
@@ -106,12 +105,12 @@ class LogRestorations(Callback):
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        outputs: Restored,
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write a panel of this batch."""
+        """Write a panel of this batch, whose `outputs` are a `Restored`."""
         if batch_idx >= self.count or not trainer.is_global_zero or trainer.sanity_checking:
             return
         size = (batch.hq.shape[-2], batch.hq.shape[-1])

@@ -5,10 +5,10 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from sspir.run import run_id
 
@@ -62,12 +62,12 @@ def wandb_logger(
     import wandb
 
     has_account = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
-    mode = "offline" if offline == "yes" or (offline == "auto" and not has_account) else "online"
-    mode = os.environ.get("WANDB_MODE", mode)
+    offline_now = offline == "yes" or (offline == "auto" and not has_account)
+    mode: Any = os.environ.get("WANDB_MODE", "offline" if offline_now else "online")
     settings = wandb.Settings(init_timeout=20, login_timeout=5, silent=True)
     Path(folder).mkdir(parents=True, exist_ok=True)
 
-    def logger(mode: str) -> WandbLogger:
+    def logger(mode: Literal["online", "offline", "disabled"]) -> WandbLogger:
         run = wandb.init(
             project=project, group=group, name=name, tags=list(tags), id=run_id(Path(folder)), resume="allow",
             dir=folder, mode=mode, job_type="train", settings=settings,

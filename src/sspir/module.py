@@ -14,9 +14,10 @@ from sspir.batch import Batch
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.losses import RestorationLoss
+from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
-from sspir.pipeline import RestorationPipeline, Restored
+from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampler import Sampler
@@ -85,7 +86,8 @@ class RestorationModule(pl.LightningModule):
         self.noise_schedule = noise_schedule
         self.loss = loss
         rows = ("val", "bicubic", "structure")
-        self.metrics = nn.ModuleDict({row: MetricCollection(dict(metrics), prefix=f"{row}/").clone() for row in rows})
+        self.metrics = {row: MetricCollection(dict(metrics), prefix=f"{row}/").clone() for row in rows}
+        self._metrics = nn.ModuleList(self.metrics.values())  # moves with the module
         self.sampler = sampler
         self.optimizer = optimizer
         self.schedule = schedule
@@ -106,8 +108,9 @@ class RestorationModule(pl.LightningModule):
         """Refuse parts that do not fit each other, before any work is done."""
         unet, processor = self.backbone.unet.config, self.backbone.processor
         width, channels = self.text_model.config.hidden_size, channels_of(self.vae)
-        image_layers = getattr(self.backbone.unet_image, "config", {}).get("layers", {})
-        image_dim = next(iter(image_layers.values()), {}).get("context_dim", self.refine.config.dim)
+        adapter = self.backbone.unet_image
+        layers = adapter.config.layers.values() if isinstance(adapter, AttentionAdapter) else []
+        image_dim = next((layer["context_dim"] for layer in layers), self.refine.config.dim)
         faults = []
         if width != unet.cross_attention_dim:
             faults.append(f"text_encoder gives {width} channels, the backbone takes {unet.cross_attention_dim}")
@@ -208,8 +211,12 @@ class RestorationModule(pl.LightningModule):
             latents = (latents - encode(self.vae, base)) * self.residual
         return latents
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Restored:
-        """Restore as a user would, and measure beside bicubic upscaling and the Processor's own image."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Restore as a user would, and measure beside bicubic upscaling and the Processor's own image.
+
+        Returns:
+            The batch as `Restored`, for callbacks that show it.
+        """
         size = (batch.hq.shape[-2], batch.hq.shape[-1])
         bicubic = upscale(batch.lq, size)
         captions = self.captioner(bicubic, batch.captions)

@@ -65,13 +65,13 @@ def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> Restor
     """
     folder = Path(folder).expanduser()
     config = _read_config(folder / "unet" / "config.json")
-    states = [_read_weights(folder / part) for part in ("unet", "controlnet")]
-    backbone = ControlledUNet.from_authors(*states, config).eval()
+    unet, controlnet = (_read_weights(folder / part) for part in ("unet", "controlnet"))
+    backbone = ControlledUNet.from_authors(unet, controlnet, config).eval()
     refine_state = _read_refine(folder / "refine" / "refine.pt")
     width, image_dim = (refine_state[key].shape for key in _first_and_last(refine_state))
     refine = RefineLayer(width[1], image_dim[0])
     refine.load_authors(refine_state)
-    text = TextEncoder.from_pretrained(stable_diffusion, "text_encoder")
+    text = TextEncoder.from_pretrained(stable_diffusion, subfolder="text_encoder")
     return RestorationPipeline.from_parts(
         backbone,
         AUTHORS_SAMPLER,

@@ -32,9 +32,7 @@ class BlockDCT(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(
-        self, factor: int = 4, kept: Sequence[int] = (16, 4, 4), std: Sequence[float] = _PHOTO_STD
-    ) -> None:
+    def __init__(self, factor: int = 4, kept: Sequence[int] = (16, 4, 4), std: Sequence[float] = _PHOTO_STD) -> None:
         super().__init__()
         colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
         order = sorted(range(factor**2), key=lambda n: (max(divmod(n, factor)), sum(divmod(n, factor)), n))

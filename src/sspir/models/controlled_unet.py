@@ -12,7 +12,7 @@ from sspir.errors import UserError
 from sspir.models import authors
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention, copy_common
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
-from sspir.pretrained import load_pretrained
+from sspir.pretrained import load_diffusers
 
 Adapter = AttentionAdapter | NoAttention
 Processor = StructureProcessor | NoProcessor
@@ -110,7 +110,7 @@ class ControlledUNet(nn.Module):
         coarse_heads: int | None = None,
     ) -> Self:
         """Start from a Stable Diffusion folder or hub id; see `from_unet` for the rest."""
-        unet = load_pretrained(UNet2DConditionModel, path, "unet")
+        unet = load_diffusers(UNet2DConditionModel, path, "unet")
         return cls.from_unet(unet, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads)
 
     @classmethod

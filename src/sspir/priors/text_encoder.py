@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.priors.clip_weights import load_clip
+from sspir.pretrained import load_clip
 
 CHUNK = 75
 MAX_CHUNKS = 4
