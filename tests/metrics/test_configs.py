@@ -6,7 +6,7 @@ import pytest
 from hydra.utils import instantiate
 
 from sspir.config import compose_config, home
-from sspir.metrics.base import FullReferenceMetric, NoReferenceMetric
+from sspir.metrics.base import FolderMetric, FullReferenceMetric, NoReferenceMetric
 
 
 @pytest.mark.parametrize("group", sorted(path.stem for path in Path(home(), "conf", "metric").glob("*.yaml")))
@@ -15,7 +15,8 @@ def test_group(group: str) -> None:
     assert metrics
     for metric in metrics.values():
         assert metric.higher_is_better in (True, False) or metric.ideal is not None
-        assert isinstance(metric, FullReferenceMetric if metric.needs_reference else NoReferenceMetric)
+        assert isinstance(metric, FullReferenceMetric | NoReferenceMetric | FolderMetric)
+        assert metric.needs_reference is not isinstance(metric, NoReferenceMetric)
 
 
 def test_fast_is_what_validation_looks_at() -> None:

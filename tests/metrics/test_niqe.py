@@ -57,7 +57,7 @@ def halve(plane: np.ndarray) -> np.ndarray:
 
 
 def numpy_niqe(image: np.ndarray) -> float:
-    grey = np.round(image.astype(np.float64) @ [0.2989, 0.5870, 0.1140])
+    grey = np.round(image.astype(np.float64) @ [0.299, 0.587, 0.114])
     rows, columns = grey.shape[0] // 96, grey.shape[1] // 96
     grey = grey[: rows * 96, : columns * 96]
     offset = np.arange(-3, 4)

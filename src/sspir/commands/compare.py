@@ -1,6 +1,7 @@
 """`sspir compare`: measure any methods' output folders against the truth."""
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,7 @@ def run(arguments: list[str]) -> int:
         results.add(rows, _files(found))
         for method, problem in problems:
             results.add_problem(found.name, method, problem)
+    _measure_folders(results, methods, options.hq)
     summary = results.write(options.out)
     sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
     _warn(results, options.out)
@@ -138,6 +140,17 @@ def _measure_one(
         return measure_image(metrics, found.name, pictures, hq, lq, noise_base), problems
 
 
+def _measure_folders(results: "Results", methods: dict[str, Path], hq: Path | None) -> None:
+    """Add the values of metrics that compare whole folders."""
+    from sspir.metrics.base import FolderMetric
+
+    folder_metrics = {name: metric for name, metric in results.metrics.items() if isinstance(metric, FolderMetric)}
+    for method, (name, metric) in itertools.product(methods, folder_metrics.items()):
+        if hq is not None and method in results.methods:
+            value = metric.score_folders(methods[method], hq)
+            results.add_set_value(method, name, value, len(results.images))
+
+
 def _files(found: "Match") -> dict[str, Path]:
     files = {**found.restored}
     files.update({role: path for role, path in (("hq", found.hq), ("lq", found.lq)) if path is not None})
@@ -182,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="metrics, or groups of them: fast, full_reference, no_reference, all (default), learned",
+        help="metrics, or groups of them: fast, full_reference, no_reference, all of these (default), learned",
     )
     add("--ignore-scale-suffix", action="store_true", help="pair photo.png with photo_x4.png, photo_LR4.png, ...")
     add(

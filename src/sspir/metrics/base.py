@@ -1,5 +1,6 @@
 """What every image metric has in common: per-image values, and their mean over any number of images."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -77,6 +78,18 @@ class NoReferenceMetric(ImageMetric):
     def update(self, preds: Tensor) -> None:
         """Add the images of preds (B, 3, H, W), RGB in [0, 1]."""
         self._add(self.score(preds))
+
+
+class FolderMetric(ImageMetric):
+    """Compares whole folders of pictures: one number for a set, none for an image."""
+
+    def update(self) -> None:
+        """Refuse: there is nothing to add up; `score_folders` is the way."""
+        raise NotImplementedError(f"{type(self).__name__} compares folders; call score_folders.")
+
+    def score_folders(self, preds: Path, target: Path) -> float:
+        """Value of the pictures in one folder against those in another."""
+        raise NotImplementedError
 
 
 def to_pixels(images: Tensor) -> Tensor:

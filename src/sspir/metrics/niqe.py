@@ -1,8 +1,9 @@
 """NIQE: how far an image's local statistics lie from those of undistorted photos (Mittal et al. 2013).
 
 The numbers of the published model (`niqe_pristine.npz`) are those of the authors' software release, which the file
-`niqe_pristine.LICENSE` permits to distribute. Grey is `rgb2gray` of that release, which is also what pyiqa measures;
-studio-range Y, as in BasicSR, moves results by 0.1 to 0.2.
+`niqe_pristine.LICENSE` permits to distribute. Grey is full-range Y, as in that release and in pyiqa's default, with
+which papers measure; studio-range Y, as in BasicSR, moves results by 0.1 to 0.3. One pixel in a thousand ties at .5
+before rounding: the side on which a library's arithmetic puts it moves single images by up to 0.03.
 
 Plain noise lowers NIQE too: read it beside a full-reference metric and the noise control.
 """
@@ -19,7 +20,7 @@ from sspir.errors import UserError
 from sspir.metrics.base import NoReferenceMetric, to_pixels
 
 BLOCK = 96  # pixels, at full size
-GREY = (0.2989, 0.5870, 0.1140)
+GREY = (0.299, 0.587, 0.114)
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # section II-B: neighbours to the right, below, on both diagonals
 
 

@@ -39,6 +39,7 @@ class Results:
         self.seed = seed
         self.problems: list[dict[str, str]] = []
         self._values: dict[str, dict[str, dict[str, float]]] = {}  # method -> image -> metric -> value
+        self._of_sets: dict[str, dict[str, dict[str, Any]]] = {}  # method -> metric -> cell of the summary
         self._files: list[tuple[str, str, str]] = []
 
     def add(self, rows: Sequence[Row], files: Mapping[str, str | Path] | None = None) -> None:
@@ -54,6 +55,10 @@ class Results:
                 self.add_problem(row.image, row.method, f"{metric}: {problem}")
         if rows:
             self._files += [(rows[0].image, role, str(path)) for role, path in (files or {}).items()]
+
+    def add_set_value(self, method: str, metric: str, value: float, n: int) -> None:
+        """Add a value of all n images of a method together, such as FID: it has no interval."""
+        self._of_sets.setdefault(method, {})[metric] = {"mean": value, "low": None, "high": None, "n": n}
 
     def add_problem(self, image: str, method: str, problem: str) -> None:
         """Note why something is missing, in one sentence."""
@@ -89,6 +94,7 @@ class Results:
         for method in self.methods:
             intervals = {name: bootstrap(self.values(method, name), self.seed) for name in self.metrics}
             methods[method] = {name: asdict(interval) for name, interval in intervals.items() if interval.n}
+            methods[method] |= self._of_sets.get(method, {})
         comparisons = self.comparisons()
         return {
             "methods": methods,

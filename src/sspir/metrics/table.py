@@ -91,4 +91,6 @@ def _cell(cell: dict[str, Any] | None, best: bool) -> str:
     if cell is None:
         return "-"
     star = "*" if best else " "
+    if cell["low"] is None:
+        return f"{number(cell['mean'])}{star}"
     return f"{number(cell['mean'])}{star} [{number(cell['low'])}, {number(cell['high'])}]"
