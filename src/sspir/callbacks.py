@@ -8,11 +8,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.models.latent import upscale
@@ -125,6 +126,45 @@ class LogRestorations(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(f"panels/{Path(batch.ids[0]).stem}", [picture], caption=[outputs.captions[0]])
+
+
+class StepProgress(ProgressBar):
+    """One bar over all optimizer steps, with the time left and the losses; epochs of streamed data have no length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: Any = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Called on ranks other than the first."""
+        self.enabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin where a resumed run stands."""
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self.bar = tqdm(total=total, initial=trainer.global_step, unit="step", disable=not self.enabled, desc="train")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Show the step and the losses."""
+        losses = {key.removeprefix("loss/"): f"{value:.3f}" for key, value in trainer.callback_metrics.items()
+                  if key.startswith("loss/")}  # fmt: skip
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Say what takes the time now."""
+        if self.bar:
+            self.bar.set_description("validate")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Back to training."""
+        if self.bar:
+            self.bar.set_description("train")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the full bar on the screen."""
+        self.bar.close()
 
 
 class SaveAtEnd(Callback):

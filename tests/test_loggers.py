@@ -1,0 +1,42 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from sspir.loggers import JsonLinesLogger, wandb_logger
+from tests.runs import tiny_run
+
+
+def test_lines_are_complete_and_appended(tmp_path: Path) -> None:
+    JsonLinesLogger(str(tmp_path)).log_metrics({"loss/total": 1.5}, step=3)
+    JsonLinesLogger(str(tmp_path)).log_metrics({"val/psnr_y": 30.0}, step=4)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 3, "loss/total": 1.5},
+        {"step": 4, "val/psnr_y": 30.0},
+    ]
+
+
+def test_wandb_is_offline_without_an_account_and_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    ids = []
+    for _ in range(2):
+        logger = wandb_logger(str(tmp_path), "sspir", "group", "name", ["tag"])
+        assert logger.experiment.offline
+        ids.append(logger.experiment.id)
+        logger.experiment.finish()
+    assert ids[0] == ids[1]
+
+
+def test_a_run_logs_to_wandb(photo_folder: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "logger=wandb", "trainer.max_steps=2")
+    wanted = [b"loss/total", b"val/psnr_y", b"bicubic/ssim_y", b"panels/0"]
+    folder = tmp_path / "run" / "wandb"
+    for _ in range(100):  # W&B's own process writes
+        record = b"".join(path.read_bytes() for path in folder.rglob("*.wandb"))
+        if all(name in record for name in wanted):
+            break
+        time.sleep(0.1)
+    assert [name for name in wanted if name not in record] == []
+    assert list(folder.rglob("*.png"))
