@@ -1,0 +1,58 @@
+"""The built wheel, installed into an empty environment and used from an unrelated folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.runs import OVERRIDES
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment's `bin` with the wheel in it; the dependencies are lent by the environment of the tests."""
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("the wheel is built from a checkout")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "demo", "tests", "*.egg-info"))
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source, cwd=folder)
+    run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
+    python = folder / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--no-deps", "--quiet", *folder.glob("*.whl"), cwd=folder)
+    site = next((folder / "env" / "lib").glob("python*/site-packages"))
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_folder: Path, tmp_path: Path) -> None:
+    where = run(installed / "python", "-c", "import sspir; print(sspir.__file__)", cwd=tmp_path)
+    assert where.startswith(str(installed.parent))
+    photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    run(installed / "sspir", "train", *OVERRIDES, *photos, "trainer.max_steps=2", cwd=tmp_path)
+    folder = tmp_path / "runs" / "tiny" / "none-s0"
+    run(
+        installed / "sspir", "evaluate", f"run={folder}", "benchmark=photos", "metric=fast", "limit=1",
+        f"benchmark.photos.root={photo_folder}", cwd=tmp_path,
+    )  # fmt: skip
+    table = (folder / "evaluation" / "photos" / "per_image.csv").read_text()
+    assert {"restored", "processor", "bicubic"} <= {line.split(",")[1] for line in table.splitlines()[1:]}
+    photo = photo_folder / "val" / "0.png"
+    run(installed / "sspir", "restore", photo, "--weights", folder, "--out", tmp_path / "out", cwd=tmp_path)
+    from PIL import Image
+
+    assert Image.open(tmp_path / "out" / "0.png").size == (256, 192)
