@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Generator, Tensor
 
 from sspir.degradation.filtering import filter_images
-from sspir.degradation.kernels import gaussian_kernel, plateau_kernel, sinc_kernel
+from sspir.degradation.kernels import Kernel, gaussian_kernel, plateau_kernel, sinc_kernel
 from sspir.degradation.operation import (
     Operation,
     Size,
@@ -82,7 +82,7 @@ class Blur(Operation):
     @staticmethod
     def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
         """Filter each image with its kernel, the border reflected: (B, 3, H, W) -> the same."""
-        return filter_images(images, [_kernel(step) for step in steps])
+        return filter_images(images, [kernel_of(step) for step in steps])
 
 
 class Sinc(Operation):
@@ -131,7 +131,8 @@ def _draw_beta(generator: Generator, low: float, high: float) -> float:
     return uniform(generator, low, high)
 
 
-def _kernel(step: Step) -> Tensor:
+def kernel_of(step: Step) -> Kernel:
+    """The (k, k) kernel that a step of `Blur` describes, float32, of sum 1."""
     if step["kernel"] == "sinc":
         return sinc_kernel(step["kernel_size"], step["cutoff"])
     shape = (step["kernel_size"], (step["sigma"][0], step["sigma"][1]), step["rotation"], step.get("beta", 1.0))

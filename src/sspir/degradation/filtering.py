@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sspir.degradation.kernels import Kernel
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 
 NEGLIGIBLE = 1e-5  # share of a kernel that may be left out: 1/400 of a grey level at the very most
 LARGEST_DIRECT = 11  # pixels; wider kernels are faster through the Fourier transform
 
 
-def filter_images(images: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+def filter_images(images: Tensor, kernels: Sequence[Kernel]) -> Tensor:
     """Correlate image i with kernel i, the border reflected without repeating its edge.
 
     Args:
         images: (B, 3, H, W).
-        kernels: B kernels (k, k) on the CPU, each of its own odd size k.
+        kernels: B kernels (k, k), each of its own odd size k.
 
     Returns:
         (B, 3, H, W), not clamped.
@@ -29,10 +30,10 @@ def filter_images(images: Tensor, kernels: Sequence[Tensor]) -> Tensor:
     if opencv_applies(images):
         return through_opencv(images, [partial(_filter_array, kernel=kernel) for kernel in kernels])
     largest = max(len(kernel) for kernel in kernels)
-    weight = torch.stack([F.pad(kernel, [(largest - len(kernel)) // 2] * 4) for kernel in kernels])
+    weights = np.stack([np.pad(kernel, (largest - len(kernel)) // 2) for kernel in kernels])
     batch, channels, height, width = images.shape
     padded = reflect(images, largest // 2).reshape(1, -1, height + largest - 1, width + largest - 1)
-    weight = weight.to(images).repeat_interleave(channels, dim=0)[:, None]
+    weight = torch.from_numpy(weights).to(images).repeat_interleave(channels, dim=0)[:, None]
     return F.conv2d(padded, weight, groups=batch * channels).reshape(batch, channels, height, width)
 
 
@@ -45,12 +46,16 @@ def reflect(images: Tensor, margin: int) -> Tensor:
     return images[..., rows, :][..., columns]
 
 
-def trimmed(kernel: Tensor) -> Tensor:
+def trimmed(kernel: Kernel) -> Kernel:
     """Cut off the rings of a kernel in which next to nothing stands; the sum stays 1."""
-    whole = float(kernel.abs().sum())
-    small = kernel
-    while len(small) > 1 and whole - float(small[1:-1, 1:-1].abs().sum()) < NEGLIGIBLE:
-        small = small[1:-1, 1:-1]
+    weights = np.abs(kernel)
+    whole, ring = weights.sum(), 0
+    while 2 * ring + 1 < len(kernel):
+        inner = weights[ring + 1 : -ring - 1, ring + 1 : -ring - 1]
+        if whole - inner.sum() > NEGLIGIBLE:
+            break
+        ring += 1
+    small = kernel[ring : len(kernel) - ring, ring : len(kernel) - ring]
     return small / small.sum()
 
 
@@ -63,19 +68,17 @@ def _reflected(length: int, margin: int, device: torch.device) -> Tensor:
     return torch.minimum(index, period - index)
 
 
-def _filter_array(image: Array, kernel: Tensor) -> Array:
+def _filter_array(image: Array, kernel: Kernel) -> Array:
     """One image, by the cheapest of three ways to the same sums."""
-    weights = kernel.numpy()
-    row = weights.sum(axis=0)
-    column = weights.sum(axis=1)
-    if np.abs(np.outer(column, row) - weights).sum() < NEGLIGIBLE:
+    row, column = kernel.sum(axis=0), kernel.sum(axis=1)
+    if np.abs(np.outer(column, row) - kernel).sum() < NEGLIGIBLE:
         return cv2.sepFilter2D(image, -1, row, column, borderType=cv2.BORDER_REFLECT_101)
-    if len(weights) <= LARGEST_DIRECT:
-        return cv2.filter2D(image, -1, weights, borderType=cv2.BORDER_REFLECT_101)
+    if len(kernel) <= LARGEST_DIRECT:
+        return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
     return _filter_by_fourier(image, kernel)
 
 
-def _filter_by_fourier(image: Array, kernel: Tensor) -> Array:
+def _filter_by_fourier(image: Array, kernel: Kernel) -> Array:
     """Correlation as a product of spectra, on a size that transforms fast."""
     height, width = image.shape[:2]
     size, margin = len(kernel), len(kernel) // 2
@@ -83,6 +86,6 @@ def _filter_by_fourier(image: Array, kernel: Tensor) -> Array:
     bottom, right = rows - height - margin, columns - width - margin
     padded = cv2.copyMakeBorder(image, margin, bottom, margin, right, cv2.BORDER_REFLECT_101)
     planes = torch.from_numpy(padded).permute(2, 0, 1).contiguous()
-    spectrum = torch.fft.rfft2(planes) * torch.fft.rfft2(kernel, (rows, columns)).conj()
+    spectrum = torch.fft.rfft2(planes) * torch.fft.rfft2(torch.from_numpy(kernel), (rows, columns)).conj()
     filtered = torch.fft.irfft2(spectrum, (rows, columns))[:, :height, :width]
     return filtered.permute(1, 2, 0).contiguous().numpy()
