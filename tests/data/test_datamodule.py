@@ -149,3 +149,11 @@ def test_sharpened_truth_is_what_is_degraded(folder: Path) -> None:
     assert not torch.equal(before.hq, after.hq)
     assert torch.equal(DEGRADATION(after.hq, batch["seeds"]), after.lq)
     assert torch.equal(sharp.prepare(batch, training=False).hq, before.hq)
+
+
+def test_pairs_made_in_workers_are_the_same(folder: Path, tmp_path: Path) -> None:
+    here = fit(folder, tmp_path / "a", Recorder(), sharpen_hq=True)
+    there = fit(folder, tmp_path / "b", Recorder(), sharpen_hq=True, degrade_in_workers=True, workers=1)
+    for (_, ids, values), (_, ids2, values2) in zip(here.seen, there.seen, strict=True):
+        assert ids == ids2
+        assert torch.equal(values, values2)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
-from sspir.data.loading import CountingLoader, Loaded, TrainingViews, ValidationViews, collate
+from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate
 from sspir.data.sample import Photos
 from sspir.data.sampler import EpochSampler, Position
 from sspir.degradation import Degradation, Sharpen
@@ -33,6 +33,8 @@ class RestorationDataModule(pl.LightningDataModule):
             epochs and runs are measured on the same images.
         sharpen_hq: sharpen the training truth by an unsharp mask before it is degraded, as Real-ESRGAN, SeeSR and
             HYPIR do (OSEDiff, PiSA-SR and PASD do not).
+        degrade_in_workers: make the training pairs in the worker processes: for training on a CPU, where the step
+            has no device to do it on meanwhile. The pairs are the same.
         passes: how often an epoch goes through the training photos; above 1 for sets of a few photos.
         max_broken: share of training files that may be unreadable before the run stops.
     """
@@ -48,6 +50,7 @@ class RestorationDataModule(pl.LightningDataModule):
         validation_batch_size: int = 1,
         validation_degradation: Degradation | None = None,
         sharpen_hq: bool = False,
+        degrade_in_workers: bool = False,
         passes: int = 1,
         max_broken: float = 0.1,
     ) -> None:
@@ -57,13 +60,13 @@ class RestorationDataModule(pl.LightningDataModule):
         self.train = train
         self.validation = dict(validation)
         self.validation_names = list(self.validation)
-        self.degradation = degradation
-        self.validation_degradation = validation_degradation or degradation
+        self.degrade = Degrade(degradation, Sharpen() if sharpen_hq else None)
+        self.degrade_validation = Degrade(validation_degradation or degradation)
+        self.degrade_in_workers = degrade_in_workers
         self.batch_size = batch_size
         self.workers = workers
         self.seed = seed
         self.validation_batch_size = validation_batch_size
-        self.sharpen_hq = Sharpen() if sharpen_hq else None
         self.passes = passes
         self.max_broken = max_broken
         self._resumed = (0, 0)  # epoch and batch that a checkpoint was written at
@@ -71,7 +74,8 @@ class RestorationDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> CountingLoader:
         """Random views in a shuffled order."""
         sampler = EpochSampler(self.train.weights() * self.passes, self.batch_size, self.seed, self._position)
-        loader = CountingLoader(TrainingViews(self.train, self.seed), batch_sampler=sampler, **self._loader_options())
+        views = TrainingViews(self.train, self.seed, self.degrade if self.degrade_in_workers else None)
+        loader = CountingLoader(views, batch_sampler=sampler, **self._loader_options())
         loader.photos, loader.max_broken = len(self.train), self.max_broken
         return loader
 
@@ -89,17 +93,15 @@ class RestorationDataModule(pl.LightningDataModule):
 
     @torch.no_grad()
     def prepare(self, batch: Loaded, training: bool) -> Batch:
-        """Degrade what is not a pair, and cut hq (right, below) to a multiple of the scale."""
-        hq, pairs = batch["hq"], batch["lq"]
-        degradation = self.degradation if training else self.validation_degradation
-        if pairs[0] is not None:
-            lq = torch.stack([low for low in pairs if low is not None])
-            return Batch(lq=lq, hq=hq, captions=batch["captions"], ids=batch["ids"])
-        height, width = (length - length % degradation.scale for length in hq.shape[-2:])
-        hq = hq[..., :height, :width]
-        if training and self.sharpen_hq:
-            hq = self.sharpen_hq(hq)
-        return Batch(lq=degradation(hq, batch["seeds"]), hq=hq, captions=batch["captions"], ids=batch["ids"])
+        """Degrade what is not a pair yet."""
+        hq, lq = batch["hq"], [low for low in batch["lq"] if low is not None]
+        if lq and len(lq) < len(hq):
+            raise UserError("A batch mixes pairs and photos without a low-quality half; train on one kind at a time.")
+        if lq:
+            return Batch(lq=torch.stack(lq), hq=hq, captions=batch["captions"], ids=batch["ids"])
+        degrade = self.degrade if training else self.degrade_validation
+        hq, low = degrade(hq, batch["seeds"])
+        return Batch(lq=low, hq=hq, captions=batch["captions"], ids=batch["ids"])
 
     def state_dict(self) -> dict[str, int]:
         """Where the training stands; nothing else is needed to go on."""

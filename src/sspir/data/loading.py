@@ -1,7 +1,7 @@
 """From keys to batches, past broken files."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sspir.data.sample import Photos, Sample
 from sspir.data.sampler import Key
-from sspir.degradation import sample_seed
+from sspir.degradation import Degradation, Sharpen, sample_seed
 from sspir.errors import UserError
 from sspir.image_io import ImageError
 
@@ -30,6 +30,22 @@ class Loaded(TypedDict):
     broken: list[str]
 
 
+class Degrade:
+    """Makes training pairs: cuts hq (right, below) to a multiple of the scale, sharpens it if asked to, degrades it."""
+
+    def __init__(self, degradation: Degradation, sharpen: Sharpen | None = None) -> None:
+        self.degradation = degradation
+        self.sharpen = sharpen
+
+    def __call__(self, hq: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [0, 1] and B seeds -> hq and lq."""
+        height, width = (length - length % self.degradation.scale for length in hq.shape[-2:])
+        hq = hq[..., :height, :width]
+        if self.sharpen is not None:
+            hq = self.sharpen(hq)
+        return hq, self.degradation(hq, seeds)
+
+
 class TrainingViews(Dataset[tuple[Sample, int, list[str]]]):
     """Turns keys into random views: (sample, seed of its degradation, sentences about broken files).
 
@@ -38,11 +54,13 @@ class TrainingViews(Dataset[tuple[Sample, int, list[str]]]):
     Args:
         photos: the data set.
         seed: of crops, flips and degradations.
+        degrade: makes the low-quality image here, in the worker process; None leaves it to the device.
     """
 
-    def __init__(self, photos: Photos, seed: int) -> None:
+    def __init__(self, photos: Photos, seed: int, degrade: Degrade | None = None) -> None:
         self.photos = photos
         self.seed = seed
+        self.degrade = degrade
 
     def __getitem__(self, key: Key) -> tuple[Sample, int, list[str]]:
         """Read one sample."""
@@ -56,7 +74,11 @@ class TrainingViews(Dataset[tuple[Sample, int, list[str]]]):
                 broken.append(str(error))
                 continue
             name = f"{sample['id']} {copy}" if copy else sample["id"]
-            return sample, sample_seed(self.seed, epoch, name), broken
+            drawn = sample_seed(self.seed, epoch, name)
+            if self.degrade is not None and "lq" not in sample:
+                hq, lq = self.degrade(sample["hq"][None], [drawn])
+                sample["hq"], sample["lq"] = hq[0], lq[0]
+            return sample, drawn, broken
         raise UserError(f"{len(broken)} files in a row cannot be read; the first: {broken[0]}")
 
 
