@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sspir.batch import Batch
+from sspir.config import compose_config
+from sspir.errors import UserError
+from sspir.module import RestorationModule
+from sspir.run import build_module
+from sspir.train import train
+from tests.runs import tiny_config
+from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
+
+
+def tiny_module(tmp_path: Path, *changes: str) -> RestorationModule:
+    module = build_module(tiny_config(tmp_path, tmp_path, *changes))
+    module.log_dict = lambda *_, **__: None
+    return module
+
+
+def batch(size: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    hq, lq = (torch.rand(size, 3, side, side, generator=generator) for side in (32, 8))
+    return Batch(lq, hq, ["a text"] * size, [f"{n}" for n in range(size)])
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_perfect_prediction_has_no_loss(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, given = tiny_module(tmp_path, f"noise_schedule.prediction_type={kind}"), batch()
+    features, images = module.backbone.structure(torch.nn.functional.interpolate(given.lq, scale_factor=4))
+    clean = module.latents(given.hq, images)
+    kept = module.noise_schedule.alphas_cumprod
+
+    def perfect(noisy: Tensor, timesteps: Tensor, *_: Tensor) -> Tensor:
+        a = kept[timesteps].view(-1, 1, 1, 1)
+        noise = (noisy - a.sqrt() * clean) / (1 - a).sqrt()
+        return {"epsilon": noise, "sample": clean, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean}[kind]
+
+    monkeypatch.setattr(module.backbone, "predict", perfect)
+    assert module.noise_loss(given, given.hq, features, images).item() < 1e-6
+    monkeypatch.setattr(module.backbone, "predict", lambda noisy, *_: torch.zeros_like(noisy))
+    assert module.noise_loss(given, given.hq, features, images).item() > 0.1
+
+
+def test_the_optimizer_holds_exactly_what_is_trained(tmp_path: Path) -> None:
+    module = tiny_module(tmp_path)
+    held = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    named = dict(module.named_parameters())
+    assert held == {id(p) for name, p in named.items() if name.startswith(("backbone.", "refine."))}
+    assert {name for name, p in named.items() if p.requires_grad} == {
+        name for name, p in named.items() if id(p) in held
+    }
+
+
+def test_frozen_parts_stay_in_evaluation_mode(tmp_path: Path) -> None:
+    module = tiny_module(tmp_path).train()
+    assert module.backbone.unet.training
+    assert not any(part.training for part in module.frozen())
+
+
+def test_captions_are_dropped_at_the_stated_share(tmp_path: Path) -> None:
+    given = batch()
+    empty = tiny_module(tmp_path).text_encoder([""] * 2)
+    all_dropped = tiny_module(tmp_path, "module.caption_dropout=1.0").semantics(given, given.hq)[0]
+    none_dropped = tiny_module(tmp_path, "module.caption_dropout=0.0").semantics(given, given.hq)[0]
+    assert torch.equal(all_dropped, empty)
+    assert not torch.equal(none_dropped, empty)
+
+
+def test_captions_describe_what_the_setting_says(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    for source in ("hq", "lq"):
+        module = tiny_module(tmp_path, f"module.caption_source={source}")
+        module.captioner = lambda images, known: seen.append(images) or list(known)
+        module.semantics(batch(), torch.zeros(2, 3, 32, 32))
+    assert torch.equal(seen[0], batch().hq)
+    assert not seen[1].any()
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("experiment", ["ssp_ir", "ssp_ir_paper"])
+def test_the_papers_experiments_run_on_stable_diffusion_folders(
+    experiment: str, prediction_type: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    given = overrides(save_stable_diffusion(tmp_path / "sd", prediction_type), save_clip(tmp_path / "clip"))
+    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    precision = ["trainer.precision=bf16-mixed"] if experiment == "ssp_ir" else ["trainer.precision=32-true"]
+    summary = train(
+        compose_config("train", [f"experiments={experiment}", f"folder={tmp_path}/run", *given, *places, *precision])
+    )
+    assert summary["step"] == 3
+    assert 0 < summary["val/psnr_y"] < 60
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"loss/noise", "loss/rgb", "loss/frequency"} <= first.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["backbone.path=/nowhere/sd15"], "backbone.path"),
+        (["backbone.path=someone/something"], "backbone.path"),
+        (["image_encoder.path=someone/clip"], "image_encoder.path"),
+    ],
+)
+def test_missing_weights_are_told_in_words(
+    changes: list[str], sentence: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    from hydra.errors import InstantiationException
+
+    given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
+    config = compose_config("train", ["experiments=ssp_ir", f"folder={tmp_path}/run", *given, *changes])
+    with pytest.raises(InstantiationException) as error:
+        build_module(config)
+    assert isinstance(error.value.__cause__, UserError)
+    assert sentence in str(error.value.__cause__)
