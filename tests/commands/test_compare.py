@@ -108,6 +108,30 @@ def test_what_is_missing_or_broken_is_named_and_the_rest_measured(folders: Path,
     assert "photo 2" in capsys.readouterr().err
 
 
+def test_pictures_too_small_for_a_metric_are_one_line(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("hq", "good", "bad"):
+        save(folders / folder / "dot.png", np.full((1, 1, 3), 7, np.uint8))
+    assert main(arguments(folders)) == 1
+    methods = summary_of(folders)["methods"]
+    assert methods["good"]["psnr_y"]["n"] == 8
+    assert methods["good"]["ssim_y"]["n"] == 7
+    lines = [line for line in capsys.readouterr().err.splitlines() if "ssim_y" in line]
+    assert len(lines) == 1
+    assert "on 2 pictures" in lines[0]
+
+
+def test_alpha_is_not_measured(folders: Path) -> None:
+    main(arguments(folders))
+    before = (folders / "out/per_image.csv").read_text()
+    for i in range(7):
+        path = folders / f"good/photo {i}.png"
+        with Image.open(path) as picture:
+            picture.putalpha(200)
+            picture.save(path)
+    assert main(arguments(folders)) == 0
+    assert (folders / "out/per_image.csv").read_text() == before
+
+
 def test_suffixes_of_scale_pair_on_demand(folders: Path) -> None:
     for i in range(7):
         (folders / f"hq/photo {i}.png").rename(folders / f"hq/photo {i}_HR.png")

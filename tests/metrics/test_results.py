@@ -12,6 +12,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM, psnr
+from sspir.metrics.learned import FID
 from sspir.metrics.measure import Row, add_noise, measure_image, upsample, usable
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.results import Results
@@ -69,7 +70,9 @@ def test_noise_lands_on_the_asked_psnr(truth: Tensor) -> None:
 
 def test_measure_adds_the_rows_to_read_against(truth: Tensor) -> None:
     lq = upsample(truth, (40, 45))
-    pictures = {"ours": (truth + 0.01 * torch.randn(truth.shape)).clamp(0, 1)}
+    pictures = {
+        "ours": (truth + 0.01 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    }
     metrics = {"psnr_y": PSNR(), "niqe": NIQE()}
     rows = measure_image(metrics, "a", pictures, truth, lq, noise_base="ours")
     assert [row.method for row in rows] == ["ours", "bicubic", "noise@bicubic"]
@@ -112,6 +115,16 @@ def test_summary_and_files(tmp_path: Path) -> None:
     text = summary_table(summary) + comparison_text(summary)
     for expected in ("psnr_y ↑", "gradient_ratio →1", "lpips", "not here", "good against bad", "wins 100%"):
         assert expected in text
+
+
+def test_a_value_of_a_whole_set_has_no_interval(tmp_path: Path) -> None:
+    results = results_of({"good": np.arange(20.0, 28.0)})
+    results.metrics["fid"] = FID()
+    results.add_set_value("good", "fid", 123.49, n=8)
+    summary = results.write(tmp_path)
+    assert summary["methods"]["good"]["fid"] == {"mean": 123.49, "low": None, "high": None, "n": 8}
+    assert "123.49 " in summary_table(summary)
+    assert not [pair for pair in summary["comparisons"] if pair["metric"] == "fid"]
 
 
 def test_ratio_is_compared_by_its_distance_from_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sspir.metrics.pairing import Match
     from sspir.metrics.results import Results
 
+MOST_LINES = 20  # about single pictures, on the terminal
 EXAMPLES = """examples:
   two methods against the truth, with the bicubic row:
     sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --method osediff=out/osediff --out results
@@ -160,10 +161,16 @@ def _files(found: "Match") -> dict[str, Path]:
 def _warn(results: "Results", out: Path) -> None:
     for name, reason in results.unavailable.items():
         sys.stderr.write(f"{name} is left out: {reason}\n")
-    for problem in results.problems[:20]:
+    pictures = [problem for problem in results.problems if not problem["metric"]]
+    for problem in pictures[:MOST_LINES]:
         sys.stderr.write(f"problem with {problem['image']} of {problem['method']}: {problem['problem']}\n")
-    if len(results.problems) > 20:
-        sys.stderr.write(f"... and {len(results.problems) - 20} more; {out / 'summary.json'} names all of them.\n")
+    if len(pictures) > MOST_LINES:
+        sys.stderr.write(f"... and {len(pictures) - MOST_LINES} more; {out / 'summary.json'} names all of them.\n")
+    for name in results.metrics:
+        failed = [problem for problem in results.problems if problem["metric"] == name]
+        if failed:
+            sys.stderr.write(f"{name} was not measured on {len(failed)} pictures, such as {failed[0]['image']} of ")
+            sys.stderr.write(f"{failed[0]['method']}: {failed[0]['problem']}\n")
 
 
 def _methods(given: list[str]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, check_pair, to_pixels
+from sspir.metrics.filters import gaussian_blur
 
 WINDOW = 11  # pixels, of SSIM's Gaussian (Wang et al. 2004, section III-C)
 SIGMA = 1.5  # pixels
@@ -85,30 +86,16 @@ def _ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if min(x.shape[-2:]) < WINDOW:
         raise UserError(f"SSIM needs sides of at least {WINDOW} pixels, got {tuple(x.shape[-2:])}; leave it out.")
     x, y = x - 128, y - 128  # variances are differences of squares: small numbers keep them exact in float32
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x.square(), blur(y * y) - mean_y.square()
-    covariance = blur(x * y) - mean_x * mean_y
+    mean_x, mean_y = gaussian_blur(x, WINDOW, SIGMA), gaussian_blur(y, WINDOW, SIGMA)
+    var_x, var_y = (
+        gaussian_blur(x * x, WINDOW, SIGMA) - mean_x.square(),
+        gaussian_blur(y * y, WINDOW, SIGMA) - mean_y.square(),
+    )
+    covariance = gaussian_blur(x * y, WINDOW, SIGMA) - mean_x * mean_y
     structure = ((2 * covariance + C2) / (var_x + var_y + C2)).clamp(min=0)
     mean_x, mean_y = mean_x + 128, mean_y + 128
     luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
     return (luminance * structure).mean(dim=(2, 3)), structure.mean(dim=(2, 3))
-
-
-def blur(planes: Tensor) -> Tensor:
-    """SSIM's Gaussian over planes (..., H, W), only where it fits: (..., H - 10, W - 10).
-
-    Sums of shifted slices: six times faster on a CPU than `conv2d` with one channel.
-    """
-    offset = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    kernel = torch.exp(-offset.square() / (2 * SIGMA**2))
-    taps = (kernel / kernel.sum()).tolist()
-    for dim in (-1, -2):
-        size = planes.shape[dim] - WINDOW + 1
-        total = planes.narrow(dim, 0, size) * taps[0]
-        for start, tap in enumerate(taps[1:], start=1):
-            total.add_(planes.narrow(dim, start, size), alpha=tap)
-        planes = total
-    return planes
 
 
 class PSNR(FullReferenceMetric):

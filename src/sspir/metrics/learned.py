@@ -7,8 +7,9 @@ weights, so only files whose checksum begins as published are handed to it.
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def load(name: str) -> Any:
         raise MetricUnavailableError(f"{name} cannot run: {'; '.join(found)}. `sspir doctor metrics` lists all.")
     import pyiqa
 
-    with _no_downloads():
+    with _no_downloads(), redirect_stdout(sys.stderr):  # pyiqa prints what it loads
         return pyiqa.create_metric(name, device=torch.device("cpu"))
 
 

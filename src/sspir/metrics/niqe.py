@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.metrics.base import NoReferenceMetric, to_pixels
+from sspir.metrics.filters import gaussian_blur
 
 BLOCK = 96  # pixels, at full size
 GREY = (0.299, 0.587, 0.114)
@@ -111,17 +112,7 @@ def _shape_table() -> tuple[Tensor, Tensor]:
 
 def _blur(plane: Tensor) -> Tensor:
     """7 x 7 Gaussian of 7/6 pixels over (B, 1, H, W), edges repeated, size kept."""
-    offset = torch.arange(-3, 4, dtype=torch.float64)
-    kernel = torch.exp(-offset.square() / (2 * (7 / 6) ** 2))
-    taps = (kernel / kernel.sum()).tolist()
-    padded = F.pad(plane, (3, 3, 3, 3), mode="replicate")
-    for dim in (-1, -2):
-        size = padded.shape[dim] - 6
-        total = padded.narrow(dim, 0, size) * taps[0]
-        for start, tap in enumerate(taps[1:], start=1):
-            total.add_(padded.narrow(dim, start, size), alpha=tap)
-        padded = total
-    return padded
+    return gaussian_blur(F.pad(plane, (3, 3, 3, 3), mode="replicate"), 7, 7 / 6)
 
 
 def _halve(plane: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Results:
         for row in rows:
             self._values.setdefault(row.method, {})[row.image] = row.values
             for metric, problem in row.problems.items():
-                self.add_problem(row.image, row.method, f"{metric}: {problem}")
+                self.add_problem(row.image, row.method, problem, metric)
         if rows:
             self._files += [(rows[0].image, role, str(path)) for role, path in (files or {}).items()]
 
@@ -60,9 +60,9 @@ class Results:
         """Add a value of all n images of a method together, such as FID: it has no interval."""
         self._of_sets.setdefault(method, {})[metric] = {"mean": value, "low": None, "high": None, "n": n}
 
-    def add_problem(self, image: str, method: str, problem: str) -> None:
-        """Note why something is missing, in one sentence."""
-        self.problems.append({"image": image, "method": method, "problem": problem})
+    def add_problem(self, image: str, method: str, problem: str, metric: str = "") -> None:
+        """Note why a picture, or one metric of it, is missing, in one sentence."""
+        self.problems.append({"image": image, "method": method, "metric": metric, "problem": problem})
 
     @property
     def methods(self) -> list[str]:
