@@ -1,0 +1,69 @@
+"""The command line: help that is quick, and bad input in one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sspir.__main__ import COMMANDS, main
+from tests.runs import OVERRIDES
+
+HEAVY = ("torch", "diffusers", "transformers", "wandb", "pytorch_lightning", "hydra", "open_clip")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from sspir.__main__ import main\n"
+        f"try:\n    status = main({arguments!r})\nexcept SystemExit as stop:\n    status = stop.code or 0\n"
+        f"assert status == 0, status\nheavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "allowed = {'hydra'} if sys.argv[-1] in ('train', 'evaluate') else set()\n"
+        "assert set(heavy) <= allowed, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, arguments[0]], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > (0 if arguments == ["--version"] else 5)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = f"import sys, sspir; assert not [m for m in {HEAVY!r} if m in sys.modules]"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "experiments=tiny", "sede=5"], "sede"),
+        (["train", "experiments=tinny"], "tinny"),
+        (["train", *OVERRIDES, "dataset.train.root=/nowhere/photos"], "/nowhere/photos"),
+        (["train", *OVERRIDES, "processor.channels=[4,8]"], "do not fit"),
+        (["evaluate", "run=/nowhere/run", "benchmark=skimage"], "/nowhere/run"),
+        (["restore", "/nowhere/photo.jpg", "--weights", "/nowhere/run", "--out", "out"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith(f"sspir {arguments[0]}: ")
+    assert sentence in told
+    assert "Traceback" not in told
+
+
+def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["retsore"])
+    assert stop.value.code == 2
+    assert "restore" in capsys.readouterr().err
+
+
+def test_folders_without_photos_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["train", *OVERRIDES, f"dataset.train.root={tmp_path / 'empty'}"]) == 2
+    assert "no image" in capsys.readouterr().err
