@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
-from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate
+from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
 from sspir.data.sample import Photos
 from sspir.data.sampler import EpochSampler, Position
 from sspir.degradation import Degradation, Sharpen
@@ -125,6 +125,7 @@ class RestorationDataModule(pl.LightningDataModule):
         return {
             "num_workers": self.workers,
             "collate_fn": collate,
+            "worker_init_fn": use_one_thread,
             "persistent_workers": self.workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
+import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -112,6 +113,11 @@ def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
         "seeds": [seed for _, seed, _ in views],
         "broken": [sentence for _, _, sentences in views for sentence in sentences],
     }
+
+
+def use_one_thread(worker: int) -> None:
+    """Keep OpenCV's thread pool, which does not survive a fork, out of worker processes; torch does so itself."""
+    cv2.setNumThreads(0)
 
 
 class CountingLoader(DataLoader[Any]):

@@ -12,7 +12,7 @@ from torch import Tensor
 from sspir.degradation.kernels import Kernel
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 
-NEGLIGIBLE = 1e-5  # share of a kernel that may be left out: 1/400 of a grey level at the very most
+NEGLIGIBLE = 1e-4  # share of a kernel that may be left out: 1/40 of a grey level at the very most
 LARGEST_DIRECT = 11  # pixels; wider kernels are faster through the Fourier transform
 
 
