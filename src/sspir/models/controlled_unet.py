@@ -1,7 +1,6 @@
 """The whole denoiser in the paper's order: Processor, ControlNet, U-Net and the attention beside them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -10,11 +9,11 @@ from torch import Tensor, nn
 
 from sspir.errors import UserError
 from sspir.models import authors
-from sspir.models.attention_adapter import AttentionAdapter, NoAttention, copy_common
+from sspir.models.attention_adapter import AttentionAdapter, copy_common
+from sspir.models.blocks import Adapter, embed_time, encode, refuse_unknown, run, texts_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.pretrained import load_diffusers
 
-Adapter = AttentionAdapter | NoAttention
 Processor = StructureProcessor | NoProcessor
 
 
@@ -56,7 +55,7 @@ class ControlledUNet(nn.Module):
         train_unet: bool = False,
     ) -> None:
         super().__init__()
-        _refuse_unknown(unet)
+        refuse_unknown(unet)
         self.unet = unet
         self.controlnet = controlnet
         self.processor = processor
@@ -270,89 +269,3 @@ class ControlledUNet(nn.Module):
         for part in (self.unet, self.controlnet, self.unet_image, self.controlnet_image, self.unet_pixel):
             if isinstance(part, ModelMixin):
                 part.enable_gradient_checkpointing()
-
-
-def encode(
-    net: UNet2DConditionModel | ControlNetModel,
-    image_attention: Adapter,
-    hidden: Tensor,
-    temb: Tensor,
-    prompt_embeds: Tensor,
-    image_embeds: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
-    """Down and mid path of a U-Net or a ControlNet.
-
-    Args:
-        net: the network; `hidden` is the output of its `conv_in`.
-        image_attention: adapter whose layers stand between resnet and text attention.
-        hidden: (B, C, h, w).
-        temb: (B, D) embedded timestep.
-        prompt_embeds: (B, L, D) caption tokens.
-        image_embeds: (B, L, D) image tokens.
-
-    Returns:
-        The mid output and the skips, finest first.
-    """
-    skips = [hidden]
-    for level, block in enumerate(net.down_blocks):
-        for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
-            hidden = run(block, resnet, hidden, temb)
-            hidden = image_attention(f"down{level}_{index}", hidden, image_embeds)
-            hidden = attention(hidden, prompt_embeds)
-            skips.append(hidden)
-        for downsample in block.downsamplers or ():
-            hidden = downsample(hidden)
-            skips.append(hidden)
-    block = net.mid_block
-    first, last = block.resnets
-    hidden = first(hidden, temb)
-    hidden = image_attention("mid", hidden, image_embeds)
-    (attention,) = texts_of(block)
-    hidden = attention(hidden, prompt_embeds)
-    return run(block, last, hidden, temb), skips
-
-
-def run(block: Any, resnet: nn.Module, hidden: Tensor, temb: Tensor) -> Tensor:
-    """A resnet, recomputed in the backward pass where the block's stock switch says so."""
-    if block.gradient_checkpointing and torch.is_grad_enabled():
-        return block._gradient_checkpointing_func(resnet, hidden, temb)
-    return resnet(hidden, temb)
-
-
-def texts_of(block: Any) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """The text attentions of a block, one per layer; where it has none, the map passes through."""
-    if not hasattr(block, "attentions"):
-        return [_no_text] * len(block.resnets)
-    return [partial(_text, attention) for attention in block.attentions]
-
-
-def _text(attention: nn.Module, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
-    return attention(hidden, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
-
-
-def _no_text(hidden: Tensor, _: Tensor) -> Tensor:
-    return hidden
-
-
-def embed_time(net: UNet2DConditionModel | ControlNetModel, timestep: Tensor, sample: Tensor) -> Tensor:
-    """Embedding (B, D) of a timestep (B,) or scalar."""
-    features = net.time_proj(timestep.expand(len(sample)))
-    embedding: Tensor = net.time_embedding(features.to(sample.dtype))
-    return embedding
-
-
-def _refuse_unknown(unet: UNet2DConditionModel) -> None:
-    known = {"time_embedding_type": "positional", "mid_block_type": "UNetMidBlock2DCrossAttn"}
-    absent = (
-        "class_embed_type",
-        "addition_embed_type",
-        "encoder_hid_dim",
-        "time_embedding_act_fn",
-        "dual_cross_attention",
-    )
-    wrong = [key for key, value in known.items() if unet.config[key] != value]
-    wrong += [key for key in absent if unet.config[key]]
-    wrong += ["center_input_sample"] if unet.config.center_input_sample else []
-    if wrong:
-        settings = ", ".join(f"{key}={unet.config[key]!r}" for key in wrong)
-        raise UserError(f"This U-Net has {settings}; only Stable Diffusion 1.x and 2.x U-Nets are supported.")
