@@ -166,7 +166,7 @@ def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:
         (["--method", "noequals"], "NAME=FOLDER"),
         (["--method", "good=x"], "taken"),
         (["--method", "bicubic=x"], "taken"),
-        (["--method", "other=/nowhere"], "not a folder"),
+        (["--method", "other=does/not/exist"], "not a folder"),
         (["--noise-control"], "--lq"),
         (["--noise-control", "nobody"], "nobody"),
         (["--metrics", "psnr"], "psnr_y"),

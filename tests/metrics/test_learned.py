@@ -9,10 +9,11 @@ import torch
 
 from sspir.errors import UserError
 from sspir.metrics.base import MetricUnavailableError
-from sspir.metrics.learned import FID, WEIGHTS, LearnedFullReference, LearnedNoReference, WeightFile, problems, sha256
+from sspir.metrics.learned import FID, LearnedFullReference, LearnedNoReference
 from sspir.metrics.measure import measure_image, usable
 from sspir.metrics.results import Results
 from sspir.metrics.table import summary_table
+from sspir.metrics.weight_files import WEIGHTS, WeightFile, problems, sha256
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ def _metrics() -> Iterator[tuple[str, list[str]]]:
     """Each metric with what it lacks."""
     from sspir.commands.compare import load_metrics
     from sspir.metrics.base import MetricUnavailableError
-    from sspir.metrics.learned import WEIGHTS, problems
+    from sspir.metrics.weight_files import WEIGHTS, problems
 
     for name, metric in load_metrics(["all"]).items():
         try:
