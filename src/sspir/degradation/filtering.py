@@ -13,7 +13,8 @@ from sspir.degradation.kernels import Kernel
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 
 NEGLIGIBLE = 1e-4  # share of a kernel that may be left out: 1/40 of a grey level at the very most
-LARGEST_DIRECT = 11  # pixels; wider kernels are faster through the Fourier transform
+LARGEST_DIRECT = 15  # pixels; wider kernels are faster through the Fourier transform
+LARGEST_OF_OPENCV = 129  # weights; with more, OpenCV takes its own, slower, Fourier transform
 
 
 def filter_images(images: Tensor, kernels: Sequence[Kernel]) -> Tensor:
@@ -74,8 +75,26 @@ def _filter_array(image: Array, kernel: Kernel) -> Array:
     if np.abs(np.outer(column, row) - kernel).sum() < NEGLIGIBLE:
         return cv2.sepFilter2D(image, -1, row, column, borderType=cv2.BORDER_REFLECT_101)
     if len(kernel) <= LARGEST_DIRECT:
-        return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+        return _filter_directly(image, kernel)
     return _filter_by_fourier(image, kernel)
+
+
+def _filter_directly(image: Array, kernel: Kernel) -> Array:
+    """Correlation by its sum; a large kernel goes in bands of rows."""
+    size, margin = len(kernel), len(kernel) // 2
+    if size * size <= LARGEST_OF_OPENCV:
+        return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    height, width = image.shape[:2]
+    padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
+    band = -(-size // -(-size * size // LARGEST_OF_OPENCV))
+    filtered = np.zeros_like(image)
+    for row in range(0, size, band):
+        rows = kernel[row : row + band]
+        below = padded[row : row + height + len(rows) - 1]
+        # OpenCV fills the border with what it likes: only the inside is taken
+        part = cv2.filter2D(below, -1, rows, anchor=(margin, 0), borderType=cv2.BORDER_CONSTANT)
+        filtered = cv2.add(filtered, part[:height, margin : margin + width], dst=filtered)
+    return filtered
 
 
 def _filter_by_fourier(image: Array, kernel: Kernel) -> Array:

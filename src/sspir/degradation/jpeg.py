@@ -71,7 +71,7 @@ def jpeg_codec(images: Tensor, qualities: Sequence[int]) -> Tensor:
 
 
 def _codec_array(image: Array, quality: int) -> Array:
-    pixels = cv2.cvtColor(cv2.convertScaleAbs(np.clip(image, 0, 1), alpha=255), cv2.COLOR_RGB2BGR)
+    pixels = cv2.cvtColor(cv2.convertScaleAbs(np.maximum(image, 0), alpha=255), cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise UserError(f"OpenCV cannot write an image of {image.shape[1]}x{image.shape[0]} pixels as JPEG.")

@@ -117,17 +117,18 @@ def _draw_photons(generator: Generator, photons: tuple[float, float] | None) -> 
 
 def _shot_noise(light: Tensor, photons: float | None, seed: int) -> Tensor:
     """Poisson noise of an image (C, H, W) in [0, 1]: the count minus its mean, of unit 1, at 256 levels of light."""
-    levels = (light * 255).round_().clamp_(0, 255)
+    levels = (light.permute(1, 2, 0) * 255).round_().clamp_(0, 255)
     if photons is None:
         distinct = int(torch.bincount(levels.byte().flatten(), minlength=256).count_nonzero())
         photons = 2 ** (distinct - 1).bit_length()
     means = levels.mul_(photons / 255)
-    counts = _poisson_of_bright(means, seeded_normal(len(light), light, seed))
-    dark = means < FEWEST_PHOTONS
-    if dark.any():
+    counts = _poisson_of_bright(means, seeded_normal(len(light), light, seed).permute(1, 2, 0))
+    dark = (means < FEWEST_PHOTONS).flatten().nonzero()[:, 0]
+    if len(dark):
         generator = torch.Generator().manual_seed(seed ^ 1)
-        counts[dark] = torch.poisson(means[dark].cpu(), generator=generator).to(counts)
-    return counts.sub_(means).div_(photons)
+        exact = torch.poisson(means.flatten()[dark].cpu(), generator=generator)
+        counts = counts.flatten().index_copy_(0, dark, exact.to(counts)).reshape(means.shape)
+    return counts.sub_(means).div_(photons).permute(2, 0, 1)
 
 
 def _poisson_of_bright(means: Tensor, noise: Tensor) -> Tensor:
@@ -138,11 +139,10 @@ def _poisson_of_bright(means: Tensor, noise: Tensor) -> Tensor:
     time of exact sampling and gives the same counts on every device.
     """
     deviation = (means - 1 / 12).clamp_(min=1).sqrt_()
-    skew = deviation.mul(72).reciprocal_()
-    # means - 1/6 + (deviation + skew) * z + z**2 / 6 - skew * z**3
-    counts = skew.mul(noise).neg_().add_(1 / 6)
-    counts.mul_(noise).add_(deviation).add_(skew).mul_(noise).add_(means).sub_(1 / 6)
-    return counts.round_().clamp_(min=0)
+    # means + deviation * z + (z**2 - 1) * (1 / 6 - z / (72 * deviation))
+    skew = torch.div(noise, deviation).mul_(-1 / 72).add_(1 / 6)
+    counts = means.addcmul(deviation, noise)
+    return counts.addcmul_(noise.square().sub_(1), skew).round_().clamp_(min=0)
 
 
 def _added(image: Tensor, noise: Tensor) -> Tensor:
