@@ -1,34 +1,34 @@
 """From a low-quality image to a restored one: the only sampler loop there is."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import fix_colour
 from sspir.errors import UserError
-from sspir.image_io import read_image
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
+from sspir.models.block_dct import BlockDCT
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.panel import to_pil
+from sspir.photo import Photo, to_tensor
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
+from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
-from sspir.priors.text_encoder import encode_captions
+from sspir.priors.text_encoder import caption_ids, encode_captions
 from sspir.sampler import Sampler
 from sspir.sampling import OnStep, Priors, sample
 
+# diffusers loads classes of a saved pipeline only from modules that are imported.
+PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
 # Those that a saved pipeline can name, as they need no weights.
 WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}
-Photo = str | Path | Image.Image | np.ndarray | Tensor
 
 
 @dataclass
@@ -39,11 +39,30 @@ class Restored:
         images: (B, 3, H, W) in [0, 1]; from a call of the pipeline a list of pictures.
         structure: the Processor's images in [0, 1], largest first; empty where it predicts none.
         captions: the texts that steered.
+        warnings: sentences about what went differently than asked.
     """
 
     images: Any
     structure: list[Tensor]
     captions: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __getitem__(self, index: int) -> "Restored":
+        """One image of a batch, as a batch of one."""
+        image, structure = self.images[index : index + 1], [images[index : index + 1] for images in self.structure]
+        return Restored(image, structure, self.captions[index : index + 1], self.warnings)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Restored"], order: Sequence[int]) -> "Restored":
+        """Several batches as one; `order` holds the place of each of their images in it."""
+        places = [order.index(place) for place in range(len(order))]
+        captions = [caption for part in parts for caption in part.captions]
+        return cls(
+            torch.cat([part.images for part in parts])[places],
+            [torch.cat(images)[places] for images in zip(*(part.structure for part in parts), strict=True)],
+            [captions[place] for place in places],
+            [warning for part in parts for warning in part.warnings],
+        )
 
 
 class RestorationPipeline(DiffusionPipeline):
@@ -124,7 +143,7 @@ class RestorationPipeline(DiffusionPipeline):
     @classmethod
     def from_parts(cls, backbone: ControlledUNet, sampler: Sampler, **parts: Any) -> Self:
         """Compose from a backbone; `parts` are the other components and settings of the class."""
-        held = {
+        held: dict[str, Any] = {
             name: part for name, part in backbone.named_children() if not isinstance(part, NoAttention | NoProcessor)
         }
         return cls(sampler=asdict(sampler), **held, **parts)
@@ -138,43 +157,80 @@ class RestorationPipeline(DiffusionPipeline):
         scale: float | None = None,
         output_type: str = "pil",
         on_step: OnStep | None = None,
+        batch: int = 1,
         **changes: Any,
     ) -> Restored:
         """Restore photos.
 
         Args:
-            image: path, picture, (H, W, 3) uint8 array, (3, H, W) tensor in [0, 1], or a list of those.
+            image: a photo of any kind that `sspir.photo.to_tensor` takes, or a list of those.
             caption: what they show; None asks `self.captioner`.
             seed: of the noise; one for all, or one per image.
             scale: upscaling; the trained one by default.
-            output_type: "pil" pictures, "pt" tensors (3, H, W) in [0, 1].
-            on_step: called after each step with its number, the number of steps and the latents.
+            output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
+            on_step: called after each step with its number, the number of steps and the latents; `preview` shows them.
+            batch: images of one size that are restored together; how many changes no picture.
             changes: fields of `Sampler` to use instead of the pipeline's, such as steps=20 or guidance=5.5.
 
         Returns:
-            The images as a list, and the captions that steered.
+            The images as a list in the order given, and the captions that steered.
 
         Raises:
             UserError: a setting or an image is not understood.
         """
-        photos = list(image) if isinstance(image, list | tuple) else [image]
+        if output_type not in ("pil", "np", "pt"):
+            raise UserError(f"output_type={output_type!r} is not known; choose pil, np or pt.")
+        photos: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         seeds = [seed] * len(photos) if isinstance(seed, int) else list(seed)
         captions = [caption] * len(photos) if caption is None or isinstance(caption, str) else list(caption)
         if not len(photos) == len(seeds) == len(captions):
             raise UserError(f"{len(photos)} images came with {len(captions)} captions and {len(seeds)} seeds.")
         settings = self.settings(**changes)
-        results = []
-        for photo, given, number in zip(photos, captions, seeds, strict=True):
-            lq = to_tensor(photo).to(self._execution_device)
-            height, width = (max(1, round(side * (scale or self.config.scale))) for side in lq.shape[-2:])
-            text = self.captioner(upscale(lq, (height, width)), [""])[0] if given is None else given
-            results.append(self.restore(lq, [text], (height, width), [number], settings, on_step))
-        images = [result.images[0] for result in results]
+        images = [to_tensor(photo) for photo in photos]
+        results: list[Restored | None] = [None] * len(photos)
+        for group in batched_by(range(len(photos)), lambda index: tuple(images[index].shape), batch):
+            lq = torch.cat([images[index] for index in group])
+            size = self.size_of(lq, scale)
+            texts = [captions[index] for index in group]
+            given = [self.caption(lq[[n]], size)[0] if text is None else text for n, text in enumerate(texts)]
+            together = self.restore(lq, given, size, [seeds[index] for index in group], settings, on_step)
+            for number, index in enumerate(group):
+                results[index] = together[number]
+        done = [result for result in results if result is not None]
         return Restored(
-            [to_pil(picture) for picture in images] if output_type == "pil" else images,
-            [result.structure[0][0] for result in results if result.structure],
-            [result.captions[0] for result in results],
+            [_as_type(result.images[0], output_type) for result in done],
+            [result.structure[0][0] for result in done if result.structure],
+            [result.captions[0] for result in done],
+            [warning for result in done for warning in result.warnings],
         )
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:
+        """Load what `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`."""
+        pipeline: Self = super().from_pretrained(*arguments, **options)
+        # Weights stay in the mapped file, at addresses that some kernels round differently for; and files change
+        for part in pipeline.components.values():
+            for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
+                parameter.data = parameter.data.clone()
+        return pipeline
+
+    def in_dtype(self, dtype: str | torch.dtype) -> Self:
+        """Run the denoiser in a type such as "bfloat16"; what runs once per image keeps float32 and its precision."""
+        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        for part in self.backbone.children():
+            if part is not self.backbone.processor:
+                torch.nn.Module.to(part, kind)  # diffusers' own warns that it does not keep anything in float32
+        self.controlnet.controlnet_cond_embedding.to(torch.float32)
+        return self
+
+    def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:
+        """Height and width of the restored images of lq (B, 3, h, w); by default at the trained scale."""
+        height, width = (max(1, round(side * (scale or self.config.scale))) for side in lq.shape[-2:])
+        return height, width
+
+    def caption(self, lq: Tensor, size: tuple[int, int]) -> list[str]:
+        """What the captioner says of lq (B, 3, h, w), which it sees at the output's size, as in training."""
+        return self.captioner(upscale(lq, size), [""] * len(lq))
 
     def settings(self, **changes: Any) -> Sampler:
         """The pipeline's sampler with some fields changed.
@@ -208,21 +264,43 @@ class RestorationPipeline(DiffusionPipeline):
             on_step: called after each step with its number from 1, the number of steps and the latents (B, C, h, w).
         """
         settings = sampler or self.sampler
-        height, width = size or (lq.shape[-2] * self.config.scale, lq.shape[-1] * self.config.scale)
-        upscaled = upscale(lq.to(self._execution_device, torch.float32), (height, width))
-        padded = self.pad(upscaled)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(lq))]
-        captions = [f"{caption} {settings.caption_suffix}".strip() for caption in captions]
+        size = size or self.size_of(lq)
+        seeds = list(range(len(lq))) if seeds is None else list(seeds)
+        texts = [f"{caption} {settings.caption_suffix}".strip() for caption in captions]
+        lengths = [caption_ids(self.tokenizer, [text]).shape[1] for text in texts]
+        groups = list(batched_by(range(len(lq)), lambda index: lengths[index], len(lq)))
+        # A caption is embedded at its own length, so that no neighbour's changes it
+        parts = [
+            self._restore(lq[group], [texts[n] for n in group], size, [seeds[n] for n in group], settings, on_step)
+            for group in groups
+        ]
+        return parts[0] if len(parts) == 1 else Restored.joined(parts, [n for group in groups for n in group])
 
-        features, images = self.backbone.structure(padded.to(self.controlnet.dtype))
+    def _restore(
+        self,
+        lq: Tensor,
+        captions: list[str],
+        size: tuple[int, int],
+        seeds: list[int],
+        settings: Sampler,
+        on_step: OnStep | None,
+    ) -> Restored:
+        """Restore a batch whose captions have one length; see `restore`."""
+        height, width = size
+        upscaled = upscale(lq.to(self._execution_device, torch.float32), size)
+        padded = self.pad(upscaled)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        embedding = self.controlnet.controlnet_cond_embedding
+        features, images = self.backbone.structure(padded.to(embedding.conv_in.weight.dtype))
         images = [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
         priors = Priors(*self.semantics(upscaled, captions, settings), features)
+        priors = Priors(*(prior.to(self.unet.dtype) for prior in priors))
         known, base = self.start(padded, images, settings, generators)
         latents = sample(self.backbone, self.scheduler, settings, known, priors, generators, on_step)
         latents = base + latents / (self.config.residual or 1.0)
         restored = decode(self.vae, latents)[..., :height, :width].clamp(0, 1)
-        restored = fix_colour(restored, upscaled, settings.colour)
-        return Restored(restored, [image[..., :height, :width] for image in images], list(captions))
+        restored = fix_colour(restored, upscaled, settings.colour, settings.colour_strength)
+        return Restored(restored, [image[..., :height, :width] for image in images], captions)
 
     def semantics(self, upscaled: Tensor, captions: Sequence[str], settings: Sampler) -> tuple[Tensor, Tensor]:
         """Caption tokens and image tokens, the unguided half first where there is guidance."""
@@ -252,16 +330,17 @@ class RestorationPipeline(DiffusionPipeline):
         return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0
 
 
-def to_tensor(photo: Photo) -> Tensor:
-    """A photo of any kind as (1, 3, H, W) in [0, 1]; see `RestorationPipeline.__call__`."""
-    if isinstance(photo, str | Path):
-        return read_image(photo).tensor()[None]
-    if isinstance(photo, Image.Image):
-        photo = np.array(photo.convert("RGB"))
-    if isinstance(photo, np.ndarray):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
-            raise UserError(f"An array must be (H, W, 3) of uint8, not {photo.shape} of {photo.dtype}.")
-        photo = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
-    if photo.ndim != 3 or len(photo) != 3 or not photo.is_floating_point():
-        raise UserError(f"A tensor must be (3, H, W) in [0, 1], not {tuple(photo.shape)} of {photo.dtype}.")
-    return photo[None]
+def batched_by(indices: Sequence[int], key: Callable[[int], Hashable], batch: int) -> Iterator[list[int]]:
+    """Indices of one key together, at most `batch` in a group, in the order in which they come."""
+    groups: dict[Hashable, list[int]] = {}
+    for index in indices:
+        groups.setdefault(key(index), []).append(index)
+    for group in groups.values():
+        yield from (group[start : start + batch] for start in range(0, len(group), batch))
+
+
+def _as_type(image: Tensor, output_type: str) -> Any:
+    """(3, H, W) in [0, 1] as what the caller asked for."""
+    if output_type == "pil":
+        return to_pil(image)
+    return image.permute(1, 2, 0).cpu().numpy() if output_type == "np" else image

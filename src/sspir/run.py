@@ -18,7 +18,7 @@ CHECKPOINTS = "checkpoints"
 def build_module(config: DictConfig) -> Any:
     """Instantiate the module of a training configuration and note the resolved configuration in it."""
     torch.manual_seed(config.seed)  # of weights that are new
-    module = instantiate(config.module)
+    module = instantiate(config.module, _convert_="all")  # plain lists and dicts: parts are saved with their arguments
     module.config = OmegaConf.to_container(config, resolve=True)
     return module
 

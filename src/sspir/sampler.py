@@ -1,11 +1,12 @@
 """How a photo is restored: solver, number of steps, starting point, guidance, and what follows."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import diffusers
 from torch import Tensor
 
+from sspir.color import ColourMode
 from sspir.errors import UserError
 
 
@@ -22,14 +23,25 @@ class Sampler:
         respace: spread all steps below `start`, beginning exactly there. False spreads them over the whole schedule,
             skips those above, and still adds the noise of `start`, as the authors' code does.
         guidance: classifier-free guidance; 1 switches it off.
+        guidance_interval: timesteps (last, first), both included, at which guidance acts; a step outside costs half
+            (Kynkäänniemi et al., "Applying guidance in a limited interval", 2024). None: at all.
+        guidance_rescale: 0 for none to 1: takes the guided prediction's spread back to the unguided one's (Lin et al.,
+            "Common diffusion noise schedules and sample steps are flawed", 2023, equations 15 and 16).
         negative_caption: what the unguided half is told.
         caption_suffix: appended to every caption.
         conditioning_scale: weight of the ControlNet's residuals.
         colour: "none", "adain", "wavelet" or "ycbcr": correction towards the colours of the low-quality image.
-        tile: side of a latent tile; larger latents are denoised in tiles that are blended at every step.
+        colour_strength: 0 for none to 1 for the whole of it.
+        fidelity: 0 restores as the settings say, 1 stays as close to what was photographed as it can; in between, the
+            start sinks towards the last timestep, and the result is drawn towards the low-quality image.
+        tile: side of a latent tile; larger latents are denoised in tiles that are blended at every step. "auto" decides
+            from the image's size and the free memory, None never tiles.
         overlap: of neighbouring tiles, in latent pixels.
         tile_batch: tiles per call of the network.
+        tile_tokens: whose image tokens a tile sees: the "image"'s, or those of the "tile" itself.
     """
+
+    OF_THE_SOLVER: ClassVar = ("scheduler", "options", "steps", "respace")
 
     scheduler: str = "DDPMScheduler"
     options: dict[str, Any] = field(default_factory=dict)
@@ -37,26 +49,51 @@ class Sampler:
     start: int | None = 999
     respace: bool = True
     guidance: float = 7.5
+    guidance_interval: tuple[int, int] | None = None
+    guidance_rescale: float = 0.0
     negative_caption: str = ""
     caption_suffix: str = ""
     conditioning_scale: float = 1.0
-    colour: str = "adain"
-    tile: int = 96
+    colour: ColourMode = "adain"
+    colour_strength: float = 1.0
+    fidelity: float = 0.0
+    tile: int | str | None = "auto"
     overlap: int = 32
     tile_batch: int = 4
+    tile_tokens: str = "image"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", dict(self.options))  # Hydra hands in mappings of its own
+        if self.guidance_interval is not None:
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
         if not hasattr(diffusers, self.scheduler):
             raise UserError(f"diffusers has no scheduler {self.scheduler!r}; try DDIMScheduler or DDPMScheduler.")
         if self.steps < 1:
             raise UserError(f"A restoration needs at least 1 step, not {self.steps}.")
-        if not 0 <= self.overlap < self.tile:
+        if self.colour not in get_args(ColourMode):
+            raise UserError(f"{self.colour!r} is no colour fix; choose one of {', '.join(get_args(ColourMode))}.")
+        for name in ("guidance_rescale", "colour_strength", "fidelity"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+        self._check_tiles()
+
+    def _check_tiles(self) -> None:
+        if self.tile_tokens not in ("image", "tile"):
+            raise UserError(f"tile_tokens={self.tile_tokens!r} is not known; choose image or tile.")
+        if isinstance(self.tile, str) and self.tile != "auto":
+            raise UserError(f"tile={self.tile!r} is no side of a tile; give a number, auto, or null for no tiles.")
+        if isinstance(self.tile, int) and not 0 <= self.overlap < self.tile:
             raise UserError(f"overlap={self.overlap} must be at least 0 and below tile={self.tile}.")
 
     @property
     def guided(self) -> bool:
         """Whether a step needs the unguided half too."""
         return self.guidance != 1
+
+    def guides(self, timestep: float) -> bool:
+        """Whether guidance acts at a timestep."""
+        last, first = self.guidance_interval or (0, float("inf"))
+        return self.guided and last <= timestep <= first
 
     def build(self, schedule: diffusers.DDPMScheduler) -> tuple[diffusers.SchedulerMixin, Tensor]:
         """Make the solver and its timesteps.

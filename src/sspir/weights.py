@@ -1,10 +1,12 @@
 """Whatever a person calls "the weights": a run folder, a saved pipeline, or the authors' checkpoint."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sspir.errors import UserError
@@ -20,15 +22,19 @@ AUTHORS_PARTS = ("unet", "controlnet", "refine")
 AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)
 
 
-def load_pipeline(path: str | Path, checkpoint: str = "last") -> RestorationPipeline:
-    """Load a pipeline from a run folder or from a folder that `save_pretrained` wrote.
+def load_pipeline(
+    path: str | Path, checkpoint: str = "last", stable_diffusion: str | None = None, clip: str | None = None
+) -> RestorationPipeline:
+    """Load a pipeline from a run folder, from a folder that `save_pretrained` wrote, or from the authors' checkpoint.
 
     Args:
         path: the folder.
         checkpoint: of a run: "last", "best" or a file name.
+        stable_diffusion: for the authors' checkpoint, see `load_authors`.
+        clip: for the authors' checkpoint, see `load_authors`.
 
     Raises:
-        UserError: the folder is neither.
+        UserError: the folder is none of those.
     """
     folder = Path(path).expanduser()
     if (folder / CONFIG).is_file():
@@ -38,12 +44,14 @@ def load_pipeline(path: str | Path, checkpoint: str = "last") -> RestorationPipe
     if (folder / "model_index.json").is_file():
         try:
             return RestorationPipeline.from_pretrained(str(folder))
-        except (OSError, ValueError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The pipeline in {folder} is broken ({error}); save or copy it again.") from error
     if all((folder / part).is_dir() for part in AUTHORS_PARTS):
+        if stable_diffusion and clip:
+            return load_authors(folder, stable_diffusion, clip)
         raise UserError(
             f"{folder} is the authors' checkpoint, which lacks the frozen networks: "
-            f"name a Stable Diffusion 1.5 and a CLIP ViT-L/14 folder too."
+            f"name a Stable Diffusion 1.5 and a CLIP ViT-L/14 folder too (--stable-diffusion and --clip)."
         )
     raise UserError(
         f"{folder} holds no weights: name a run folder (with {CONFIG}), a saved pipeline (with model_index.json), "
@@ -82,6 +90,13 @@ def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> Restor
         refine=refine.eval(),
         scheduler=load_noise_schedule(stable_diffusion),
     )
+
+
+def weights_time(path: str | Path) -> str:
+    """When the newest weights in a folder were written, for records that must not outlive them."""
+    kinds = (".safetensors", ".ckpt", ".bin", ".pt")
+    times = [file.stat().st_mtime for file in Path(path).expanduser().rglob("*") if file.suffix in kinds]
+    return datetime.fromtimestamp(max(times, default=0), UTC).isoformat(timespec="seconds")
 
 
 def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:

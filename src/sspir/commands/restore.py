@@ -1,0 +1,218 @@
+"""`sspir restore`: photos and folders of photos to restored ones."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sspir.commands.restore_flags import parser
+from sspir.errors import UserError
+
+if TYPE_CHECKING:
+    from sspir.pipeline import RestorationPipeline
+    from sspir.restore_jobs import Job
+    from sspir.sampler import Sampler
+
+EXAMPLES = """examples:
+  one photo, four times as large:
+    sspir restore photo.jpg --out restored --weights runs/tiny/none-s0
+  a folder and all below it; started again after an interruption it goes on where it was:
+    sspir restore photos/ --out restored --weights my-pipeline
+  only some, with your own words and the difference beside them:
+    sspir restore 'photos/**/*.jpg' --out restored --weights my-pipeline --caption "an old brick house" --compare
+  closer to what was photographed, less invented:
+    sspir restore photos/ --out restored --weights my-pipeline --fidelity 0.7
+  where does the model invent? five samples, their mean, and a map of where they differ:
+    sspir restore photo.jpg --out restored --weights my-pipeline --samples 5
+  the authors' checkpoint, which comes without the frozen networks:
+    sspir restore photos/ --out restored --weights checkpoint-100000 --stable-diffusion sd15 --clip clip-vit-l14
+
+OUT/restore.jsonl gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error. The same
+command again restores only what is missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed
+(they are named), 2 nothing could be done, 130 or 143 interrupted.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Parse the flags and restore. Returns the exit status."""
+    options = parser(EXAMPLES).parse_args(arguments)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _restore(options)
+    except _Stopped as stopped:
+        sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
+        return 128 + stopped.number
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Stopped(BaseException):
+    """A signal asked to stop; no `except Exception` on the way holds it up."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: cleaning up is not interrupted
+    raise _Stopped(number)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from sspir.restore_jobs import find_jobs
+
+    jobs = find_jobs(options.inputs, options.out, options.format)
+    _check_out(options, jobs)
+    caption_of = _captions(options)
+
+    from tqdm import tqdm
+
+    from sspir.journal import Journal
+    from sspir.restore import Request, Restorer
+    from sspir.weights import weights_time
+
+    pipeline = _pipeline(options)
+    request = Request(
+        _settings(options, pipeline.sampler),
+        options.scale or pipeline.config.scale,
+        options.seed,
+        options.samples,
+        options.compare,
+        options.dtype,
+        f"{options.weights} of {weights_time(options.weights)}",
+    )
+    request.settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
+    with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
+        restorer = Restorer(
+            pipeline,
+            request,
+            Journal(options.out),
+            caption_of,
+            options.batch,
+            options.max_pixels * 1_000_000,
+            bar.update,
+        )
+        left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
+        bar.reset(total=len(left))
+        failed = restorer.run(left)
+    for name, sentence in failed.items():
+        sys.stderr.write(f"failed: {name}: {sentence}\n")
+    done, skipped = len(left) - len(failed), len(jobs) - len(left)
+    sys.stdout.write(f"{done} restored, {skipped} were done before, {len(failed)} failed; see {options.out}.\n")
+    return 0 if not failed else 1 if done or skipped else 2
+
+
+_BAR = "{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} photos, {elapsed} gone, {remaining} left"
+
+
+def _skipped(job: "Job", is_done: "Callable[[Job], bool]", options: argparse.Namespace) -> bool:
+    return (options.skip_existing and job.target.exists()) or (not options.overwrite and is_done(job))
+
+
+def _check_out(options: argparse.Namespace, jobs: "list[Job]") -> None:
+    """Refuse an output folder that cannot be written, or that holds files of others."""
+    from sspir.journal import NAME
+
+    there = [job.target for job in jobs if job.target.exists()]
+    if there and not (options.skip_existing or options.overwrite or (options.out / NAME).exists()):
+        raise UserError(
+            f"{there[0]} exists and was not written by this command; choose another --out, keep what is there with "
+            f"--skip-existing, or replace it with --overwrite."
+        )
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {options.out} cannot be made ({error.strerror}); choose another --out.") from error
+    if not os.access(options.out, os.W_OK):
+        raise UserError(f"The folder {options.out} cannot be written; choose another --out or change its rights.")
+
+
+def _captions(options: argparse.Namespace) -> "Callable[[Job], str | None]":
+    """The caption that the flags give to a job; None where the captioner is to be asked."""
+    from sspir.data.captions import find_captions
+
+    if options.caption is not None:
+        return lambda job: str(options.caption)
+    if options.captions is None:
+        return lambda job: None
+    folder = Path(options.captions)
+    if folder.is_dir():
+        return lambda job: _text(folder / Path(job.name).with_suffix(".txt"))
+    find = find_captions(options.captions)
+    return lambda job: find(job.source, job.name) or None
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+
+
+def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
+    """The pipeline where and in the type it shall run, with the captioner that was asked for."""
+    from diffusers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
+
+    from sspir.evaluate import device_of
+    from sspir.weights import load_pipeline
+
+    logging.disable_progress_bar()
+    disable_progress_bar()
+    pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip)
+    if options.captioner:
+        pipeline.captioner = _preset("captioner", options.captioner)
+    try:
+        pipeline.to(device_of(options.device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device {options.device!r} cannot be used ({reason}); try --device cpu.") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.in_dtype(options.dtype)
+
+
+def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
+    """The model's own settings with those of the flags."""
+    from dataclasses import replace
+
+    changes: dict[str, Any] = {}
+    if options.sampler:
+        preset = _preset("sampler", options.sampler)
+        changes |= {name: getattr(preset, name) for name in preset.OF_THE_SOLVER}
+    if options.colour:
+        changes["colour"], _, strength = options.colour.partition(":")
+        changes["colour_strength"] = _number("--colour", strength) if strength else 1.0
+    if options.start:
+        changes["start"] = None if options.start == "noise" else int(_number("--start", options.start))
+    if options.tile:
+        changes["tile"] = {"auto": "auto", "off": None}.get(options.tile) or _tile(options.tile)
+    flags = {"steps": "steps", "guidance": "guidance", "negative": "negative_caption", "fidelity": "fidelity"}
+    changes |= {field: getattr(options, flag) for flag, field in flags.items() if getattr(options, flag) is not None}
+    return replace(sampler, **changes)
+
+
+def _tile(text: str) -> int | None:
+    return None if text == "off" else int(_number("--tile", text))
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{flag} takes a number, not {text!r}; see sspir restore --help.") from None
+
+
+def _preset(group: str, name: str) -> Any:
+    """Build what a shipped configuration, or a YAML file, describes."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from sspir.config import home
+
+    folder = home() / "conf" / group
+    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(f"There is no {group} {name}; choose one of {names}, or give a .yaml file.")
+    return instantiate(OmegaConf.load(file))

@@ -1,0 +1,118 @@
+"""The flags of `sspir restore`."""
+
+import argparse
+from pathlib import Path
+
+FORMATS = ("png", "jpg", "webp", "tif", "bmp", "same")
+
+
+def parser(epilog: str) -> argparse.ArgumentParser:
+    """Every flag with its help."""
+    made = argparse.ArgumentParser(
+        prog="sspir restore",
+        description="Restore photos: enlarge them, take away blur, noise and compression, and add plausible detail.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders (with all below) or quoted patterns")
+    made.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder of the results; trees are mirrored"
+    )
+    _of_the_weights(made.add_argument_group("model"))
+    _of_the_look(made.add_argument_group("look"))
+    _of_the_words(made.add_argument_group("words"))
+    _of_the_machine(made.add_argument_group("machine"))
+    _of_the_files(made.add_argument_group("files"))
+    return made
+
+
+def _of_the_weights(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--weights", required=True, metavar="DIR", help="run folder, saved pipeline, or the authors' checkpoint")
+    add("--checkpoint", default="last", metavar="NAME", help="of a run folder: last (default), best or a file name")
+    add(
+        "--stable-diffusion", metavar="DIR", help="for the authors' checkpoint: Stable Diffusion 1.5 (folder or hub id)"
+    )
+    add("--clip", metavar="DIR", help="for the authors' checkpoint: CLIP ViT-L/14 (folder or hub id)")
+
+
+def _of_the_look(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--scale", type=_positive, metavar="X", help="how much larger, e.g. 4 or 1.5 (default: as trained)")
+    add("--fidelity", type=_share, metavar="F", help="0: as realistic as it can (default) to 1: as faithful as it can")
+    add(
+        "--sampler",
+        metavar="NAME",
+        help="solver: ddpm, ddim, unipc, dpmpp, euler, lcm, or a .yaml (default: as trained)",
+    )
+    add("--steps", type=int, metavar="N", help="denoising steps")
+    add(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="how much the caption counts; 1 switches guidance off: twice as fast",
+    )
+    add("--start", metavar="T|noise", help="timestep at which the noised photo enters, 1 (faithful) to 999, or noise")
+    add("--seed", type=int, default=0, help="of the noise; the same seed gives the same picture (default 0)")
+    add("--colour", metavar="MODE[:S]", help="colours of the photo: none, adain, wavelet or ycbcr, strength 0 to 1")
+    add("--samples", type=_count, default=1, metavar="N", help="restorations per photo, with their mean and trust map")
+
+
+def _of_the_words(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    words = group.add_mutually_exclusive_group()
+    words.add_argument("--caption", metavar="TEXT", help="what every photo shows; '' for no words")
+    words.add_argument(
+        "--captions",
+        metavar="FILE|DIR",
+        help="captions as .jsonl or .parquet (file_name, caption), a folder of .txt, or beside",
+    )
+    add(
+        "--captioner",
+        metavar="NAME",
+        help="who describes the others: none, measured, ... or a .yaml (default: as trained)",
+    )
+    add("--negative", metavar="TEXT", help="what the photos shall not look like; needs guidance")
+
+
+def _of_the_machine(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--tile", metavar="auto|N|off", help="side of a tile in latent pixels; auto: from size and memory")
+    add("--batch", type=_count, default=1, metavar="N", help="photos of one size at a time (default 1)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the denoiser (default float32)",
+    )
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+
+
+def _of_the_files(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--format", choices=FORMATS, default="png", help="of the results (default png); same: each photo's own")
+    add("--compare", action="store_true", help="also write given and restored side by side")
+    add("--skip-existing", action="store_true", help="leave every result that is there, whatever it was made with")
+    add("--overwrite", action="store_true", help="restore everything anew")
+    add("--max-pixels", type=_count, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number

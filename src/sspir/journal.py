@@ -1,0 +1,51 @@
+"""What was done to each image, one JSON line each: the record of a folder, and how an interrupted run goes on."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+NAME = "restore.jsonl"
+
+
+class Journal:
+    """A file of JSON lines that is only ever appended to, a whole line at a time; the last line of a name counts.
+
+    A line that was cut off by a crash is passed over.
+
+    Args:
+        folder: of the results; it is made when the first line is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.entries: dict[str, dict[str, Any]] = {}
+        self._torn = False
+        if self.path.is_file():
+            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+            self._torn = bool(text) and not text.endswith("\n")
+            for line in text.splitlines():
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            self.entries[entry["output"]] = entry
+        except (ValueError, TypeError, KeyError):
+            pass
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write one line in a single call of the system, so that no reader and no crash sees a part of it.
+
+        Args:
+            entry: anything JSON can hold, with the name of its result under "output".
+        """
+        self.entries[entry["output"]] = entry
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            data = line.encode("utf-8", errors="surrogateescape")
+            self._torn = os.write(handle, data) < len(data)  # a full disk
+        finally:
+            os.close(handle)

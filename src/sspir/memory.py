@@ -1,0 +1,64 @@
+"""How much memory there is, and how much was used at most: of the GPU where one is used, else of the process."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CGROUP = Path("/sys/fs/cgroup")
+_WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be free where no one tells
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on a device: what the GPU, the container and the machine leave, whichever is less.
+
+    Args:
+        device: where the work is done.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [_machine_free()]
+    try:
+        limit, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+        free.append(int(limit) - int(used))
+    except (OSError, ValueError):  # no control group, or one without a limit ("max")
+        pass
+    return max(0, min(free))
+
+
+def _machine_free() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return _WITHOUT_ANSWER
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start measuring anew; where the system cannot, peaks are those since the process began."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        _CLEAR.write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most bytes in use since `reset_peak`: allocated by torch on a GPU, resident of the whole process elsewhere."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

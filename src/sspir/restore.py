@@ -1,0 +1,232 @@
+"""A folder of photos restored one by one: nothing is done twice, and no photo's trouble is another's."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sspir.errors import UserError
+from sspir.image_io import MAX_PIXELS, Picture, read_image, write_image
+from sspir.journal import Journal
+from sspir.memory import peak_bytes, reset_peak
+from sspir.models.latent import upscale
+from sspir.panel import panel
+from sspir.pipeline import RestorationPipeline, Restored
+from sspir.restore_jobs import Job
+from sspir.sampler import Sampler
+from sspir.samples import Samples, write_samples
+
+log = logging.getLogger(__name__)
+OnProgress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How photos are restored; two equal requests give equal results.
+
+    Args:
+        settings: of the sampler.
+        scale: upscaling.
+        seed: of the noise of every photo, so that a result depends on neither order nor batch.
+        samples: restorations of each photo, under the seeds that follow.
+        compare: write what was given and what came out side by side, too.
+        dtype: of the denoiser.
+        weights: what the pipeline was made of, for the record.
+    """
+
+    settings: Sampler
+    scale: float
+    seed: int = 0
+    samples: int = 1
+    compare: bool = False
+    dtype: str = "float32"
+    weights: str = ""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The request as JSON holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+@dataclass
+class Opened:
+    """A photo in memory.
+
+    Attributes:
+        job: where it came from and where it goes.
+        picture: what the file held.
+        lq: (3, h, w) in [0, 1].
+        given: its caption, None to ask the captioner.
+        warnings: sentences for the record.
+    """
+
+    job: Job
+    picture: Picture
+    lq: Tensor
+    given: str | None
+    warnings: list[str] = field(default_factory=list)
+
+
+class Restorer:
+    """Restores jobs with a pipeline and writes each result and its line in the journal.
+
+    Args:
+        pipeline: where it shall run, in the type it shall run in.
+        request: the settings.
+        journal: of the output folder.
+        caption_of: the caption of a job, None to ask the pipeline's captioner.
+        batch: photos of one size per run of the sampler.
+        max_pixels: larger photos are refused.
+        on_progress: called with the share of a photo that was done since the last call.
+    """
+
+    def __init__(
+        self,
+        pipeline: RestorationPipeline,
+        request: Request,
+        journal: Journal,
+        caption_of: Callable[[Job], str | None] = lambda job: None,
+        batch: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        on_progress: OnProgress = lambda share: None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.request = request
+        self.journal = journal
+        self.caption_of = caption_of
+        self.batch = batch
+        self.max_pixels = max_pixels
+        self.on_progress = on_progress
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the journal says that this very photo was restored in this very way, and the result is there."""
+        entry = self.journal.entries.get(job.output, {})
+        try:
+            same = all(entry.get(key) == value for key, value in self._identity(job).items())
+        except OSError:  # the photo is gone; restoring it says so
+            return False
+        return same and entry.get("status") == "done" and job.target.is_file()
+
+    def run(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Restore the jobs; trouble with one is told in the journal and does not keep the others.
+
+        Returns:
+            Name and sentence of each that failed.
+        """
+        failed: dict[str, str] = {}
+        for group in self._groups(jobs, failed):
+            for opened, error in self._attempt(group):
+                self._fail(opened.job, error, failed)
+        return failed
+
+    def _groups(self, jobs: Sequence[Job], failed: dict[str, str]) -> Iterator[list[Opened]]:
+        """Photos of one size, at most `batch` together, with few waiting for others of their size."""
+        waiting: dict[tuple[int, ...], list[Opened]] = {}
+        for job in jobs:
+            try:
+                opened = self._open(job)
+            except (UserError, OSError, MemoryError) as error:
+                self._fail(job, error, failed)
+                continue
+            group = waiting.setdefault(tuple(opened.lq.shape), [])
+            group.append(opened)
+            if len(group) == self.batch:
+                yield waiting.pop(tuple(opened.lq.shape))
+            elif sum(map(len, waiting.values())) >= 2 * self.batch:
+                yield waiting.pop(next(iter(waiting)))
+        yield from waiting.values()
+
+    def _open(self, job: Job) -> Opened:
+        picture = read_image(job.source, self.max_pixels)
+        return Opened(job, picture, picture.tensor(), self.caption_of(job), list(picture.warnings))
+
+    def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
+        """Restore a group; what fails together is tried alone. Yields those that failed."""
+        try:
+            self._restore(group)
+        except Exception as error:  # of any library: one photo's trouble, told in its line of the journal
+            if len(group) > 1:
+                for opened in group:
+                    yield from self._attempt([opened])
+            else:
+                log.debug("%s failed", group[0].job.source, exc_info=True)
+                yield group[0], error
+
+    def _restore(self, group: list[Opened]) -> None:
+        device = self.pipeline.device
+        reset_peak(device)
+        started = time.monotonic()
+        lq = torch.stack([opened.lq for opened in group])
+        size = self.pipeline.size_of(lq, self.request.scale)
+        captions = [self._caption(opened, size) for opened in group]
+        drawn = [self._sample(lq, captions, size, number) for number in range(self.request.samples)]
+        for index, opened in enumerate(group):
+            images = torch.stack([restored.images[index] for restored in drawn])
+            warnings = [*opened.warnings, *(text for restored in drawn for text in restored.warnings)]
+            warnings += self._write(opened, images)
+            self.journal.append(
+                {
+                    **self._identity(opened.job),
+                    "status": "done",
+                    "output": opened.job.output,
+                    "size": [size[1], size[0]],
+                    "caption": drawn[0].captions[index],
+                    "seconds": round((time.monotonic() - started) / len(group), 3),
+                    "peak_memory_mb": round(peak_bytes(device) / 2**20),
+                    "warnings": list(dict.fromkeys(warnings)),
+                }
+            )
+
+    def _caption(self, opened: Opened, size: tuple[int, int]) -> str:
+        """The caption that was given, or the captioner's; a captioner that fails steers with no words."""
+        if opened.given is not None:
+            return opened.given
+        try:
+            return self.pipeline.caption(opened.lq[None], size)[0]
+        except UserError as error:
+            opened.warnings.append(f"restored without a caption: {error}")
+            return ""
+
+    def _sample(self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int) -> Restored:
+        seeds = [self.request.seed + number] * len(lq)
+        shares = len(lq) / self.request.samples
+
+        def on_step(step: int, total: int, latents: Tensor) -> None:
+            self.on_progress(shares / total)
+
+        return self.pipeline.restore(lq, captions, size, seeds, self.request.settings, on_step)
+
+    def _write(self, opened: Opened, images: Tensor) -> list[str]:
+        """Write one photo's results; images (N, 3, H, W) are its samples. Returns sentences about what was lost."""
+        job, picture = opened.job, opened.picture
+        if self.request.compare:
+            size = (images.shape[-2], images.shape[-1])
+            columns = {"given": upscale(opened.lq[None], size)[0], "restored": images[0].cpu()}
+            sheet = np.asarray(panel(columns, job.name))
+            write_image(job.target.with_suffix(".compare.png"), Picture(sheet))
+        if len(images) > 1:
+            write_samples(job.target, picture, Samples.of(images))
+        return write_image(job.target, picture.replaced(images[0]))  # last: with it the photo counts as done
+
+    def _identity(self, job: Job) -> dict[str, Any]:
+        """What must be equal for a result to be still good."""
+        status = job.source.stat()
+        return {
+            "source": str(job.source),
+            "source_bytes": status.st_size,
+            "source_mtime_ns": status.st_mtime_ns,
+            "given_caption": self.caption_of(job),
+            **self.request.record,
+        }
+
+    def _fail(self, job: Job, error: Exception, failed: dict[str, str]) -> None:
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        failed[job.name] = text
+        self.journal.append({"source": str(job.source), "status": "failed", "output": job.output, "error": text})

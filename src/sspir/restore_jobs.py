@@ -1,0 +1,104 @@
+"""What is to be restored and where each result goes: files, folders and patterns to a list of jobs."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sspir.errors import UserError
+from sspir.image_io import SUFFIXES, list_images
+
+SAME = "same"
+FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to restore.
+
+    Attributes:
+        name: its path below the input it was found in, with "/" on every system.
+        source: where it is.
+        target: where the result goes.
+        output: the same below the output folder, with "/".
+    """
+
+    name: str
+    source: Path
+    target: Path
+    output: str
+
+
+def find_jobs(inputs: Sequence[str], out: Path, form: str = "png") -> list[Job]:
+    """Every photo among the inputs, once.
+
+    Args:
+        inputs: files, folders (searched recursively, the tree is mirrored below `out`) and patterns with *, ? or **.
+        out: folder of the results; photos that already lie in it are left alone.
+        form: one of `FORMATS`: suffix of the results; "same" keeps each photo's own.
+
+    Raises:
+        UserError: an input does not exist or holds no photo, two photos would be written to one file, or a result
+            would replace a photo.
+    """
+    jobs: dict[Path, Job] = {}
+    inside = out.resolve()
+    for text in inputs:
+        found = [(root, path) for root, path in _photos(text) if _is_no_result(path, text, inside)]
+        if not found:
+            raise UserError(f"{text} holds no photos to restore (those in {out} are results); name another input.")
+        for root, path in found:
+            name = path.relative_to(root)
+            output = name.with_suffix(_suffix(path, form))
+            target = out / output
+            other = jobs.setdefault(target, Job(name.as_posix(), path, target, output.as_posix()))
+            if other.source.resolve() != path.resolve():
+                raise UserError(
+                    f"{other.source} and {path} would both be written to {target}; restore them into different "
+                    f"folders, or use --format same where only their suffixes differ."
+                )
+    sources = {job.source.resolve() for job in jobs.values()}
+    for job in jobs.values():
+        if job.target.resolve() in sources:
+            raise UserError(f"{job.target} is itself a photo to restore; choose another --out so that it is kept.")
+    return list(jobs.values())
+
+
+def _is_no_result(path: Path, text: str, inside: Path) -> bool:
+    """Whether a photo was named itself, or lies outside the output folder."""
+    return path == Path(text).expanduser() or inside not in path.resolve().parents
+
+
+def _suffix(path: Path, form: str) -> str:
+    if form != SAME:
+        return f".{form}"
+    return path.suffix if path.suffix.lower() in SUFFIXES else ".png"
+
+
+def _photos(text: str) -> Iterator[tuple[Path, Path]]:
+    """Root and path of every photo that an input means."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        yield from ((path, photo) for photo in list_images(path))
+    elif path.exists():
+        yield path.parent, path
+    elif glob.has_magic(text):
+        yield from _matching(path)
+    else:
+        raise UserError(f"There is no photo or folder {text}; check the path, or quote a pattern that has one.")
+
+
+def _matching(pattern: Path) -> Iterator[tuple[Path, Path]]:
+    """Photos that a pattern means, below the part of it that has no wildcard; named folders are searched."""
+    fixed = list(pattern.parts)
+    while fixed and glob.has_magic("/".join(fixed)):
+        fixed.pop()
+    root = Path(*fixed)
+    seen: set[Path] = set()  # links may lead to a photo in many ways; the shortest is taken
+    found = map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob needs a relative pattern)
+    for path in sorted(found, key=lambda path: (len(path.parts), path)):
+        inner = list_images(path) if path.is_dir() and pattern.name != "**" else [path]
+        for photo in inner:
+            if photo.is_file() and photo.suffix.lower() in SUFFIXES and photo.resolve() not in seen:
+                seen.add(photo.resolve())
+                yield root, photo

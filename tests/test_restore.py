@@ -1,0 +1,284 @@
+"""`sspir restore` from the command line: what is written, what is told, what is kept."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sspir.__main__ import main
+from sspir.image_io import read_image
+from sspir.journal import Journal
+from tests.pipelines import tiny_pipeline, write_photo
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("weights") / "pipeline"
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def restore(*arguments: object) -> int:
+    return main(["restore", *map(str, arguments), "--steps", "1"])
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+
+
+def test_a_folder_is_mirrored_and_a_broken_photo_stops_nothing(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture
+) -> None:
+    write_photo(tmp_path / "in" / "größe & co = 1.jpg", 24, 20)
+    write_photo(tmp_path / "in" / "deep" / "er" / "b.png", 9, 31)
+    (tmp_path / "in" / "a broken.png").write_bytes(b"<html>not found</html>")
+    (tmp_path / "in" / "empty.jpg").touch()
+    (tmp_path / "in" / "notes.txt").write_text("no photo")
+    out = tmp_path / "out"
+    assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 1
+    assert read_image(out / "größe & co = 1.png").pixels.shape == (96, 80, 3)
+    assert read_image(out / "deep" / "er" / "b.png").pixels.shape == (36, 124, 3)
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [
+        "b.png",
+        "größe & co = 1.png",
+        "restore.jsonl",
+    ]
+    told = {line["output"]: line for line in lines(out)}
+    assert "HTML" in told["a broken.png"]["error"]
+    assert "empty file" in told["empty.png"]["error"]
+    done = told["deep/er/b.png"]
+    assert done["caption"].startswith("a ")
+    assert (done["seed"], done["scale"], done["size"], done["settings"]["steps"]) == (0, 4, [124, 36], 1)
+    assert done["seconds"] > 0
+    assert done["peak_memory_mb"] > 100
+    assert done["warnings"] == []
+    errors = capsys.readouterr().err
+    assert "failed: a broken.png: " in errors
+    assert "failed: empty.jpg: " in errors
+
+
+def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture) -> None:
+    for name in ("a", "b", "c"):
+        write_photo(tmp_path / "in" / f"{name}.png", seed=ord(name))
+    out, command = tmp_path / "out", [tmp_path / "in", "--out", tmp_path / "out", "--weights", weights]
+    assert restore(*command) == 0
+    (out / "b.png").unlink()
+    write_photo(tmp_path / "in" / "c.png", seed=99)
+    before = (out / "a.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert restore(*command) == 0
+    assert "2 restored, 1 were done before" in capsys.readouterr().out
+    assert (out / "a.png").stat().st_mtime_ns == before
+    assert restore(*command, "--caption", "a house") == 0
+    assert "3 restored, 0 were done before" in capsys.readouterr().out
+    assert restore(*command, "--skip-existing", "--seed", 5) == 0
+    assert "0 restored, 3 were done before" in capsys.readouterr().out
+
+
+def test_a_signal_stops_it_and_the_next_run_goes_on(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture
+) -> None:
+    for number in range(12):
+        write_photo(tmp_path / "in" / f"{number}.png")
+    out = tmp_path / "out"
+
+    def send() -> None:
+        while not (out / "0.png").exists():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    handler = signal.getsignal(signal.SIGTERM)
+    assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 143
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert "goes on" in capsys.readouterr().err
+    written = [path for path in out.iterdir() if path.suffix == ".png"]
+    assert 1 <= len(written) < 12
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 0
+    assert len([read_image(path) for path in out.glob("*.png")]) == 12
+    assert {line["output"] for line in lines(out)} == {f"{number}.png" for number in range(12)}
+
+
+def test_killed_outright_it_leaves_no_partial_file(tmp_path: Path, weights: str) -> None:
+    for number in range(12):
+        write_photo(tmp_path / "in" / f"{number}.png")
+    out = tmp_path / "out"
+    child = os.fork()
+    if child == 0:
+        os._exit(restore(tmp_path / "in", "--out", out, "--weights", weights))
+    deadline = time.monotonic() + 60
+    while not (out / "1.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for path in out.glob("*.png"):
+        read_image(path)
+    assert all("status" in line for line in lines(out))
+    assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 0
+    assert len(list(out.glob("*.png"))) == 12
+
+
+def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append({"output": "a.png", "status": "done"})
+    with journal.path.open("a") as file:
+        file.write('{"output": "b.png", "sta')
+    again = Journal(tmp_path)
+    again.append({"output": "c.png", "caption": "été"})
+    assert set(Journal(tmp_path).entries) == {"a.png", "c.png"}
+    assert "été" in journal.path.read_text(encoding="utf-8")
+
+
+def test_depth_grey_alpha_and_metadata_come_back(tmp_path: Path, weights: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    rgb = Image.fromarray((np.random.default_rng(0).random((12, 8, 3)) * 255).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    rgb.save(source / "turned.jpg", exif=exif)
+    Image.fromarray((np.linspace(0, 65535, 96).reshape(8, 12)).astype(np.uint16)).save(source / "grey16.png")
+    rgba = rgb.copy()
+    rgba.putalpha(Image.linear_gradient("L").resize((8, 12)))
+    rgba.save(source / "alpha.png")
+    rgb.convert("P").save(source / "palette.png")
+    rgb.convert("L").save(source / "grey.tif")
+    out = tmp_path / "out"
+    assert restore(source, "--out", out, "--weights", weights, "--batch", 4) == 0
+    turned = read_image(out / "turned.png")
+    assert turned.pixels.shape == (32, 48, 3)
+    assert Image.open(out / "turned.png").getexif()[0x010F] == "maker"
+    grey16 = read_image(out / "grey16.png")
+    assert grey16.grey
+    assert grey16.pixels.dtype == np.uint16
+    assert len(np.unique(grey16.pixels)) > 256
+    alpha = read_image(out / "alpha.png").alpha
+    assert alpha is not None
+    assert alpha.shape == (48, 32)
+    assert alpha[0].mean() < 40 < 200 < alpha[-1].mean()
+    assert read_image(out / "grey.png").grey
+
+
+def test_samples_compare_and_format(tmp_path: Path, weights: str) -> None:
+    write_photo(tmp_path / "a.png")
+    out = tmp_path / "out"
+    arguments = [
+        tmp_path / "a.png",
+        "--out",
+        out,
+        "--weights",
+        weights,
+        "--samples",
+        3,
+        "--compare",
+        "--format",
+        "webp",
+    ]
+    assert restore(*arguments) == 0
+    names = {path.name for path in out.iterdir()} - {"restore.jsonl"}
+    assert names == {
+        *("a.webp", "a.sample2.webp", "a.sample3.webp", "a.mean.webp"),
+        *("a.trust.png", "a.spread.npy", "a.compare.png"),
+    }
+    spread = np.load(out / "a.spread.npy")
+    assert spread.shape == (96, 80)
+    assert spread.min() >= 0
+    assert spread.mean() > 0
+    compare = read_image(out / "a.compare.png").pixels.shape
+    assert compare[1] > 2 * 80
+
+
+def test_captions_from_every_source(tmp_path: Path, weights: str) -> None:
+    write_photo(tmp_path / "in" / "a.png")
+    write_photo(tmp_path / "in" / "b.png")
+    table = tmp_path / "captions.jsonl"
+    table.write_text(json.dumps({"file_name": "a.png", "caption": "a red barn"}) + "\n")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "b.txt").write_text("two dogs\n")
+    wanted = {
+        ("--caption", "a boat"): ("a boat", "a boat"),
+        ("--captions", table): ("a red barn", None),
+        ("--captions", tmp_path / "texts"): (None, "two dogs"),
+        ("--captioner", "none"): ("", ""),
+    }
+    for number, (flags, captions) in enumerate(wanted.items()):
+        out = tmp_path / f"out{number}"
+        assert restore(tmp_path / "in", "--out", out, "--weights", weights, *flags) == 0
+        for name, caption in zip("ab", captions, strict=True):
+            told = next(line["caption"] for line in lines(out) if line["output"] == f"{name}.png")
+            assert told == caption or (caption is None and told.startswith("a "))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["nothing.png"], "no photo or folder nothing.png"),
+        (["in", "--weights", "in"], "holds no weights"),
+        (["in", "--sampler", "unipcc"], "no sampler unipcc"),
+        (["in", "--captioner", "llama"], "no captioner llama"),
+        (["in", "--colour", "sepia"], "'sepia' is no colour fix"),
+        (["in", "--colour", "adain:2"], "colour_strength=2"),
+        (["in", "--start", "soon"], "--start takes a number"),
+        (["in", "--start", "2000"], "between 1 and 999"),
+        (["in", "--tile", "4"], "below tile=4"),
+        (["in", "--captions", "no.jsonl"], "no.jsonl"),
+        (["in", "--device", "cuda:7"], "'cuda:7' cannot be used"),
+        (["in/a.png", "--out", "in"], "is itself a photo"),
+        (["in/a.png", "--out", "full"], "was not written by this command"),
+        (["in", "in/*.jpg"], "would both be written to"),
+    ],
+)
+def test_bad_requests_are_refused_in_a_sentence(
+    tmp_path: Path,
+    weights: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    flags: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photo(tmp_path / "in" / "a.png")
+    if "in/*.jpg" in flags:
+        write_photo(tmp_path / "in" / "a.jpg")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.png").write_bytes(b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert restore("--out", "out", "--weights", weights, *flags) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") <= 2
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "out"] == before
+    assert (tmp_path / "full" / "a.png").read_bytes() == b"mine"
+
+
+def test_patterns_results_in_the_input_and_a_bomb(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photo(tmp_path / "p" / "x" / "a.jpg")
+    write_photo(tmp_path / "p" / "b.jpg")
+    Image.new("1", (1100, 1000)).save(tmp_path / "p" / "bomb.png")
+    (tmp_path / "p" / "loop").symlink_to(tmp_path / "p")
+    assert restore("p/**/*.jpg", "--out", "p/out", "--weights", weights) == 0
+    assert {path.relative_to("p/out").as_posix() for path in Path("p/out").rglob("*.png")} == {"x/a.png", "b.png"}
+    assert restore("p", "--out", "p/out", "--weights", weights, "--max-pixels", 1) == 1
+    assert "--max-pixels" in capsys.readouterr().err
+    assert len(list(Path("p/out").rglob("*.png"))) == 2
