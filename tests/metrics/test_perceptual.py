@@ -1,5 +1,7 @@
 """The measures without weights: against second implementations, and laws that all of them keep."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -162,3 +164,13 @@ def test_color_video_vdp(photo: Tensor, noise: Tensor) -> None:
     assert metric.score(photo, photo).item() == pytest.approx(10)
     values = [metric.score((photo + s * noise).clamp(0, 1), photo).item() for s in (0.02, 0.1)]
     assert 10 > values[0] > values[1] > 0
+
+
+def test_color_video_vdp_in_threads(photo: Tensor, noise: Tensor) -> None:
+    """The library's model remembers the size of its last image: threads must not share one."""
+    pytest.importorskip("pycvvdp", reason="cvvdp is not installed")
+    metric = ColorVideoVDP()
+    pairs = [((photo + 0.05 * noise).clamp(0, 1)[..., :size], photo[..., :size]) for size in (141, 96, 120, 64) * 3]
+    alone = [metric.score(*pair).item() for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        assert [value.item() for value in pool.map(lambda pair: metric.score(*pair), pairs)] == alone

@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, MetricUnavailableError, check_pair, to_pixels
+
+SMALLEST = 16  # pixels of a side: its pyramid needs some levels
 
 
 class ColorVideoVDP(FullReferenceMetric):
@@ -21,28 +24,34 @@ class ColorVideoVDP(FullReferenceMetric):
     def __init__(self, display: str = "standard_4k") -> None:
         super().__init__()
         self.display = display
-        self._model: Any = None
+        self._idle: list[Any] = []  # models keep the pyramid of their last image: one for each thread that measures
 
     def require(self) -> None:
-        """Load the model.
+        """Load the model; raises MetricUnavailableError where the package is missing."""
+        if not self._idle:
+            self._idle.append(self._build())
 
-        Raises:
-            MetricUnavailableError: the package is missing.
-        """
-        if self._model is None:
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
-            try:
-                from pycvvdp import cvvdp
-            except ImportError as error:
-                raise MetricUnavailableError(
-                    "ColorVideoVDP needs the package cvvdp; pip install 'sspir[perceptual]'."
-                ) from error
-            self._model = cvvdp(display_name=self.display, device=torch.device("cpu"), quiet=True)
+    def _build(self) -> Any:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
+        try:
+            from pycvvdp import cvvdp
+        except ImportError as error:
+            raise MetricUnavailableError(
+                "ColorVideoVDP needs the package cvvdp; pip install 'sspir[perceptual]'."
+            ) from error
+        return cvvdp(display_name=self.display, device=torch.device("cpu"), quiet=True)
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Quality in just-objectionable-differences (B,) in [0, 10], higher is better."""
-        self.require()
         check_pair(preds, target)
-        pairs = zip(to_pixels(preds).cpu() / 255, to_pixels(target).cpu() / 255, strict=True)
-        values = [self._model.predict(a, b, dim_order="CHW")[0] for a, b in pairs]
+        if min(preds.shape[-2:]) < SMALLEST:
+            size = tuple(preds.shape[-2:])
+            raise UserError(f"This metric needs sides of at least {SMALLEST} pixels, got {size}; leave it out.")
+        pairs = list(zip(to_pixels(preds).cpu() / 255, to_pixels(target).cpu() / 255, strict=True))
+        try:
+            model = self._idle.pop()
+        except IndexError:
+            model = self._build()
+        values = [model.predict(a, b, dim_order="CHW")[0] for a, b in pairs]
+        self._idle.append(model)
         return torch.stack(values).to(preds.device)
