@@ -82,3 +82,13 @@ def test_good_epochs_say_nothing(folder: Path, caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         list(data.train_dataloader())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_stops_validation_with_one_sentence(mixed: Path, workers: int) -> None:
+    photos = ImageFolder(mixed / "bad")
+    data = RestorationDataModule(photos, {"bad": photos}, DEGRADATION, 2, workers=workers)
+    with pytest.raises(UserError) as caught:
+        list(data.val_dataloader()[0])
+    assert "animated.png" in str(caught.value)
+    assert "\n" not in str(caught.value)

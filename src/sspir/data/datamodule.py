@@ -5,7 +5,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
 from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
@@ -79,10 +78,10 @@ class RestorationDataModule(pl.LightningDataModule):
         loader.photos, loader.max_broken = len(self.train), self.max_broken
         return loader
 
-    def val_dataloader(self) -> list[DataLoader[Any]]:
+    def val_dataloader(self) -> list[CountingLoader]:
         """One loader per validation set, each photo once, in order."""
         return [
-            DataLoader(ValidationViews(photos), batch_size=self.validation_batch_size, **self._loader_options())
+            CountingLoader(ValidationViews(photos), batch_size=self.validation_batch_size, **self._loader_options())
             for photos in self.validation.values()
         ]
 

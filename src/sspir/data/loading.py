@@ -132,7 +132,8 @@ class CountingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield batches, counting the broken files among them."""
         broken: set[str] = set()
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while (batch := _next(batches)) is not None:
             if batch["broken"]:
                 broken.update(batch["broken"])
                 self._check(broken)
@@ -155,6 +156,14 @@ class CountingLoader(DataLoader[Any]):
                 f"{len(broken)} of {self.photos} photos cannot be read, more than the share of {self.max_broken:g} "
                 f"that max_broken allows: repair or remove them.\n{_listed(broken)}"
             )
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch, or None at the end; a worker's UserError says its sentence without the worker's traceback."""
+    try:
+        return next(batches, None)
+    except UserError as error:
+        raise UserError(str(error).rsplit("Error: ", 1)[-1].strip()) from None
 
 
 def _listed(sentences: set[str]) -> str:
