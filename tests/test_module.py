@@ -18,6 +18,7 @@ from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 def tiny_module(tmp_path: Path, *changes: str) -> RestorationModule:
     module = build_module(tiny_config(tmp_path, tmp_path, *changes))
     module.log_dict = lambda *_, **__: None
+    module.generators = lambda count: [torch.Generator().manual_seed(n) for n in range(count)]  # there is no trainer
     return module
 
 
@@ -64,8 +65,9 @@ def test_frozen_parts_stay_in_evaluation_mode(tmp_path: Path) -> None:
 def test_captions_are_dropped_at_the_stated_share(tmp_path: Path) -> None:
     given = batch()
     empty = tiny_module(tmp_path).text_encoder([""] * 2)
-    all_dropped = tiny_module(tmp_path, "module.caption_dropout=1.0").semantics(given, given.hq)[0]
-    none_dropped = tiny_module(tmp_path, "module.caption_dropout=0.0").semantics(given, given.hq)[0]
+    generators = tiny_module(tmp_path).generators(2)
+    all_dropped = tiny_module(tmp_path, "module.caption_dropout=1.0").semantics(given, given.hq, generators)[0]
+    none_dropped = tiny_module(tmp_path, "module.caption_dropout=0.0").semantics(given, given.hq, generators)[0]
     assert torch.equal(all_dropped, empty)
     assert not torch.equal(none_dropped, empty)
 
@@ -75,7 +77,7 @@ def test_captions_describe_what_the_setting_says(tmp_path: Path) -> None:
     for source in ("hq", "lq"):
         module = tiny_module(tmp_path, f"module.caption_source={source}")
         module.captioner = lambda images, known: seen.append(images) or list(known)
-        module.semantics(batch(), torch.zeros(2, 3, 32, 32))
+        module.semantics(batch(), torch.zeros(2, 3, 32, 32), module.generators(2))
     assert torch.equal(seen[0], batch().hq)
     assert not seen[1].any()
 

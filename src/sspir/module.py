@@ -181,11 +181,13 @@ class RestorationModule(pl.LightningModule):
             features: of the structure prior.
             images: the Processor's, which a residual refers to.
         """
-        prompt_embeds, tokens = self.semantics(batch, lq)
-        latents = self.latents(batch.hq, images)
-        noise = torch.randn_like(latents)
+        generators = self.generators(len(batch))
+        prompt_embeds, tokens = self.semantics(batch, lq, generators)
+        latents = self.latents(batch.hq, images, generators)
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators]).to(latents)
         schedule, kind = self.noise_schedule, self.noise_schedule.config.prediction_type
-        timesteps = torch.randint(schedule.config.num_train_timesteps, (len(batch),), device=self.device)
+        steps = schedule.config.num_train_timesteps
+        timesteps = torch.cat([torch.randint(steps, (1,), generator=each) for each in generators]).to(self.device)
         noisy = schedule.add_noise(latents, noise, timesteps)
         prediction = self.backbone.predict(noisy, timesteps, prompt_embeds, self.refine(tokens), features)
         target = {"epsilon": noise, "sample": latents}.get(kind)
@@ -195,17 +197,17 @@ class RestorationModule(pl.LightningModule):
         return self.loss.noise(prediction, target, kept / (1 - kept), kind)
 
     @torch.no_grad()
-    def semantics(self, batch: Batch, lq: Tensor) -> tuple[Tensor, Tensor]:
+    def semantics(self, batch: Batch, lq: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Caption tokens, some of them dropped, and the image encoder's tokens of the upscaled lq."""
         captions = self.captioner(batch.hq if self.caption_source == "hq" else lq, batch.captions)
-        dropped = (torch.rand(len(captions)) < self.caption_dropout).tolist()
+        dropped = [torch.rand((), generator=each).item() < self.caption_dropout for each in generators]
         captions = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         return self.text_encoder(captions), self.image_encoder(lq)
 
     @torch.no_grad()
-    def latents(self, hq: Tensor, images: list[Tensor]) -> Tensor:
+    def latents(self, hq: Tensor, images: list[Tensor], generators: list[torch.Generator] | None = None) -> Tensor:
         """What is diffused: the truth's latent, or its scaled difference to the latent of the Processor's image."""
-        latents = encode(self.vae, hq)
+        latents = encode(self.vae, hq, generators)
         if self.residual:
             base = (images[0].detach().float() / 2 + 0.5).clamp(0, 1)
             latents = (latents - encode(self.vae, base)) * self.residual
@@ -244,10 +246,16 @@ class RestorationModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Draw this step's random numbers from (seed, step, rank): resuming needs no generator state, ranks differ."""
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        torch.manual_seed(sample_seed(self.seed, step, f"rank {self.global_rank}"))
+    def generators(self, count: int) -> list[torch.Generator]:
+        """One generator per image, seeded by (seed, step, place in the global batch).
+
+        Resuming then needs no generator state, ranks draw different numbers, and two processes with half the batch
+        draw the same as one with all of it.
+        """
+        first = self.global_rank * count
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        seeds = [sample_seed(self.seed, step, f"place {first + n}") for n in range(count)]
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained, the configuration and the generator; frozen networks stay where they came from."""
