@@ -98,7 +98,7 @@ def test_sampling_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = given.get("lq_latent_scaled", torch.zeros_like(given["initial_noise"]))
     features, _ = network.structure(images(given["image_u8"]))
     prompt_embeds = wanted.get("prompt_embeds_uncond_then_cond", wanted.get("prompt_embeds"))
-    image_embeds = given["image_tokens"].repeat(len(prompt_embeds), 1, 1)
+    image_embeds = given["image_tokens"]
     predicted: list[Tensor] = []
     predict = sspir.sampling.predict
     monkeypatch.setattr(sspir.sampling, "predict", lambda *args: predicted.append(predict(*args)) or predicted[-1])

@@ -1,7 +1,9 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from omegaconf import OmegaConf
 
+from sspir.config import home
 from sspir.errors import UserError
 from sspir.sampler import Sampler
 from tests.reference import recording
@@ -51,6 +53,11 @@ def test_a_perfect_denoiser_gives_the_clean_latent_back(schedule: DDPMScheduler,
         ({"scheduler": "DDIMSheduler"}, "no scheduler 'DDIMSheduler'"),
         ({"steps": 0}, "at least 1 step"),
         ({"tile": 8, "overlap": 8}, "overlap=8"),
+        ({"options": {"set_alpha_to_won": True}}, "no option set_alpha_to_won"),
+        ({"colour": "sepia"}, "'sepia' is no colour fix"),
+        ({"guidance_rescale": 2}, "between 0 and 1"),
+        ({"tile": "big"}, "no side of a tile"),
+        ({"tile_tokens": "none"}, "choose image or tile"),
         ({"start": 1000}, "between 1 and 999"),
         ({"start": 3, "steps": 4}, "4 steps do not fit below start=3"),
     ],
@@ -58,3 +65,36 @@ def test_a_perfect_denoiser_gives_the_clean_latent_back(schedule: DDPMScheduler,
 def test_bad_settings_are_refused_in_words(schedule: DDPMScheduler, settings: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Sampler(**settings).build(schedule)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "unipc", "dpmpp", "euler", "lcm", "fast"])
+@pytest.mark.parametrize("start", [999, 300, None])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_every_preset_runs_its_steps_and_ends_at_a_perfect_denoisers_latent(
+    schedule: DDPMScheduler, name: str, start: int | None, prediction: str
+) -> None:
+    preset = OmegaConf.to_container(OmegaConf.load(home() / "conf" / "sampler" / f"{name}.yaml"))
+    del preset["_target_"]
+    options = {**preset.pop("options", {}), **({"clip_sample": False} if name in ("ddim", "ddpm", "lcm") else {})}
+    schedule = DDPMScheduler.from_config(schedule.config, prediction_type=prediction)
+    # One that divides no schedule
+    sampler = Sampler(**{**preset, "options": options, "start": start, "steps": 7, "respace": True})
+    solver, timesteps = sampler.build(schedule)
+    assert len(timesteps) == 7
+    assert start is None or timesteps[0] == start
+    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = noise * solver.init_noise_sigma if start is None else solver.add_noise(clean, noise, timesteps[:1])
+    for timestep in timesteps:
+        scaled = solver.scale_model_input(latents, timestep)
+        kept = schedule.alphas_cumprod[int(timestep)]
+        epsilon = (scaled - kept.sqrt() * clean) / (1 - kept).sqrt()
+        velocity = kept.sqrt() * epsilon - (1 - kept).sqrt() * clean
+        predicted = {"epsilon": epsilon, "sample": clean, "v_prediction": velocity}[prediction]
+        latents = solver.step(predicted, timestep, latents).prev_sample
+    assert (latents - clean).abs().max() < 2e-3
+
+
+def test_guidance_acts_in_its_interval_only() -> None:
+    sampler = Sampler(guidance=5, guidance_interval=[200, 600])
+    assert [sampler.guides(timestep) for timestep in (100, 200, 600, 601)] == [False, True, True, False]
+    assert not Sampler(guidance=1, guidance_interval=[0, 999]).guides(300)

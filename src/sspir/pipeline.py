@@ -308,7 +308,7 @@ class RestorationPipeline(DiffusionPipeline):
         prompt_embeds = encode_captions(self.tokenizer, self.text_encoder, [*negatives, *captions])
         tokens = self.image_encoder(upscaled.to(self.image_encoder.dtype))
         image_embeds = self.refine(tokens.to(self.refine.dtype))
-        return prompt_embeds, image_embeds.repeat(2, 1, 1) if settings.guided else image_embeds
+        return prompt_embeds, image_embeds
 
     def pad(self, image: Tensor) -> Tensor:
         """Grow (B, 3, H, W) to what autoencoder and Processor can divide, repeating the last row and column."""

@@ -1,6 +1,7 @@
 """How a photo is restored: solver, number of steps, starting point, guidance, and what follows."""
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, ClassVar, get_args
 
 import diffusers
@@ -57,7 +58,7 @@ class Sampler:
     colour: ColourMode = "adain"
     colour_strength: float = 1.0
     fidelity: float = 0.0
-    tile: int | str | None = "auto"
+    tile: int | str | None = 96
     overlap: int = 32
     tile_batch: int = 4
     tile_tokens: str = "image"
@@ -108,20 +109,12 @@ class Sampler:
         last = schedule.config.num_train_timesteps - 1
         if self.start is not None and not 0 < self.start <= last:
             raise UserError(f"start={self.start} must lie between 1 and {last}, or be null to start from noise.")
-        if self.respace and self.start is not None:
-            if self.steps > self.start:
-                raise UserError(f"{self.steps} steps do not fit below start={self.start}; take fewer.")
-            # A schedule that ends at `start` lets every solver space its steps below it.
-            changes |= {
-                "trained_betas": schedule.betas[: self.start + 1].tolist(),
-                "num_train_timesteps": self.start + 1,
-                "timestep_spacing": "trailing",
-                "rescale_betas_zero_snr": False,
-            }
         kind = getattr(diffusers, self.scheduler)
-        known = set(kind._get_init_keys(kind))
-        config = {key: value for key, value in {**schedule.config, **changes}.items() if key in known}
-        scheduler = kind(**config)
+        if unknown := changes.keys() - set(kind._get_init_keys(kind)):
+            raise UserError(f"{self.scheduler} has no option {', '.join(sorted(unknown))}; correct sampler.options.")
+        if self.respace and self.start is not None:
+            return self._respaced(kind, schedule, changes)
+        scheduler = kind(**_fitting(kind, {**schedule.config, **changes}))
         scheduler.set_timesteps(self.steps)
         timesteps = scheduler.timesteps
         if self.start is not None:
@@ -130,3 +123,35 @@ class Sampler:
                 scheduler.set_begin_index(skipped)
             timesteps = timesteps[skipped:]
         return scheduler, timesteps
+
+    def _respaced(
+        self, kind: type, schedule: diffusers.DDPMScheduler, changes: dict[str, Any]
+    ) -> tuple[diffusers.SchedulerMixin, Tensor]:
+        """All steps below the start: a schedule that ends there lets every solver space its own."""
+        start = self.start or 0
+        if self.steps > start:
+            raise UserError(f"{self.steps} steps do not fit below start={start}; take fewer.")
+        changes |= {
+            "trained_betas": schedule.betas[: start + 1].tolist(),
+            "num_train_timesteps": start + 1,
+            "timestep_spacing": "trailing",
+            "rescale_betas_zero_snr": False,
+        }
+        if kind is diffusers.DDIMScheduler and changes.get("set_alpha_to_one"):
+            # DDIM is DPM-Solver++ of first order (Lu et al. 2022). diffusers' DDIM goes down by a rounded stride, so
+            # that noise is left unless the steps divide the schedule; this class ends a step where the next begins.
+            kind = diffusers.DPMSolverMultistepScheduler
+            changes["solver_order"] = 1
+        custom: dict[str, Any] = {"num_inference_steps": self.steps}
+        if kind is diffusers.LCMScheduler:  # knows no spacing
+            changes["original_inference_steps"] = start + 1
+            custom = {"timesteps": [start - round(step * (start + 1) / self.steps) for step in range(self.steps)]}
+        scheduler = kind(**_fitting(kind, {**schedule.config, **changes}))
+        scheduler.set_timesteps(**custom)
+        return scheduler, scheduler.timesteps
+
+
+def _fitting(kind: type, config: dict[str, Any]) -> dict[str, Any]:
+    """Those keys of a noise schedule's configuration that a solver knows, without notes for loading."""
+    known = signature(kind.__init__).parameters
+    return {key: value for key, value in config.items() if key in known}

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.sampler import Sampler
 from sspir.tiling import tiled
@@ -20,7 +21,7 @@ class Priors(NamedTuple):
 
     Attributes:
         prompt_embeds: (B, L, D) of the captions; with guidance (2 B, L, D), those of the negative caption first.
-        image_embeds: (B, L, D); with guidance repeated to (2 B, L, D), as guidance acts on the text alone.
+        image_embeds: (B, L, D), the same for both halves of guidance, which acts on the text alone.
         features: (B, C, h, w) of the structure prior, at latent size.
     """
 
@@ -29,6 +30,7 @@ class Priors(NamedTuple):
     features: Tensor
 
 
+@torch.no_grad()
 def sample(
     backbone: ControlledUNet,
     schedule: DDPMScheduler,
@@ -57,36 +59,80 @@ def sample(
     if settings.start is None:
         latents = noise * scheduler.init_noise_sigma
     else:
-        latents = scheduler.add_noise(known, noise, torch.tensor([settings.start], device=known.device))
+        start = timesteps[:1] if settings.respace else torch.tensor([settings.start])
+        latents = scheduler.add_noise(known, noise, start.to(known.device))
     takes_generator = "generator" in signature(scheduler.step).parameters
     options = {"generator": list(generators)} if takes_generator else {}
-    for number, timestep in enumerate(timesteps.to(known.device), start=1):
-        scaled = scheduler.scale_model_input(latents, timestep)
-        predicted = predict(backbone, settings, scaled, timestep, priors)
-        latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
-        if on_step:
-            on_step(number, len(timesteps), latents)
+    predictor = Predictor(backbone, settings, priors)
+    with shared_attention(backbone):
+        for number, timestep in enumerate(timesteps.to(known.device), start=1):
+            scaled = scheduler.scale_model_input(latents, timestep)
+            predicted = predict(predictor, scaled, timestep)
+            latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
+            if on_step:
+                on_step(number, len(timesteps), latents)
     return latents
 
 
-def predict(backbone: ControlledUNet, settings: Sampler, latents: Tensor, timestep: Tensor, priors: Priors) -> Tensor:
-    """Guided prediction (B, C, h, w) of one step, in tiles where the latent (B, C, h, w) is large."""
+class Predictor:
+    """The network under the priors of some images, which do not change from step to step.
 
-    def denoise(tiles: list[Tensor]) -> Tensor:
-        sample, features = tiles
-        count = len(sample) // len(priors.prompt_embeds)
-        prompts, tokens = (embeds.repeat(count, 1, 1) for embeds in (priors.prompt_embeds, priors.image_embeds))
-        sample = sample.to(features.dtype)
-        return backbone.predict(sample, timestep, prompts, tokens, features, settings.conditioning_scale).float()
+    Args:
+        backbone: the denoiser.
+        settings: of the loop.
+        priors: of B images.
+    """
 
-    halves = 2 if settings.guided else 1
-    images = [image.repeat(halves, 1, 1, 1) for image in (latents, priors.features)]
-    overlap = min(settings.overlap, min(latents.shape[-2:]) // 2)
-    predicted = tiled(denoise, images, settings.tile, overlap, settings.tile_batch)
-    if settings.guided:
-        unguided, guided = predicted.chunk(2)
-        predicted = unguided + settings.guidance * (guided - unguided)
-    return predicted
+    def __init__(self, backbone: ControlledUNet, settings: Sampler, priors: Priors) -> None:
+        self.backbone = backbone
+        self.settings = settings
+        self.priors = priors
+        # Handed in as the same tensors at every step, so that their keys and values are computed once.
+        self._repeated: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def embeds(self, tiles: int, halves: int) -> tuple[Tensor, Tensor]:
+        """Caption and image tokens for some tiles of each image: (halves tiles B, L, D) and (tiles B, L, D)."""
+        if (tiles, halves) not in self._repeated:
+            texts = self.priors.prompt_embeds.chunk(2 if self.settings.guided else 1)[-halves:]
+            prompts = torch.cat([text.repeat(tiles, 1, 1) for text in texts])
+            self._repeated[tiles, halves] = prompts, self.priors.image_embeds.repeat(tiles, 1, 1)
+        return self._repeated[tiles, halves]
+
+    def __call__(self, latents: Tensor, timestep: Tensor) -> list[Tensor]:
+        """Predictions (B, C, h, w) of one step: without and with caption where guidance acts, else with it.
+
+        Args:
+            latents: (B, C, h, w); large ones are done in tiles.
+            timestep: scalar.
+        """
+        settings, images = self.settings, len(latents)
+        halves = 2 if settings.guides(float(timestep)) else 1
+
+        def denoise(tiles: list[Tensor]) -> Tensor:
+            sample, features = tiles
+            prompts, tokens = self.embeds(len(sample) // images, halves)
+            sample = sample.to(features.dtype)
+            scale = settings.conditioning_scale
+            predicted = self.backbone.predict(sample, timestep, prompts, tokens, features, scale).float()
+            return torch.cat(predicted.chunk(halves), dim=1)
+
+        overlap = min(settings.overlap, min(latents.shape[-2:]) // 2)
+        tile = settings.tile or max(latents.shape[-2:])
+        predicted = tiled(denoise, [latents, self.priors.features], tile, overlap, settings.tile_batch)
+        return list(predicted.chunk(halves, dim=1))
+
+
+def predict(predictor: Predictor, latents: Tensor, timestep: Tensor) -> Tensor:
+    """Guided prediction (B, C, h, w) of one step for latents (B, C, h, w)."""
+    settings = predictor.settings
+    *unguided, conditional = predictor(latents, timestep)
+    if not unguided:
+        return conditional
+    guided = unguided[0] + settings.guidance * (conditional - unguided[0])
+    if not settings.guidance_rescale:
+        return guided
+    spread, wanted = (part.std(dim=(1, 2, 3), keepdim=True) for part in (guided, conditional))
+    return guided * torch.lerp(torch.ones_like(spread), wanted / spread, settings.guidance_rescale)
 
 
 def _randn(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:

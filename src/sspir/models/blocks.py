@@ -69,7 +69,15 @@ def texts_of(block: Any) -> list[Callable[[Tensor, Tensor], Tensor]]:
 
 
 def _text(attention: nn.Module, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
-    return attention(hidden, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+    return attention(spread(hidden, prompt_embeds), encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+
+
+def spread(hidden: Tensor, rows: Tensor) -> Tensor:
+    """Repeat a map (b, C, h, w) to the rows of another tensor, where it has fewer.
+
+    Guidance tells one latent two texts: all that is computed before the first text is computed once.
+    """
+    return hidden if len(hidden) == len(rows) else hidden.repeat(len(rows) // len(hidden), 1, 1, 1)
 
 
 def _no_text(hidden: Tensor, _: Tensor) -> Tensor:
@@ -77,8 +85,8 @@ def _no_text(hidden: Tensor, _: Tensor) -> Tensor:
 
 
 def embed_time(net: UNet2DConditionModel | ControlNetModel, timestep: Tensor, sample: Tensor) -> Tensor:
-    """Embedding (B, D) of a timestep (B,) or scalar."""
-    features = net.time_proj(timestep.expand(len(sample)))
+    """Embedding (B, D) of a timestep (B,), or (1, D) of a scalar."""
+    features = net.time_proj(timestep.reshape(-1))
     embedding: Tensor = net.time_embedding(features.to(sample.dtype))
     return embedding
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sspir.errors import UserError
 from sspir.models import authors
 from sspir.models.attention_adapter import AttentionAdapter, copy_common
-from sspir.models.blocks import Adapter, embed_time, encode, refuse_unknown, run, texts_of
+from sspir.models.blocks import Adapter, embed_time, encode, refuse_unknown, run, spread, texts_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.pretrained import load_diffusers
 
@@ -212,7 +212,7 @@ class ControlledUNet(nn.Module):
         for level, block in enumerate(net.up_blocks):
             for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
                 name, residual = f"up{level}_{index}", residuals.pop()
-                hidden = run(block, resnet, torch.cat([hidden, skips.pop()], dim=1), temb)
+                hidden = run(block, resnet, torch.cat([hidden, spread(skips.pop(), hidden)], dim=1), temb)
                 hidden = self.unet_image(name, hidden, image_embeds)  # implicit semantic prior
                 hidden = attention(hidden, prompt_embeds)  # explicit semantic prior
                 hidden = self.unet_pixel(name, hidden, residual)  # structure prior
@@ -230,7 +230,11 @@ class ControlledUNet(nn.Module):
         features: Tensor,
         conditioning_scale: float = 1.0,
     ) -> Tensor:
-        """Noise (B, 4, h, w) given the structure features of `structure`; see `forward` for the rest."""
+        """Noise (B, 4, h, w) given the structure features of `structure`; see `forward` for the rest.
+
+        `prompt_embeds` may hold m B rows, m texts for each latent in turn: the noise has as many then. Needs
+        `sspir.models.attention_cache.shared_attention` around it.
+        """
         residuals, mid = self.control(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
         return self.denoise(sample, timestep, prompt_embeds, image_embeds, residuals, mid)
 

@@ -1,0 +1,74 @@
+"""Cross-attention while sampling: what does not change from step to step or between guidance halves, computed once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from sspir.models.controlled_unet import ControlledUNet
+
+_MOST_HELD = 4  # contexts per layer: those of the tile batches; tokens of single tiles would pile up
+
+
+class SharedAttention:
+    """What diffusers' `AttnProcessor2_0` computes, for contexts that fewer rows, or many steps, share.
+
+    Args:
+        remember: keep keys and values of the tensors seen; for contexts that are handed in again at every step.
+    """
+
+    def __init__(self, remember: bool) -> None:
+        self.remember = remember
+        self.held: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: None = None,
+        temb: None = None,
+    ) -> Tensor:
+        """Attend from (B, N, C) to a context (b, L, D), which is repeated where b divides B."""
+        key, value = self._key_and_value(attn, encoder_hidden_states)
+        query = _split(attn.to_q(hidden_states), attn.heads)
+        rows = len(hidden_states) // len(key)
+        if rows > 1:
+            key, value = (tensor.repeat(rows, 1, 1, 1) for tensor in (key, value))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        projected: Tensor = attn.to_out[0](attended.to(query.dtype))
+        return projected
+
+    def _key_and_value(self, attn: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
+        for seen, key, value in self.held:
+            if seen is context:
+                return key, value
+        normed = attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
+        key, value = (_split(project(normed), attn.heads) for project in (attn.to_k, attn.to_v))
+        if self.remember and len(self.held) < _MOST_HELD:
+            self.held.append((context, key, value))
+        return key, value
+
+
+def _split(tokens: Tensor, heads: int) -> Tensor:
+    """(B, N, C) -> (B, heads, N, C / heads)."""
+    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+@contextmanager
+def shared_attention(backbone: ControlledUNet) -> Iterator[None]:
+    """Within, cross-attention of every part shares and remembers; afterwards all is as it was."""
+    replaced: list[tuple[Attention, Any]] = []
+    for name, part in backbone.named_children():
+        for path, module in part.named_modules():
+            if path.endswith("attn2") and isinstance(module, Attention):
+                replaced.append((module, module.processor))
+                module.processor = SharedAttention(remember=name != "unet_pixel")
+    try:
+        yield
+    finally:
+        for module, processor in replaced:
+            module.processor = processor
