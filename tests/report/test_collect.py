@@ -15,6 +15,7 @@ from sspir.metrics.niqe import NIQE
 from sspir.metrics.results import Results
 from sspir.report.charts import MOST_POINTS, chart, thin, ticks
 from sspir.report.collect import collect, differing_settings
+from sspir.report.page import build
 from sspir.report.pictures import choose, pack
 
 
@@ -44,7 +45,7 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "sweep" / "0", 1e-4)
     results, runs = collect([tmp_path])
     assert [result.name for result in results] == ["a/results", "b/results"]
-    assert [run.name for run in runs] == ["sweep/0"]
+    assert [run.name for run in runs] == ["0"]
     assert results[0].values["03"]["ours"]["psnr_y"] == 23
     assert len(collect([tmp_path, tmp_path / "a"])[0]) == 2  # a folder named twice is read once
 
@@ -108,3 +109,14 @@ def test_thinning_keeps_the_mean_and_ticks_enclose() -> None:
         assert found[0] - 1e-9 <= min(values) <= max(values) <= found[-1] + 1e-9
         assert 2 <= len(found) <= 8
     assert chart({"a<b": [(0, 1), (1, 2)]}, "step").count("a&lt;b") == 3
+
+
+def test_the_best_is_marked_only_among_results_of_the_same_images(tmp_path: Path) -> None:
+    def overview(counts: tuple[int, int]) -> str:
+        folders = [write_results(tmp_path / f"{counts}" / f"{i}", count) for i, count in enumerate(counts)]
+        page = build(collect(folders)[0], [], "title", images=1, quality=50)
+        return page[page.index("All results") : page.index("</section>")]
+
+    assert "<b>" in overview((12, 12))
+    assert "<b>" not in overview((12, 8))
+    assert "Different images" in overview((12, 9))

@@ -99,7 +99,7 @@ def load(name: str) -> Any:
     """
     found = problems(name)
     if found:
-        raise MetricUnavailableError(f"{name} cannot run: {'; '.join(found)}. `sspir doctor metrics` lists all.")
+        raise MetricUnavailableError(f"{'; '.join(found)} (`sspir doctor metrics` lists all).")
     import pyiqa
 
     with _no_downloads(), redirect_stdout(sys.stderr):  # pyiqa prints what it loads

@@ -70,14 +70,14 @@ def collect(paths: Sequence[Path]) -> tuple[list[ResultSet], list[Run]]:
         raise UserError(
             f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
         )
-    names = unique_names([*results, *runs])
-    return [read_results(folder, names[folder]) for folder in results], [read_run(f, names[f]) for f in runs]
+    of_results, of_runs = unique_names(list(results)), unique_names(list(runs))
+    return [read_results(folder, of_results[folder]) for folder in results], [read_run(f, of_runs[f]) for f in runs]
 
 
 def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
     """Shortest ends of the paths that tell the folders apart."""
     parts = {folder: folder.resolve().parts for folder in folders}
-    for length in range(1, max(map(len, parts.values())) + 1):
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
         names = {folder: "/".join(part[-length:]) for folder, part in parts.items()}
         if len(set(names.values())) == len(set(parts.values())):
             return names

@@ -49,22 +49,25 @@ def build(results: Sequence[ResultSet], runs: Sequence[Run], title: str, images:
 
 
 def _overview(results: Sequence[ResultSet]) -> str:
-    """All methods of all results in one table: the table of an ablation study."""
+    """All methods of all results in one table: the table of an ablation study, if all measured the same images."""
     methods = {
         f"{result.name}: {method}": cells for result in results for method, cells in result.summary["methods"].items()
     }
     metrics = {name: facts for result in results for name, facts in result.summary["metrics"].items()}
-    return f"<section><h2>All results</h2>{_method_table(methods, metrics)}</section>"
+    comparable = all(result.values.keys() == results[0].values.keys() for result in results)
+    note = "" if comparable else '<p class="note">Different images: compare methods within one set only.</p>'
+    return f"<section><h2>All results</h2>{note}{_method_table(methods, metrics, comparable)}</section>"
 
 
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     summary = result.summary
     warnings = [verdict_text(verdict) for verdict in summary.get("noise_control", []) if not verdict["beaten"]]
-    warnings += [f"{name} is missing: {reason}" for name, reason in summary.get("unavailable", {}).items()]
+    missing = [escape(f"{name}: {reason}") for name, reason in summary.get("unavailable", {}).items()]
     problems = [f"{p['image']} ({p['method']}): {p['problem']}" for p in summary.get("problems", [])]
     parts = [
         f"<section><h2>{escape(result.name)}</h2>",
         *(f'<p class="warning">{escape(text)}</p>' for text in warnings),
+        _details("Metrics that could not run", missing),
         _details("Problems", [escape(text) for text in problems]),
         _method_table(summary["methods"], summary["metrics"]),
         '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold.</p>',
@@ -76,9 +79,9 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     return "".join(parts)
 
 
-def _method_table(methods: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any]) -> str:
+def _method_table(methods: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any], comparable: bool = True) -> str:
     best = {
-        name: best_of(facts, {m: cells[name]["mean"] for m, cells in methods.items() if name in cells})
+        name: best_of(facts, {m: cells[name]["mean"] for m, cells in methods.items() if name in cells and comparable})
         for name, facts in metrics.items()
     }
     head = "".join(f"<th>{escape(heading(name, facts))}</th>" for name, facts in metrics.items())
