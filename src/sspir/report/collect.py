@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from sspir.errors import UserError
 
@@ -119,7 +119,7 @@ def read_run(folder: Path, name: str) -> Run:
             if key not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
                 curves.setdefault(key, {})[float(step)] = float(value)  # a resumed run repeats steps: the last counts
     config = next((folder / part for part in ("config.yaml", ".hydra/config.yaml") if (folder / part).exists()), None)
-    settings = flatten(yaml.safe_load(config.read_text()) or {}) if config else {}
+    settings = flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
     return Run(name, {key: sorted(points.items()) for key, points in sorted(curves.items())}, settings)
 
 
