@@ -33,6 +33,7 @@ def test_a_benchmark_leaves_images_rows_and_a_summary(run: Path, photo_folder: P
     assert {(row["image"], row["method"]) for row in rows} >= {("0", "restored"), ("1", "bicubic")}
     assert {path.name for path in (tmp_path / "restored").iterdir()} == {"0.png", "1.png"}
     assert json.loads((tmp_path / "captions.json").read_text()).keys() == {"0", "1"}
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
 
 
 def test_the_same_evaluation_gives_the_same_numbers(run: Path, photo_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sspir.errors import UserError
+from sspir.losses import RestorationLoss
 from sspir.module import RestorationModule
 from sspir.run import find_checkpoint, load_checkpoint
 from tests.runs import tiny_config, tiny_run
@@ -134,9 +135,24 @@ def test_what_cannot_work_is_refused_before_training(
     assert re.search(sentence, str(told)), told
 
 
-def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
+def test_gradients_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2")
     before = find_checkpoint(tmp_path / "run").read_bytes()
-    with pytest.raises(FloatingPointError, match="at step 2"):
-        tiny_run(tmp_path / "run", photo_folder, "loss.rgb=nan")
+    with pytest.raises(UserError, match=r"3 steps in a row .* with the images \d.png"):
+        tiny_run(tmp_path / "run", photo_folder, "loss.rgb=nan", "trainer.max_steps=9", "checkpoint_every=100")
     assert find_checkpoint(tmp_path / "run").read_bytes() == before
+
+
+def test_one_broken_step_is_left_out(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    structure = RestorationLoss.structure
+    calls = iter(range(100))
+
+    def broken_once(self: RestorationLoss, images: list, hq: torch.Tensor) -> dict[str, torch.Tensor]:
+        scale = float("nan") if next(calls) == 1 else 1.0
+        return {name: value * scale for name, value in structure(self, images, hq).items()}
+
+    monkeypatch.setattr(RestorationLoss, "structure", broken_once)
+    tiny_run(tmp_path / "run", photo_folder)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(line.get("skipped_steps", 0) for line in lines) == 1
+    assert all(value.isfinite().all() for value in load_checkpoint(find_checkpoint(tmp_path / "run"))["ema"].values())

@@ -1,6 +1,5 @@
 """What happens around training: averaged weights, pictures to look at, checkpoints that survive."""
 
-import math
 import os
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sspir.batch import Batch
+from sspir.errors import UserError
 from sspir.models.latent import upscale
 from sspir.panel import panel
 
@@ -191,16 +191,43 @@ class SaveAtEnd(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
-class StopOnNaN(Callback):
-    """Stop before a broken loss reaches the weights' average and the checkpoints."""
+class SkipNaN(Callback):
+    """Leave out optimizer steps whose gradients are not finite, count them, and stop after a few in a row.
+
+    Gradients are looked at after they were shared, so that all ranks leave out the same steps.
+
+    Args:
+        limit: such steps in a row that stop the run; the last checkpoint is then the last good one.
+    """
+
+    def __init__(self, limit: int = 3) -> None:
+        self.limit = limit
+        self.skipped = 0
+        self.in_a_row = 0
+        self.ids: list[str] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
+        """Remember which images the coming step sees."""
+        self.ids += batch.ids
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
-        """Look at the loss once per optimizer step."""
-        loss = trainer.callback_metrics.get("loss/total")
-        if loss is not None and not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {trainer.global_step}; the last checkpoint is untouched. "
-                f"Lower the learning rate, or use bf16 instead of fp16, and start again."
+        """Drop the gradients of a broken step: an optimizer leaves alone what has none."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        ids, self.ids = self.ids, []
+        if torch.isfinite(norm):
+            self.in_a_row = 0
+            return
+        for parameter in parameters:
+            parameter.grad = None
+        self.skipped += 1
+        self.in_a_row += 1
+        module.log("skipped_steps", float(self.skipped))
+        if self.in_a_row == self.limit:
+            raise UserError(
+                f"{self.limit} steps in a row had gradients that are not finite, the last one at step "
+                f"{trainer.global_step} with the images {', '.join(ids)}; the last checkpoint is a good one: lower the "
+                f"learning rate or use bf16 instead of fp16, and start the same command again."
             )
 
 

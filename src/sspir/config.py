@@ -69,26 +69,30 @@ class EvaluateConfig:
     """Top level of an evaluation.
 
     Attributes:
-        run: folder of a trained run, of a saved pipeline, or of the authors' checkpoint.
-        benchmark: what is restored: name -> benchmark.
+        run: folder of a trained run or of a saved pipeline.
+        checkpoint: of a run: "last", "best" or a file name.
+        benchmark: what is restored.
         metric: what is measured: name -> metric.
         sampler: changes to the run's own sampler.
         out: folder for restored images, `per_image.csv` and `summary.json`.
         seed: of the sampler's noise.
-        limit: number of images of each benchmark; null for all.
-        logger: as in training.
+        limit: number of images; null for all.
+        noise_control: add rows of plain noise at the restoration's PSNR, which a restoration has to beat.
+        device: "auto" takes a GPU where there is one.
+        logger: W&B's; null for none.
     """
 
     run: str = MISSING
+    checkpoint: str = "last"
     benchmark: Any = MISSING
     metric: Any = MISSING
     sampler: dict[str, Any] = field(default_factory=dict)
-    checkpoint: str = "last"
     out: str = MISSING
     seed: int = 0
     limit: int | None = None
+    noise_control: bool = False
     device: str = "auto"
-    logger: dict[str, Any] = field(default_factory=dict)
+    logger: Any = None
 
 
 def home() -> Path:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from sspir.degradation import sample_seed
 from sspir.image_io import write_image
+from sspir.loggers import log_evaluation
 from sspir.metrics.measure import measure_image, usable
 from sspir.metrics.results import Results
 from sspir.metrics.table import comparison_text, summary_table
@@ -56,9 +57,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             files[method] = out / method / f"{name}.png"
             files[method].parent.mkdir(parents=True, exist_ok=True)
             write_image(files[method], to_picture(picture))
-        results.add(measure_image(metrics, name, pictures, batch.hq[0], batch.lq[0]), files)
+        base = ("processor" if "processor" in pictures else "bicubic") if config.noise_control else None
+        results.add(measure_image(metrics, name, pictures, batch.hq[0], batch.lq[0], base), files)
     summary = results.write(out)
     (out / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False) + "\n")
+    if logger := instantiate(config.logger):
+        log_evaluation(logger, summary, results.rows(), out)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
     return summary
 

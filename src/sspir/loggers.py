@@ -3,7 +3,7 @@
 import json
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from sspir.run import run_id
+
+METRICS = "metrics.jsonl"
 
 
 class JsonLinesLogger(Logger):
@@ -22,7 +24,7 @@ class JsonLinesLogger(Logger):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        self.path = Path(folder) / "metrics.jsonl"
+        self.path = Path(folder) / METRICS
 
     @property
     def name(self) -> str:
@@ -47,7 +49,7 @@ class JsonLinesLogger(Logger):
 
 
 def wandb_logger(
-    folder: str, project: str, group: str, name: str, tags: list[str], offline: str = "auto"
+    folder: str, project: str, group: str, name: str, tags: list[str], offline: str = "auto", job_type: str = "train"
 ) -> WandbLogger:
     """A W&B run that is offline without an account and never stops a training.
 
@@ -57,6 +59,7 @@ def wandb_logger(
         group: runs of one experiment.
         name: of the run.
         tags: of the run.
+        job_type: "train" or "evaluate": W&B's dashboards group by it.
         offline: "auto" goes online where an API key is known, "yes" never, "no" insists.
     """
     import wandb
@@ -70,7 +73,7 @@ def wandb_logger(
     def logger(mode: Literal["online", "offline", "disabled"]) -> WandbLogger:
         run = wandb.init(
             project=project, group=group, name=name, tags=list(tags), id=run_id(Path(folder)), resume="allow",
-            dir=folder, mode=mode, job_type="train", settings=settings,
+            dir=folder, mode=mode, job_type=job_type, settings=settings,
         )  # fmt: skip
         return WandbLogger(experiment=run)
 
@@ -79,3 +82,29 @@ def wandb_logger(
     except Exception as error:  # any trouble with the service: the training is worth more than its dashboard
         rank_zero_warn(f"W&B is not reachable ({error}); logging offline, `wandb sync {folder}/wandb` sends it later.")
         return logger("offline")
+
+
+def log_evaluation(
+    logger: WandbLogger, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Send an evaluation to W&B: means into the run's summary, a table of images with their values.
+
+    Args:
+        logger: of the evaluation.
+        summary: as in `summary.json`.
+        rows: one per image and method, as in `per_image.csv`.
+        folder: holds METHOD/IMAGE.png.
+    """
+    import wandb
+
+    run = logger.experiment
+    for method, metrics in summary["methods"].items():
+        for metric, value in metrics.items():
+            run.summary[f"{method}/{metric}"] = value["mean"]
+    columns = ["picture", *rows[0]]
+    table = wandb.Table(columns=columns)
+    for row in rows:
+        path = folder / row["method"] / f"{row['image']}.png"
+        table.add_data(wandb.Image(str(path)) if path.is_file() else None, *row.values())
+    run.log({"images": table})
+    run.finish()

@@ -45,7 +45,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is broken.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error}); take an earlier one.") from error
     return checkpoint

@@ -15,7 +15,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sspir.callbacks import AtomicCheckpointIO
 from sspir.errors import UserError
-from sspir.run import CHECKPOINTS, CONFIG, build_module
+from sspir.loggers import METRICS
+from sspir.run import CHECKPOINTS, CONFIG, build_module, load_checkpoint
 
 log = logging.getLogger(__name__)
 SUMMARY = "summary.json"
@@ -40,6 +41,8 @@ def train(config: DictConfig) -> dict[str, float]:
         return done
     checkpoint = _resume_from(folder, config.resume)
     folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint:
+        _forget_after(folder / METRICS, load_checkpoint(Path(checkpoint))["global_step"])
     write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
@@ -98,6 +101,13 @@ def _resume_from(folder: Path, resume: str) -> str | None:
     if resume == "must" and not last.exists():
         raise UserError(f"resume=must, but there is no {last}; name the folder of a run, or use resume=auto.")
     return str(last) if resume != "never" and last.exists() else None
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop the record of steps that were made after the checkpoint and will be made again."""
+    if metrics.is_file():
+        lines = metrics.read_text().splitlines(keepends=True)
+        write_atomically(metrics, "".join(line for line in lines if json.loads(line)["step"] < step))
 
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:

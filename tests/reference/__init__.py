@@ -45,7 +45,7 @@ class Recording:
         """What FILE.safetensors holds: "intermediates", "gradients", "schedule", ..."""
         path = self.folder / f"{file}.safetensors"
         if not path.is_file():
-            pytest.skip(f"{path.parent.name}/{path.name} is not kept here; name the recordings' folder in SSPIR_REFERENCE")
+            pytest.skip(f"{path.parent.name}/{path.name} is not kept here; name its folder in SSPIR_REFERENCE")
         return load_file(path)
 
     def json(self, file: str) -> Any:

@@ -1,0 +1,76 @@
+"""A run that is killed again and again ends as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sspir.run import find_checkpoint, load_checkpoint
+from tests.runs import OVERRIDES
+
+STEPS = 24
+CHANGES = [
+    f"trainer.max_steps={STEPS}",
+    f"schedule.num_training_steps={STEPS}",
+    "checkpoint_every=1",
+    "trainer.val_check_interval=100",
+    "trainer.accumulate_grad_batches=2",
+    "workers=1",
+    "data.passes=5",
+]
+
+
+def start(folder: Path, photos: Path) -> subprocess.Popen:
+    places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    command = [sys.executable, "-m", "sspir", "train", *OVERRIDES, *CHANGES, *places]
+    log = (folder.parent / f"{folder.name}.log").open("a")
+    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def steps_made(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def kill_at_random(process: subprocess.Popen, folder: Path, luck: random.Random, how: int) -> int | None:
+    """Wait for one more step, then a moment, and kill. Returns the exit status if it ended by itself before."""
+    before = steps_made(folder)
+    while process.poll() is None and steps_made(folder) <= before:
+        time.sleep(0.01)
+    time.sleep(luck.uniform(0, 0.5))
+    process.send_signal(how)
+    return process.wait(timeout=60)
+
+
+def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert kill_at_random(start(folder, photo_folder), folder, random.Random(0), signal.SIGTERM) == 143
+    assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_ends_as_unbroken(kills: int, photo_folder: Path, tmp_path: Path) -> None:
+    luck = random.Random(kills)
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for _ in range(kills):
+        if kill_at_random(start(broken, photo_folder), broken, luck, signal.SIGKILL) == 0:
+            break  # it was through before all kills
+    for folder in (broken, whole):
+        assert start(folder, photo_folder).wait(timeout=300) == 0, (tmp_path / f"{folder.name}.log").read_text()[-3000:]
+    ours, theirs = (load_checkpoint(find_checkpoint(folder)) for folder in (broken, whole))
+    for part in ("state_dict", "ema"):
+        assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items()), part
+    for mine, other in zip(ours["optimizer_states"], theirs["optimizer_states"], strict=True):
+        for index, state in mine["state"].items():
+            assert all(torch.equal(value, other["state"][index][key]) for key, value in state.items())
+    curves = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (broken, whole)
+    ]
+    assert curves[0] == curves[1]
