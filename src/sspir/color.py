@@ -64,6 +64,21 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + 1e-5).sqrt()
 
 
+def match_moments(target: Tensor, source: Tensor, strength: float = 1.0) -> None:
+    """`adain` in place, for images so large that copies count; clamped to [0, 1].
+
+    Args:
+        target: (B, 3, H, W) in [0, 1].
+        source: (B, 3, h, w) in [0, 1].
+        strength: 0 for no change to 1 for the whole one.
+    """
+    target_mean, target_std = _moments(target)
+    source_mean, source_std = _moments(source)
+    gain = 1 + strength * (source_std / target_std - 1)
+    shift = target_mean + strength * (source_mean - target_mean) - gain * target_mean
+    target.mul_(gain).add_(shift).clamp_(0, 1)
+
+
 def wavelet(target: Tensor, source: Tensor, levels: int = 5) -> Tensor:
     """The target's high frequencies over the source's low ones.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 
+_ROWS = 256
 Pixels = NDArray[Any]  # of uint8 or uint16
 
 
@@ -74,8 +75,12 @@ class Picture:
         return self._quantised(alpha[0, 0])
 
     def _quantised(self, values: Tensor) -> Pixels:
-        levels = values.clamp(0, 1).mul(self.peak).round().numpy()
-        return np.ascontiguousarray(levels.astype(self.pixels.dtype))
+        """Values (H, W, ...) in [0, 1] as whole levels, a few rows at a time: copies of large images count."""
+        levels = np.empty(values.shape, self.pixels.dtype)
+        for top in range(0, len(values), _ROWS):
+            rows = values[top : top + _ROWS].clamp(0, 1).mul(self.peak).round()
+            levels[top : top + _ROWS] = rows.numpy().astype(levels.dtype)
+        return levels
 
 
 def upright(array: Pixels, orientation: int) -> Pixels:

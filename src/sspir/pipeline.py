@@ -1,68 +1,33 @@
 """From a low-quality image to a restored one: the only sampler loop there is."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from torch.nn import functional as F
 
-from sspir.color import fix_colour
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
+from sspir.models.latent import upscale
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.panel import to_pil
 from sspir.photo import Photo, to_tensor
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
-from sspir.priors.text_encoder import caption_ids, encode_captions
+from sspir.priors.text_encoder import caption_ids
+from sspir.restoration import LARGEST_SEEN, Restored, restore_batch
 from sspir.sampler import Sampler
-from sspir.sampling import OnStep, Priors, sample
+from sspir.sampling import OnStep
 
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
 # Those that a saved pipeline can name, as they need no weights.
 WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}
-
-
-@dataclass
-class Restored:
-    """What restoring returns.
-
-    Attributes:
-        images: (B, 3, H, W) in [0, 1]; from a call of the pipeline a list of pictures.
-        structure: the Processor's images in [0, 1], largest first; empty where it predicts none.
-        captions: the texts that steered.
-        warnings: sentences about what went differently than asked.
-    """
-
-    images: Any
-    structure: list[Tensor]
-    captions: list[str]
-    warnings: list[str] = field(default_factory=list)
-
-    def __getitem__(self, index: int) -> "Restored":
-        """One image of a batch, as a batch of one."""
-        image, structure = self.images[index : index + 1], [images[index : index + 1] for images in self.structure]
-        return Restored(image, structure, self.captions[index : index + 1], self.warnings)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Restored"], order: Sequence[int]) -> "Restored":
-        """Several batches as one; `order` holds the place of each of their images in it."""
-        places = [order.index(place) for place in range(len(order))]
-        captions = [caption for part in parts for caption in part.captions]
-        return cls(
-            torch.cat([part.images for part in parts])[places],
-            [torch.cat(images)[places] for images in zip(*(part.structure for part in parts), strict=True)],
-            [captions[place] for place in places],
-            [warning for part in parts for warning in part.warnings],
-        )
 
 
 class RestorationPipeline(DiffusionPipeline):
@@ -230,7 +195,8 @@ class RestorationPipeline(DiffusionPipeline):
 
     def caption(self, lq: Tensor, size: tuple[int, int]) -> list[str]:
         """What the captioner says of lq (B, 3, h, w), which it sees at the output's size, as in training."""
-        return self.captioner(upscale(lq, size), [""] * len(lq))
+        shrink = min(1.0, LARGEST_SEEN / max(size))
+        return self.captioner(upscale(lq, (round(size[0] * shrink), round(size[1] * shrink))), [""] * len(lq))
 
     def settings(self, **changes: Any) -> Sampler:
         """The pipeline's sampler with some fields changed.
@@ -263,7 +229,8 @@ class RestorationPipeline(DiffusionPipeline):
             sampler: settings; the pipeline's own by default.
             on_step: called after each step with its number from 1, the number of steps and the latents (B, C, h, w).
         """
-        settings = sampler or self.sampler
+        settings = (sampler or self.sampler).faithful()
+        lq = lq.to(self._execution_device, torch.float32)
         size = size or self.size_of(lq)
         seeds = list(range(len(lq))) if seeds is None else list(seeds)
         texts = [f"{caption} {settings.caption_suffix}".strip() for caption in captions]
@@ -271,63 +238,12 @@ class RestorationPipeline(DiffusionPipeline):
         groups = list(batched_by(range(len(lq)), lambda index: lengths[index], len(lq)))
         # A caption is embedded at its own length, so that no neighbour's changes it
         parts = [
-            self._restore(lq[group], [texts[n] for n in group], size, [seeds[n] for n in group], settings, on_step)
+            restore_batch(
+                self, lq[group], [texts[n] for n in group], size, [seeds[n] for n in group], settings, on_step
+            )
             for group in groups
         ]
         return parts[0] if len(parts) == 1 else Restored.joined(parts, [n for group in groups for n in group])
-
-    def _restore(
-        self,
-        lq: Tensor,
-        captions: list[str],
-        size: tuple[int, int],
-        seeds: list[int],
-        settings: Sampler,
-        on_step: OnStep | None,
-    ) -> Restored:
-        """Restore a batch whose captions have one length; see `restore`."""
-        height, width = size
-        upscaled = upscale(lq.to(self._execution_device, torch.float32), size)
-        padded = self.pad(upscaled)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        embedding = self.controlnet.controlnet_cond_embedding
-        features, images = self.backbone.structure(padded.to(embedding.conv_in.weight.dtype))
-        images = [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
-        priors = Priors(*self.semantics(upscaled, captions, settings), features)
-        priors = Priors(*(prior.to(self.unet.dtype) for prior in priors))
-        known, base = self.start(padded, images, settings, generators)
-        latents = sample(self.backbone, self.scheduler, settings, known, priors, generators, on_step)
-        latents = base + latents / (self.config.residual or 1.0)
-        restored = decode(self.vae, latents)[..., :height, :width].clamp(0, 1)
-        restored = fix_colour(restored, upscaled, settings.colour, settings.colour_strength)
-        return Restored(restored, [image[..., :height, :width] for image in images], captions)
-
-    def semantics(self, upscaled: Tensor, captions: Sequence[str], settings: Sampler) -> tuple[Tensor, Tensor]:
-        """Caption tokens and image tokens, the unguided half first where there is guidance."""
-        negatives = [settings.negative_caption] * len(captions) if settings.guided else []
-        prompt_embeds = encode_captions(self.tokenizer, self.text_encoder, [*negatives, *captions])
-        tokens = self.image_encoder(upscaled.to(self.image_encoder.dtype))
-        image_embeds = self.refine(tokens.to(self.refine.dtype))
-        return prompt_embeds, image_embeds
-
-    def pad(self, image: Tensor) -> Tensor:
-        """Grow (B, 3, H, W) to what autoencoder and Processor can divide, repeating the last row and column."""
-        multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
-        height, width = image.shape[-2:]
-        return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-
-    def start(
-        self, padded: Tensor, images: list[Tensor], settings: Sampler, generators: list[torch.Generator]
-    ) -> tuple[Tensor, Tensor | float]:
-        """Clean latents that the loop starts from, and the latent that its result is added to."""
-        if self.config.residual:
-            base = encode(self.vae, images[0])
-            return torch.zeros_like(base), base
-        if settings.start is not None:
-            return encode(self.vae, padded, generators), 0.0
-        factor = factor_of(self.vae)
-        height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
-        return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0
 
 
 def batched_by(indices: Sequence[int], key: Callable[[int], Hashable], batch: int) -> Iterator[list[int]]:

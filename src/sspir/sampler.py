@@ -1,6 +1,6 @@
 """How a photo is restored: solver, number of steps, starting point, guidance, and what follows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, ClassVar, get_args
 
@@ -40,6 +40,8 @@ class Sampler:
         overlap: of neighbouring tiles, in latent pixels.
         tile_batch: tiles per call of the network.
         tile_tokens: whose image tokens a tile sees: the "image"'s, or those of the "tile" itself.
+        region: longest side, in pixels, that is restored at once; larger images are done in overlapping regions, so
+            that memory is bounded. None: never.
     """
 
     OF_THE_SOLVER: ClassVar = ("scheduler", "options", "steps", "respace")
@@ -62,6 +64,7 @@ class Sampler:
     overlap: int = 32
     tile_batch: int = 4
     tile_tokens: str = "image"
+    region: int | None = 1024
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", dict(self.options))  # Hydra hands in mappings of its own
@@ -85,11 +88,20 @@ class Sampler:
             raise UserError(f"tile={self.tile!r} is no side of a tile; give a number, auto, or null for no tiles.")
         if isinstance(self.tile, int) and not 0 <= self.overlap < self.tile:
             raise UserError(f"overlap={self.overlap} must be at least 0 and below tile={self.tile}.")
+        if self.region is not None and self.region < 64:
+            raise UserError(f"region={self.region} is too small for regions to overlap; give 64 pixels or more.")
 
     @property
     def guided(self) -> bool:
         """Whether a step needs the unguided half too."""
         return self.guidance != 1
+
+    def faithful(self) -> "Sampler":
+        """The settings with the start that `fidelity` asks for; it never lets a step act above the given start."""
+        if not self.fidelity:
+            return self
+        start = max(1, round((999 if self.start is None else self.start) * (1 - self.fidelity)))
+        return replace(self, start=start, steps=min(self.steps, start), respace=True)
 
     def guides(self, timestep: float) -> bool:
         """Whether guidance acts at a timestep."""
@@ -153,5 +165,5 @@ class Sampler:
 
 def _fitting(kind: type, config: dict[str, Any]) -> dict[str, Any]:
     """Those keys of a noise schedule's configuration that a solver knows, without notes for loading."""
-    known = signature(kind.__init__).parameters
+    known = signature(kind).parameters
     return {key: value for key, value in config.items() if key in known}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from inspect import signature
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -23,11 +24,15 @@ class Priors(NamedTuple):
         prompt_embeds: (B, L, D) of the captions; with guidance (2 B, L, D), those of the negative caption first.
         image_embeds: (B, L, D), the same for both halves of guidance, which acts on the text alone.
         features: (B, C, h, w) of the structure prior, at latent size.
+        image: (B, 3, H, W) in [0, 1], of which each tile gets tokens of its own where `embed` is given.
+        embed: images (B, 3, H, W) -> image embeddings (B, L, D); None: tiles share those of the image.
     """
 
     prompt_embeds: Tensor
     image_embeds: Tensor
     features: Tensor
+    image: Tensor | None = None
+    embed: Callable[[Tensor], Tensor] | None = None
 
 
 @torch.no_grad()
@@ -39,6 +44,7 @@ def sample(
     priors: Priors,
     generators: Sequence[torch.Generator],
     on_step: OnStep | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Denoise from the start to a clean latent.
 
@@ -50,12 +56,14 @@ def sample(
         priors: of the images.
         generators: one per image, so that an image's noise does not depend on its batch.
         on_step: called after each step with its number from 1, the number of steps, and the latents (B, C, h, w).
+        noise: (B, C, h, w) to start with; drawn from the generators by default.
 
     Returns:
         (B, C, h, w).
     """
     scheduler, timesteps = settings.build(schedule)
-    noise = torch.cat([_randn(known[:1].shape, generator, known) for generator in generators])
+    if noise is None:
+        noise = torch.cat([_randn(known[:1].shape, generator, known) for generator in generators])
     if settings.start is None:
         latents = noise * scheduler.init_noise_sigma
     else:
@@ -89,6 +97,7 @@ class Predictor:
         self.priors = priors
         # Handed in as the same tensors at every step, so that their keys and values are computed once.
         self._repeated: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._of_tiles: dict[int, Tensor] = {}
 
     def embeds(self, tiles: int, halves: int) -> tuple[Tensor, Tensor]:
         """Caption and image tokens for some tiles of each image: (halves tiles B, L, D) and (tiles B, L, D)."""
@@ -97,6 +106,13 @@ class Predictor:
             prompts = torch.cat([text.repeat(tiles, 1, 1) for text in texts])
             self._repeated[tiles, halves] = prompts, self.priors.image_embeds.repeat(tiles, 1, 1)
         return self._repeated[tiles, halves]
+
+    def tokens_of(self, number: int, image: Tensor) -> Tensor:
+        """Image tokens of the tiles of the `number`-th call of a step, computed at the first step."""
+        if number not in self._of_tiles:
+            assert self.priors.embed is not None  # or no image would have been cut into tiles
+            self._of_tiles[number] = self.priors.embed(image)
+        return self._of_tiles[number]
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> list[Tensor]:
         """Predictions (B, C, h, w) of one step: without and with caption where guidance acts, else with it.
@@ -108,17 +124,24 @@ class Predictor:
         settings, images = self.settings, len(latents)
         halves = 2 if settings.guides(float(timestep)) else 1
 
+        numbers = count()
+
         def denoise(tiles: list[Tensor]) -> Tensor:
-            sample, features = tiles
+            sample, features, *image = tiles
             prompts, tokens = self.embeds(len(sample) // images, halves)
+            if image:
+                tokens = self.tokens_of(next(numbers), image[0])
             sample = sample.to(features.dtype)
             scale = settings.conditioning_scale
             predicted = self.backbone.predict(sample, timestep, prompts, tokens, features, scale).float()
             return torch.cat(predicted.chunk(halves), dim=1)
 
-        overlap = min(settings.overlap, min(latents.shape[-2:]) // 2)
-        tile = settings.tile or max(latents.shape[-2:])
-        predicted = tiled(denoise, [latents, self.priors.features], tile, overlap, settings.tile_batch)
+        side = max(latents.shape[-2:])
+        tile = settings.tile if isinstance(settings.tile, int) else side
+        cut = [latents, self.priors.features]
+        if self.priors.embed is not None and self.priors.image is not None and side > tile:
+            cut.append(self.priors.image)
+        predicted = tiled(denoise, cut, tile, min(settings.overlap, tile - 1), settings.tile_batch)
         return list(predicted.chunk(halves, dim=1))
 
 

@@ -55,7 +55,7 @@ class SharedAttention:
 
 def _split(tokens: Tensor, heads: int) -> Tensor:
     """(B, N, C) -> (B, heads, N, C / heads)."""
-    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+    return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
 
 @contextmanager

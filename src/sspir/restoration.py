@@ -1,0 +1,237 @@
+"""One batch of images restored: priors once, the sampler's loop, decoding, colours; large images region by region."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sspir.color import fix_colour, match_moments
+from sspir.errors import UserError
+from sspir.fidelity import drawn_to
+from sspir.memory import free_bytes
+from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
+from sspir.priors.text_encoder import encode_captions
+from sspir.regions import Span, Upscaler, noise_at, spans_of
+from sspir.sampler import Sampler
+from sspir.sampling import OnStep, Priors, sample
+
+LARGEST_SEEN = 1024
+"""Longest side, in pixels, at which captioner and image encoder are shown an image larger than a region."""
+
+
+@dataclass
+class Restored:
+    """What restoring returns.
+
+    Attributes:
+        images: (B, 3, H, W) in [0, 1]; from a call of the pipeline a list of pictures.
+        structure: the Processor's images in [0, 1], largest first; empty where it predicts none.
+        captions: the texts that steered.
+        warnings: sentences about what went differently than asked.
+    """
+
+    images: Any
+    structure: list[Tensor]
+    captions: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __getitem__(self, index: int) -> "Restored":
+        """One image of a batch, as a batch of one."""
+        image, structure = self.images[index : index + 1], [images[index : index + 1] for images in self.structure]
+        return Restored(image, structure, self.captions[index : index + 1], self.warnings)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Restored"], order: Sequence[int]) -> "Restored":
+        """Several batches as one; `order` holds the place of each of their images in it."""
+        places = [order.index(place) for place in range(len(order))]
+        captions = [caption for part in parts for caption in part.captions]
+        return cls(
+            torch.cat([part.images for part in parts])[places],
+            [torch.cat(images)[places] for images in zip(*(part.structure for part in parts), strict=True)],
+            [captions[place] for place in places],
+            [warning for part in parts for warning in part.warnings],
+        )
+
+
+class Restoration:
+    """What restoring a batch shares among its regions.
+
+    Args:
+        pipeline: a `RestorationPipeline`.
+        lq: (B, 3, h, w) in [0, 1].
+        captions: B texts whose tokens have one length.
+        size: (H, W) of the result.
+        seeds: B.
+        settings: of the loop.
+        on_step: see `RestorationPipeline.restore`; with regions its number goes on from one to the next.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        lq: Tensor,
+        captions: list[str],
+        size: tuple[int, int],
+        seeds: list[int],
+        settings: Sampler,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.pipeline, self.backbone, self.vae = pipeline, pipeline.backbone, pipeline.vae
+        self.lq, self.captions, self.size, self.seeds = lq, captions, size, seeds
+        self.on_step = on_step
+        self.multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
+        self.settings = replace(settings, tile=self._tile(settings))
+        negatives = [settings.negative_caption] * len(captions) if settings.guided else []
+        self.prompt_embeds = encode_captions(pipeline.tokenizer, pipeline.text_encoder, [*negatives, *captions])
+        self._fit_autoencoder()
+
+    def _tile(self, settings: Sampler) -> int | None:
+        """Side of a tile in latent pixels; "auto" is the largest of the usual ones that half the memory can hold."""
+        if settings.tile != "auto":
+            return settings.tile if isinstance(settings.tile, int) else None
+        # Measured: the loop holds about 40 maps of the widest level per latent pixel, twice under guidance
+        width, halves = self.backbone.unet.config.block_out_channels[0], 2 if settings.guided else 1
+        each = 40 * 4 * width * halves * len(self.lq) * settings.tile_batch
+        pixels = free_bytes(self.lq.device) / 2 / each
+        return next((side for side in (96, 64, 48) if side**2 <= pixels and side > settings.overlap), 48)
+
+    def _fit_autoencoder(self) -> None:
+        """Let a large autoencoder work in tiles where its maps would not fit in half of the memory."""
+        if not hasattr(self.vae, "enable_tiling"):
+            return
+        pixels = len(self.lq) * min(self.size[0] * self.size[1], (self.settings.region or 2**31) ** 2)
+        # The decoder's last level: about ten maps of its width
+        needed = 10 * 4 * self.vae.config.block_out_channels[0] * pixels
+        (self.vae.enable_tiling if needed > free_bytes(self.lq.device) / 2 else self.vae.disable_tiling)()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, L, D) of images (B, 3, H, W) in [0, 1]."""
+        tokens = self.pipeline.image_encoder(images.to(self.pipeline.image_encoder.dtype))
+        refined: Tensor = self.pipeline.refine(tokens.to(self.pipeline.refine.dtype))
+        return refined.to(self.backbone.unet.dtype)
+
+    def whole(self) -> Restored:
+        """Everything at once: the images, and the Processor's."""
+        upscaled = upscale(self.lq, self.size)
+        images, structure = self.part(upscaled, self.embed(upscaled), self.on_step)
+        images = fix_colour(images, upscaled, self.settings.colour, self.settings.colour_strength)
+        return Restored(drawn_to(self.lq, images, self.settings.fidelity), structure, self.captions)
+
+    def in_regions(self) -> Restored:
+        """Region by region: the images alone, as the Processor's of the whole would double the memory."""
+        height, width = self.size
+        side = self.settings.region or max(self.size)
+        parts = [spans_of(length, side, side // 8, self.multiple) for length in self.size]
+        upscaler, count = Upscaler(self.lq, self.size), len(parts[0]) * len(parts[1])
+        shrink = min(1.0, LARGEST_SEEN / max(self.size))
+        tokens = self.embed(upscale(self.lq, (max(1, round(height * shrink)), max(1, round(width * shrink)))))
+        canvas = self.lq.new_zeros(len(self.lq), 3, height, width)
+        for number, (rows, columns) in enumerate(product(*parts)):
+            upscaled = upscaler(rows, columns)
+            image, _ = self.part(upscaled, tokens, self._counted(number, count), self._noise(rows, columns))
+            if self.settings.colour != "adain":  # whose statistics are those of the whole
+                image = fix_colour(image, upscaled, self.settings.colour, self.settings.colour_strength)
+            image *= (rows.weights()[:, None] * columns.weights()).to(image)
+            canvas[..., rows.start : rows.stop, columns.start : columns.stop] += image
+        if self.settings.colour == "adain":
+            match_moments(canvas, self.lq, self.settings.colour_strength)
+        return Restored(drawn_to(self.lq, canvas, self.settings.fidelity), [], self.captions)
+
+    def _counted(self, number: int, count: int) -> OnStep | None:
+        on_step = self.on_step
+        if on_step is None:
+            return None
+        return lambda step, total, latents: on_step(number * total + step, count * total, latents)
+
+    def _noise(self, rows: Span, columns: Span) -> Tensor:
+        factor, channels = factor_of(self.vae), channels_of(self.vae)
+        top, left = rows.start // factor, columns.start // factor
+        height, width = (
+            -(-(span.stop - span.start) // self.multiple) * self.multiple // factor for span in (rows, columns)
+        )
+        return torch.cat([noise_at(seed, channels, top, left, height, width) for seed in self.seeds]).to(self.lq)
+
+    def part(
+        self, upscaled: Tensor, tokens: Tensor, on_step: OnStep | None, noise: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Restore an image or a region of it.
+
+        Args:
+            upscaled: (B, 3, H, W) in [0, 1].
+            tokens: (B, L, D) image embeddings of the whole.
+            on_step: see the class.
+            noise: (B, C, h, w) to start with; None draws it from the seeds.
+
+        Returns:
+            Images (B, 3, H, W) in [0, 1], and the Processor's, largest first.
+        """
+        height, width = upscaled.shape[-2:]
+        padded = F.pad(upscaled, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        embedding = self.backbone.controlnet.controlnet_cond_embedding
+        features, images = self.backbone.structure(padded.to(embedding.conv_in.weight.dtype))
+        images = [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
+        dtype = self.backbone.unet.dtype
+        priors = Priors(self.prompt_embeds.to(dtype), tokens, features.to(dtype))
+        if self.settings.tile_tokens == "tile":
+            priors = priors._replace(image=padded, embed=self.embed)
+        known, base = self._start(padded, images, generators)
+        schedule = self.pipeline.scheduler
+        latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise)
+        latents = base + latents / (self.pipeline.config.residual or 1.0)
+        restored = decode(self.vae, latents)[..., :height, :width].clamp(0, 1)
+        return restored, [image[..., :height, :width] for image in images]
+
+    def _start(
+        self, padded: Tensor, images: list[Tensor], generators: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor | float]:
+        """Clean latents that the loop starts from, and the latent that its result is added to."""
+        if self.pipeline.config.residual:
+            base = encode(self.vae, images[0])
+            return torch.zeros_like(base), base
+        if self.settings.start is not None:
+            return encode(self.vae, padded, generators), 0.0
+        factor = factor_of(self.vae)
+        height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
+        return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0
+
+
+def restore_batch(
+    pipeline: Any,
+    lq: Tensor,
+    captions: list[str],
+    size: tuple[int, int],
+    seeds: list[int],
+    settings: Sampler,
+    on_step: OnStep | None = None,
+) -> Restored:
+    """Restore a batch; arguments as of `Restoration`. What comes out broken in half precision is done again in full.
+
+    Raises:
+        UserError: the result holds NaN or infinity in full precision too.
+    """
+    restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step)
+    done = restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
+    if not _broken(done.images, lq):
+        return done
+    dtype = pipeline.unet.dtype
+    if dtype == torch.float32:
+        raise UserError(
+            "The network's result holds NaN or is black all over; check the weights, or take another sampler or start."
+        )
+    try:
+        done = restore_batch(pipeline.in_dtype(torch.float32), lq, captions, size, seeds, settings, on_step)
+    finally:
+        pipeline.in_dtype(dtype)
+    done.warnings.append(f"the result in {str(dtype).removeprefix('torch.')} was NaN or black; restored in float32")
+    return done
+
+
+def _broken(images: Tensor, lq: Tensor) -> bool:
+    """Whether an image holds NaN or infinity (which survive every clamp), or is black where its original is not."""
+    totals, given = images.sum(dim=(1, 2, 3)), lq.mean(dim=(1, 2, 3))
+    return not bool(torch.isfinite(totals).all()) or bool(((totals == 0) & (given > 0.01)).any())
