@@ -1,4 +1,4 @@
-"""Somebody's pretrained weights: from a folder, the hub's cache or the hub, every one accounted for, or refused.
+"""Somebody's pretrained weights, from a folder, a file, or the hub: every one accounted for, or refused.
 
 transformers and diffusers draw missing weights at random and only log it; a prior of random weights would train
 without a word.
@@ -6,116 +6,176 @@ without a word.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from contextvars import ContextVar
 from typing import Any
 
 from sspir.errors import UserError
+from sspir.hub import find_shape, must_come_from_hub
+
+_shapes_only: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
 
-def load_clip(cls: Any, path: str, setting: str, subfolder: str = "") -> Any:
-    """Load a model of transformers in float32 and evaluation mode.
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, models are built on the meta device from their configurations: shapes and counts, no weights."""
+    import torch
+
+    token = _shapes_only.set(True)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        _shapes_only.reset(token)
+
+
+def load_transformers(
+    cls: Any,
+    path: str,
+    setting: str,
+    subfolder: str = "",
+    revision: str | None = None,
+    dtype: str = "float32",
+    quantization: Any = None,
+    device: str | None = None,
+) -> Any:
+    """Load a model of transformers in evaluation mode.
 
     Args:
-        cls: `CLIPTextModel`, `CLIPVisionModel` or a kindred class.
+        cls: `CLIPTextModel`, `AutoModelForImageTextToText` or a kindred class.
         path: a local folder or a hub id.
         setting: the configuration key that names the path, for messages.
         subfolder: of the folder or repository, e.g. "text_encoder".
+        revision: commit, tag or branch of a hub id.
+        dtype: of the weights; "auto": as in the file.
+        quantization: configuration of transformers for 8- or 4-bit weights.
+        device: to load quantized weights to; others come to the processor's memory.
 
     Raises:
         UserError: if the folder is missing or incomplete, the hub cannot be reached, or weights are missing.
     """
-    import torch
     from safetensors import SafetensorError
 
-    local = not must_come_from_hub(path, setting, subfolder)
-    wanted = f"config.json and model.safetensors{f' in its folder {subfolder}' if subfolder else ''}"
+    if _shapes_only.get():
+        return _shape(cls, find_shape(path, setting, subfolder, revision), dtype)
+    local = not must_come_from_hub(path, setting, subfolder, revision)
+    placed = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:
         with _quiet():
             model, info = cls.from_pretrained(
-                path, subfolder=subfolder, dtype=torch.float32, local_files_only=local, output_loading_info=True
-            )
+                path, subfolder=subfolder, revision=revision or "main", dtype=dtype, local_files_only=local,
+                output_loading_info=True, trust_remote_code=False, **placed,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        raise refusal(cls, path, setting, "model.safetensors", subfolder, local, error) from error
+    _require_whole(cls, path, setting, info)
+    return model.eval()
+
+
+def _shape(cls: Any, config: dict[str, Any], dtype: str) -> Any:
+    """A model of transformers as its configuration describes it; of a whole CLIP, the half that the class is."""
+    import torch
+
+    half = {"clip_text_model": "text_config", "clip_vision_model": "vision_config"}.get(cls.config_class.model_type)
+    arguments = config.get(half or "", config)
+    return cls(cls.config_class(**arguments)).to(getattr(torch, dtype)).eval()
+
+
+def processor_of(path: str, setting: str, revision: str | None = None) -> Any:
+    """The processor of a vision-language model: tokenizer, image preprocessing and chat template.
+
+    Raises:
+        UserError: as `load_transformers`, or if it has no chat template.
+    """
+    from transformers import AutoProcessor
+
+    local = not must_come_from_hub(path, setting, revision=revision)
+    try:
+        processor = AutoProcessor.from_pretrained(
+            path, revision=revision or "main", local_files_only=local, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        raise refusal(AutoProcessor, path, setting, "tokenizer.json", "", local, error) from error
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"{path} ({setting}) has no chat template; take a model that answers questions about images.")
+    return processor
+
+
+def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = None, dtype: str = "float32") -> Any:
+    """Load a part of a Stable Diffusion: a model in evaluation mode, or a scheduler.
+
+    Args:
+        cls: a class of diffusers.
+        path: a local folder in the diffusers layout, a single .safetensors file in the layout of the original
+            releases, or a hub id.
+        subfolder: where the part stands, e.g. "unet".
+        revision: commit, tag or branch of a hub id.
+        dtype: of the weights of a model.
+
+    Raises:
+        UserError: as `load_transformers`.
+    """
+    import torch
+    from diffusers import SchedulerMixin
+    from safetensors import SafetensorError
+
+    if path.endswith((".safetensors", ".ckpt")):
+        from sspir.single_file import load_single_file
+
+        return load_single_file(cls, path, subfolder, dtype, _shapes_only.get())
+    is_scheduler = issubclass(cls, SchedulerMixin)
+    if _shapes_only.get():
+        loaded = cls.from_config(find_shape(path, "backbone.path", subfolder, revision))
+        return loaded if is_scheduler else loaded.to(getattr(torch, dtype)).eval()
+    local = not must_come_from_hub(path, "backbone.path", subfolder, revision)
+    options = {} if is_scheduler else {"output_loading_info": True, "dtype": getattr(torch, dtype)}
+    try:
+        loaded = cls.from_pretrained(path, subfolder=subfolder, revision=revision, local_files_only=local, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} ({setting}) does not hold {wanted} of a {cls.__name__}: {reason}") from error
-    lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
+        name = "scheduler_config.json" if is_scheduler else "diffusion_pytorch_model.safetensors"
+        raise refusal(cls, path, "backbone.path", name, subfolder, local, error) from error
+    if is_scheduler:
+        return loaded
+    model, info = loaded
+    _require_whole(cls, path, "backbone.path", info)
+    return model
+
+
+def load_autoencoder(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
+    """The autoencoder of a Stable Diffusion; see `load_diffusers`."""
+    from diffusers import AutoencoderKL
+
+    return load_diffusers(AutoencoderKL, path, "vae", revision, dtype)
+
+
+def load_noise_schedule(path: str, revision: str | None = None) -> Any:
+    """The noise schedule that a Stable Diffusion was trained with; see `load_diffusers`."""
+    from diffusers import DDPMScheduler
+
+    return load_diffusers(DDPMScheduler, path, "scheduler", revision)
+
+
+def refusal(
+    cls: Any, path: str, setting: str, weights: str, subfolder: str, local: bool, error: Exception
+) -> UserError:
+    """The sentence for weights that cannot be loaded: which files are needed, and which setting points to them."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    files = f"{subfolder}/{weights}" if weights == "scheduler_config.json" else f"config.json and {weights}"
+    where = f" in its folder {subfolder}" if subfolder else ""
+    if local:
+        return UserError(f"{path} ({setting}) does not hold {files}{where} of a {cls.__name__}: {reason}")
+    return UserError(
+        f"{path} ({setting}) cannot be had from the hub ({reason}); get its {files}{where} another way and set "
+        f"{setting} to the folder."
+    )
+
+
+def _require_whole(cls: Any, path: str, setting: str, info: dict[str, Any]) -> None:
+    lacking = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in info.get(kind, ()))
     if lacking:
         raise UserError(
             f"{path} ({setting}) lacks {len(lacking)} weights of a {cls.__name__}, {lacking[0]} first; "
             f"give the folder or hub id of a whole one."
         )
-    return model.eval()
-
-
-def load_diffusers(cls: Any, path: str, subfolder: str) -> Any:
-    """Load a part of a Stable Diffusion folder or hub id: a model in evaluation mode, or a scheduler.
-
-    Args:
-        cls: a class of diffusers.
-        path: a local folder in the diffusers layout, or a hub id.
-        subfolder: where the part stands, e.g. "unet".
-
-    Raises:
-        UserError: as `load_clip`.
-    """
-    from diffusers import SchedulerMixin
-    from safetensors import SafetensorError
-
-    local = not must_come_from_hub(path, "backbone.path", subfolder)
-    is_scheduler = issubclass(cls, SchedulerMixin)
-    options = {} if is_scheduler else {"output_loading_info": True}
-    try:
-        loaded = cls.from_pretrained(path, subfolder=subfolder, local_files_only=local, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} (backbone.path) does not hold a {cls.__name__} in {subfolder}/: {reason}") from error
-    if is_scheduler:
-        return loaded
-    model, info = loaded
-    if lacking := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{path} (backbone.path) lacks {len(lacking)} weights of a {cls.__name__}, {lacking[0]} first; "
-            f"give the folder or hub id of a whole one."
-        )
-    return model
-
-
-def load_autoencoder(path: str) -> Any:
-    """The autoencoder of a Stable Diffusion folder or hub id; see `load_diffusers`."""
-    from diffusers import AutoencoderKL
-
-    return load_diffusers(AutoencoderKL, path, "vae")
-
-
-def load_noise_schedule(path: str) -> Any:
-    """The noise schedule that a Stable Diffusion folder or hub id was trained with; see `load_diffusers`."""
-    from diffusers import DDPMScheduler
-
-    return load_diffusers(DDPMScheduler, path, "scheduler")
-
-
-def must_come_from_hub(path: str, setting: str, subfolder: str = "") -> bool:
-    """Whether a path must come from the hub; False for a local folder and for what the hub's cache holds.
-
-    Raises:
-        UserError: if it is neither in place nor within reach.
-    """
-    if Path(path).is_dir():
-        return False
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UserError(f"The folder {path} ({setting}) does not exist; correct the path or download the model there.")
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(path, f"{subfolder}/config.json".lstrip("/"))
-    if isinstance(cached, str):
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=3)  # one question instead of half a minute of retries
-    except Exception as error:  # the HTTP library's own, or hub's OfflineModeIsEnabled
-        raise UserError(
-            f"{path} ({setting}) is no folder here and the hub cannot be reached; copy its config.json and "
-            f"model.safetensors to a folder and set {setting} to that."
-        ) from error
-    return True
 
 
 @contextmanager

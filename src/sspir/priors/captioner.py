@@ -1,35 +1,84 @@
 """The explicit semantic prior in words: where the caption of an image comes from."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sspir.errors import UserError
 
-class Captioner(Protocol):
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Images = Tensor | Sequence[Tensor]
+
+QUESTION = "Describe the image in a very detailed manner if we remove the degradation artifacts from the image."
+"""What the authors ask their model (SSP-IR, `llava_agent.py:77-114`)."""
+
+
+class CaptionError(UserError):
+    """One image got no caption; others may."""
+
+
+class CaptionerUnavailableError(CaptionError):
+    """The captioner cannot work at all: no weights, no server, no right to use it."""
+
+
+class Captioner(ABC):
     """Captions images; one that needs no image, or no known text, ignores it."""
 
-    def __call__(self, images: Tensor, known: Sequence[str]) -> list[str]:
+    @abstractmethod
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One caption per image.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], RGB.
+            images: (B, 3, H, W) in [0, 1], RGB, or B images (3, H, W) of any sizes.
             known: the text that came with each image, "" where none did.
+
+        Raises:
+            CaptionError: an image got no caption.
         """
-        ...
+
+    def provenance(self) -> dict[str, str]:
+        """What decides its captions, for records."""
+        return {"captioner": type(self).__name__}
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Free what it holds, such as a model, before diffusion needs the memory; the next call takes it again."""
 
 
-class NoCaption:
+class NoCaption(Captioner):
     """Says nothing: the model is steered by the image alone."""
 
-    def __call__(self, images: Tensor, known: Sequence[str]) -> list[str]:
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """An empty caption per image."""
         return [""] * len(images)
 
 
-class Precomputed:
+class Precomputed(Captioner):
     """Says what came with the image, "" where nothing did."""
 
-    def __call__(self, images: Tensor, known: Sequence[str]) -> list[str]:
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """The known texts."""
         return list(known)
+
+
+def to_picture(image: Tensor, longest_side: int) -> "Image":
+    """A picture for a captioner that sees pictures.
+
+    Args:
+        image: (3, H, W) in [0, 1], RGB.
+        longest_side: pixels; a larger image is reduced to it.
+    """
+    from PIL import Image
+
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
+    return picture
+
+
+def one_line(text: str) -> str:
+    """A model's answer as one line of plain text."""
+    return " ".join(text.split())

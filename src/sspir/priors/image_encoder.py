@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from sspir.errors import UserError
-from sspir.pretrained import load_clip
+from sspir.pretrained import load_transformers
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -70,7 +70,7 @@ class CLIPImageEncoder(ModelMixin, ConfigMixin):
         """
         from transformers import CLIPVisionModel
 
-        vision = load_clip(CLIPVisionModel, path, "image_encoder.path")
+        vision = load_transformers(CLIPVisionModel, path, "image_encoder.path")
         found = vision.config
         layers = found.num_hidden_layers
         depth = layer if layer > 0 else layers + 1 + layer

@@ -7,20 +7,21 @@ from torch import Tensor
 
 from sspir.color import luma
 from sspir.priors import photo_measures as measure
+from sspir.priors.captioner import Captioner, Images
 
 _LONGEST_SIDE = 512  # pixels looked at: more tells no more and takes longer
 
 
-class MeasuredCaptioner:
+class MeasuredCaptioner(Captioner):
     """Describes each image by what can be measured in it; needs no weights and ignores known texts.
 
     The same image always gets the same words, e.g. "a dark, muted landscape photo, mostly brown and black, in sharp
     focus, with fine detail and vertical lines".
     """
 
-    def __call__(self, images: Tensor, known: Sequence[str]) -> list[str]:
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One description per image; arguments as of `Captioner`."""
-        return [describe(image) for image in images.detach().float().cpu().clamp(0, 1)]
+        return [describe(image.detach().float().cpu().clamp(0, 1)) for image in images]
 
 
 def describe(image: Tensor) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.pretrained import load_clip
+from sspir.pretrained import load_transformers
 
 CHUNK = 75
 MAX_CHUNKS = 4
@@ -53,7 +53,7 @@ class TextEncoder:
         """
         from transformers import CLIPTextModel
 
-        model = load_clip(CLIPTextModel, path, "text_encoder.path", subfolder)
+        model = load_transformers(CLIPTextModel, path, "text_encoder.path", subfolder)
         found = model.config.hidden_size
         if found != dim:
             raise UserError(f"{path} has embeddings of width {found}; set text_encoder.dim to that, not {dim}.")

