@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a model (Hydra overrides: experiments=tiny seed=1)",
     "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
     "restore": "restore photos and folders of photos",
+    "caption": "describe a folder of photos in words, to edit, train and restore with",
     "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",
     "pack": "pack a folder of photos into a few large tar files",
     "data": "describe, check and download the public data sets",

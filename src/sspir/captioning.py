@@ -1,0 +1,201 @@
+"""A folder of photos captioned: nothing is done twice, nothing is half written, and what a person edits stays."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sspir.errors import UserError
+from sspir.image_io import MAX_PIXELS, read_image
+from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError
+
+Row = dict[str, Any]
+Look = Callable[[Tensor], Tensor]
+BY_HAND = "by hand"
+
+
+def fingerprint(text: str) -> str:
+    """Sixteen digits that tell a caption from its edited form."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class CaptionTable:
+    """Captions and where they came from, as JSON Lines: `file_name`, `caption`, and the record of its making.
+
+    The file is only appended to, a whole line at a time; the last line of a photo counts. A line that was cut off by a
+    crash is taken away when the file is opened.
+
+    Args:
+        path: of the file; made with the first caption.
+
+    Raises:
+        UserError: a line is not as it must be, so that a person's slip costs no captions.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, Row] = {}
+        if not path.is_file():
+            return
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            if line.strip():
+                row = self._row(line, number)
+                self.rows[row["file_name"]] = row
+        if tail := data[len(whole) :]:
+            self._mend(tail, len(whole))
+
+    def _row(self, line: bytes, number: int) -> Row:
+        try:
+            row: Row = json.loads(line)
+            if isinstance(row["file_name"], str) and isinstance(row["caption"], str):
+                return row
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(
+            f"Line {number} of {self.path} is not as it was written; it must be JSON with file_name and caption: "
+            f'mend it (quotes inside a caption are \\"), or delete the line.'
+        )
+
+    def _mend(self, tail: bytes, start: int) -> None:
+        """End a last line that an editor left open, or take away one that a crash cut off."""
+        try:
+            row = json.loads(tail)
+            self.rows[row["file_name"]] = row
+            self._write(b"\n")
+        except (ValueError, KeyError, TypeError):
+            os.truncate(self.path, start)
+
+    def append(self, row: Row) -> None:
+        """Write one photo's line."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogateescape"))
+        self.rows[row["file_name"]] = row
+
+    def _write(self, data: bytes) -> None:
+        """Append in a single call of the system."""
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            if os.write(handle, data) < len(data):
+                raise UserError(f"The disk of {self.path} is full; make room, and the same command goes on.")
+        finally:
+            os.close(handle)
+
+
+def is_edited(row: Row) -> bool:
+    """Whether a person wrote the caption, or changed it after it was made."""
+    return row.get("made") != fingerprint(row["caption"])
+
+
+@dataclass
+class FolderCaptioner:
+    """Captions photos and keeps the table, and with `beside` a text file beside each photo, in step.
+
+    Attributes:
+        root: folder of the photos; names in the table are paths below it.
+        table: of the folder.
+        captioner: who looks.
+        look: what of a photo (3, h, w) in [0, 1] the captioner is shown.
+        shown: what that is, for the record: "lq", "processor" or "restored".
+        beside: also write PHOTO.txt.
+        batch: photos per call of the captioner.
+        max_pixels: larger photos are refused.
+    """
+
+    root: Path
+    table: CaptionTable
+    captioner: Captioner
+    look: Look = lambda photo: photo
+    shown: str = "lq"
+    beside: bool = False
+    batch: int = 8
+    max_pixels: int = MAX_PIXELS
+
+    def left(self, photos: Sequence[Path], overwrite: bool = False) -> list[Path]:
+        """The photos that need a caption; those with one have their text file put in step.
+
+        Args:
+            photos: below the root.
+            overwrite: also those that have one which no person edited.
+        """
+        missing = []
+        for photo in photos:
+            row = self._adopt(photo)
+            if row is None or (overwrite and not is_edited(row)):
+                missing.append(photo)
+            elif self.beside:
+                self._write_beside(photo, row["caption"])
+        return missing
+
+    def run(self, photos: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+        """Caption photos; yields each when it is done, with "" or the sentence of what went wrong.
+
+        Raises:
+            CaptionerUnavailableError: nothing can be captioned; what was done is kept.
+        """
+        for start in range(0, len(photos), self.batch):
+            opened: dict[Path, Tensor] = {}
+            for photo in photos[start : start + self.batch]:
+                try:
+                    opened[photo] = self.look(read_image(photo, self.max_pixels).tensor())
+                except CaptionerUnavailableError:
+                    raise
+                except (UserError, OSError, MemoryError) as error:
+                    yield photo, str(error) or type(error).__name__
+            yield from self._caption(opened)
+
+    def _caption(self, opened: dict[Path, Tensor]) -> Iterator[tuple[Path, str]]:
+        """Caption a batch; what fails together is tried alone."""
+        try:
+            captions = self.captioner(list(opened.values()), [""] * len(opened)) if opened else []
+        except CaptionerUnavailableError:
+            raise
+        except CaptionError as error:
+            for photo, image in opened.items():
+                if len(opened) == 1:
+                    yield photo, str(error)
+                else:
+                    yield from self._caption({photo: image})
+            return
+        for photo, caption in zip(opened, captions, strict=True):
+            self._record(photo, caption, self.captioner.provenance() | {"shown": self.shown})
+            yield photo, ""
+
+    def _name(self, photo: Path) -> str:
+        return photo.relative_to(self.root).as_posix()
+
+    def _record(self, photo: Path, caption: str, origin: dict[str, str]) -> Row:
+        made = {} if origin["captioner"] == BY_HAND else {"made": fingerprint(caption)}
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {"file_name": self._name(photo), "caption": caption, **made, **origin, "time": time}
+        self.table.append(row)
+        if self.beside:
+            self._write_beside(photo, caption)
+        return row
+
+    def _adopt(self, photo: Path) -> Row | None:
+        """The photo's row, after taking over what a person wrote beside it."""
+        row = self.table.rows.get(self._name(photo))
+        text = photo.with_suffix(".txt")
+        if not self.beside or not text.is_file():
+            return row
+        written = text.read_text(encoding="utf-8", errors="replace").strip()
+        if row is not None and (written == row["caption"].strip() or fingerprint(written) == row.get("made")):
+            return row
+        return self._record(photo, written, {"captioner": BY_HAND, "shown": ""})
+
+    def _write_beside(self, photo: Path, caption: str) -> None:
+        """Write the text file where it says something else; one name for the unfinished file, so none is left over."""
+        text = photo.with_suffix(".txt")
+        if text.is_file() and text.read_text(encoding="utf-8", errors="replace").strip() == caption.strip():
+            return
+        unfinished = text.with_name(f".{text.name}.part")
+        unfinished.write_text(caption + "\n", encoding="utf-8")
+        unfinished.replace(text)

@@ -1,0 +1,172 @@
+"""`sspir caption`: describe a folder of photos once, to edit, to train with, and to restore with."""
+
+import argparse
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sspir.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sspir.captioning import FolderCaptioner, Look
+
+EXAMPLES = """examples:
+  describe every photo below a folder; photos/captions.jsonl gets a line for each:
+    sspir caption photos/ --captioner llava
+  with weights of your own, in half precision, eight at a time:
+    sspir caption photos/ --captioner qwen_vl --set path=/models/qwen2.5-vl --set dtype=bfloat16 --batch 8
+  a server (vLLM, Ollama, llama.cpp, ...), and a text file beside each photo, to edit:
+    sspir caption photos/ --captioner endpoint --set url=http://localhost:11434/v1 --set model=llava:7b --beside
+  models describe blur and noise as if they were there; show a first restoration instead:
+    sspir caption photos/ --captioner llava --shown processor --weights runs/tiny/none-s0
+  use them, as they are or edited:
+    sspir restore photos/ --captions photos/captions.jsonl --out restored --weights runs/tiny/none-s0
+
+Edit captions where you like: "caption" in the table or, with --beside, PHOTO.txt. Started again, after an interruption
+or with new photos in the folder, the same command goes on with what is missing; what you edited is never changed.
+Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing could be done.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Caption what has no caption yet. Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if (options.shown == "lq") == bool(options.weights):
+        raise UserError(
+            "--shown processor and --shown restored need --weights, a model to restore with, and --shown lq takes none."
+        )
+    from sspir.image_io import list_images
+
+    photos = list_images(options.folder)
+    with closing(_captioner(options.captioner, options.set)) as captioner:
+        from sspir.captioning import CaptionTable, FolderCaptioner
+
+        table = CaptionTable(options.out or options.folder / "captions.jsonl")
+        work = FolderCaptioner(
+            options.folder, table, captioner, _look(options), options.shown, options.beside, options.batch,
+            options.max_pixels * 1_000_000,
+        )  # fmt: skip
+        return _work(work, photos, options.overwrite)
+
+
+def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
+    """Caption behind a progress bar and say how it went."""
+    from tqdm import tqdm
+
+    from sspir.priors.captioner import CaptionerUnavailableError
+
+    left = work.left(photos, overwrite)
+    done, failed = 0, 0
+    try:
+        for photo, trouble in tqdm(work.run(left), total=len(photos), initial=len(photos) - len(left), unit="photo"):
+            if trouble:
+                failed += 1
+                tqdm.write(f"failed: {photo}: {trouble}", file=sys.stderr)
+            else:
+                done += 1
+    except CaptionerUnavailableError as error:
+        kept = f" {done} photos were captioned before; the same command goes on from there." if done else ""
+        raise UserError(f"{error}{kept}") from error
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
+        return 130
+    kept = len(photos) - len(left)
+    sys.stdout.write(f"{done} captioned, {kept} had a caption, {failed} failed; see {work.table.path}.\n")
+    return 0 if not failed else 1 if done or kept else 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="sspir caption",
+        description="Describe photos in words, which steer training and restoring.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="photos, with all folders below")
+    add("--captioner", default="llava", metavar="NAME", help="a choice of conf/captioner or a .yaml (default llava)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings; repeatable")
+    add("--out", type=Path, metavar="FILE", help="table of captions (default FOLDER/captions.jsonl)")
+    add("--beside", action="store_true", help="also keep PHOTO.txt beside each photo")
+    add(
+        "--shown",
+        choices=("lq", "processor", "restored"),
+        default="lq",
+        help="what is described: the photo as it is, the Processor's clean image, or a quick restoration",
+    )
+    add("--weights", metavar="DIR", help="what restores: run folder or saved pipeline")
+    add("--steps", type=int, default=8, metavar="N", help="denoising steps of --shown restored (default 8)")
+    add("--device", default="auto", help="of --weights: auto (a GPU if there is one), cpu, cuda, ...")
+    add("--batch", type=int, default=8, metavar="N", help="photos handed to the captioner together (default 8)")
+    add("--overwrite", action="store_true", help="caption anew, all but what a person edited")
+    add("--max-pixels", type=int, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
+    return made
+
+
+def _captioner(name: str, changes: list[str]) -> Any:
+    """Build a shipped captioner, or one from a YAML file, with some settings changed."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sspir.config import home
+
+    folder = home() / "conf" / "captioner"
+    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(f"There is no captioner {name}; choose one of {names}, or give a .yaml file.")
+    settings: Any = OmegaConf.load(file)
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or key not in settings:
+            known = ", ".join(str(key) for key in settings if key != "_target_") or "nothing to set"
+            raise UserError(f"--set {change} changes nothing of the captioner {name}; it has {known}.")
+        settings[key] = _value(settings[key], value)
+    try:
+        return instantiate(settings)
+    except (InstantiationException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+        raise UserError(f"The captioner {name} cannot be made: {cause}") from error
+
+
+def _value(old: Any, text: str) -> Any:
+    """A setting from the command line: a number where there was one, else text, or null."""
+    if isinstance(old, int | float):
+        try:
+            return float(text) if "." in text else int(text)
+        except ValueError:
+            raise UserError(f"--set takes a number where the captioner has {old}, not {text!r}.") from None
+    return None if text == "null" else text
+
+
+def _look(options: argparse.Namespace) -> "Look":
+    """What of a photo is shown to the captioner."""
+    if options.shown == "lq":
+        return lambda photo: photo
+    from dataclasses import replace
+
+    from sspir.evaluate import device_of
+    from sspir.priors.captioner import CaptionerUnavailableError
+    from sspir.weights import load_pipeline
+
+    pipeline = load_pipeline(options.weights)
+    pipeline.to(device_of(options.device))
+    steps = options.steps if options.shown == "restored" else 1
+    sampler = replace(pipeline.sampler, steps=steps, guidance=1.0)
+
+    def look(photo: "Tensor") -> "Tensor":
+        restored = pipeline.restore(photo[None], [""], sampler=sampler)
+        if options.shown == "restored":
+            return restored.images[0]
+        if not restored.structure:
+            raise CaptionerUnavailableError(
+                f"{options.weights} has no Processor that predicts images; use --shown restored."
+            )
+        return restored.structure[0][0]
+
+    return look

@@ -1,0 +1,218 @@
+"""`sspir caption`: every photo once, whatever happens, and people's words above all."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sspir.__main__ import main
+from sspir.data.captions import find_captions
+from sspir.image_io import read_image
+from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError, Images
+from sspir.priors.measured_captioner import describe
+from tests.pipelines import tiny_pipeline, write_photo
+
+
+class Picky(Captioner):
+    """Says the size; refuses square photos, and gives up altogether at very wide ones."""
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        for image in images:
+            if image.shape[1] == image.shape[2]:
+                raise CaptionError("square photos are refused.")
+            if image.shape[2] > 100:
+                raise CaptionerUnavailableError("The server is gone.")
+        return [f"{image.shape[2]} x {image.shape[1]}" for image in images]
+
+
+def photos(folder: Path, *sizes: tuple[int, int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (height, width) in enumerate(sizes):
+        write_photo(folder / f"{index}.png", height, width, seed=index)
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+
+
+def caption(folder: Path, *flags: str, captioner: str = "measured") -> int:
+    return main(["caption", str(folder), "--captioner", captioner, *flags])
+
+
+@pytest.fixture
+def picky(tmp_path: Path) -> str:
+    file = tmp_path / "picky.yaml"
+    file.write_text("_target_: tests.commands.test_caption.Picky\n")
+    return str(file)
+
+
+def test_every_photo_below_gets_a_line_with_its_provenance(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    photos(folder / "deeper", (20, 24))
+    assert caption(folder) == 0
+    found = {row["file_name"]: row for row in rows(folder)}
+    assert found.keys() == {"0.png", "1.png", "deeper/0.png"}
+    for name, row in found.items():
+        assert row["caption"] == describe(read_image(folder / name).tensor())
+        assert (row["captioner"], row["shown"]) == ("MeasuredCaptioner", "lq")
+        assert row["time"].startswith("20")
+    find = find_captions(folder / "captions.jsonl")
+    assert find(folder / "0.png", "0.png") == found["0.png"]["caption"]
+    assert not list(folder.rglob("*.txt"))
+
+
+def test_done_photos_are_skipped_and_new_ones_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    caption(folder)
+    first = (folder / "captions.jsonl").read_text()
+    photos(folder, (24, 20), (9, 30))
+    assert caption(folder) == 0
+    assert "1 captioned, 1 had a caption, 0 failed" in capsys.readouterr().out
+    assert (folder / "captions.jsonl").read_text().startswith(first)
+    assert len(rows(folder)) == 2
+
+
+def test_what_a_person_edits_stays(tmp_path: Path, picky: str) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30), (9, 31), (9, 32))
+    (folder / "3.txt").write_text("written before\n")
+    assert caption(folder, "--beside", captioner=picky) == 0
+    assert (folder / "0.txt").read_text() == "20 x 24\n"
+    table = folder / "captions.jsonl"
+    table.write_text(table.read_text().replace("20 x 24", "my own words").rstrip("\n"))  # as some editors leave it
+    (folder / "1.txt").write_text('my "other" words')
+    (folder / "2.txt").unlink()
+    assert caption(folder, "--beside", "--overwrite", captioner="measured") == 0
+    now = {row["file_name"]: row["caption"] for row in rows(folder)}
+    assert now == {
+        "0.png": "my own words",
+        "1.png": 'my "other" words',
+        "2.png": describe(read_image(folder / "2.png").tensor()),
+        "3.png": "written before",
+    }
+    for name, text in now.items():
+        assert (folder / name).with_suffix(".txt").read_text().strip() == text
+
+
+def test_a_photo_that_fails_does_not_keep_the_others(
+    tmp_path: Path, picky: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (16, 16), (9, 30))
+    (folder / "broken.png").write_bytes(b"no image")
+    assert caption(folder, captioner=picky) == 1
+    told = capsys.readouterr()
+    assert "square photos are refused" in told.err
+    assert "broken.png" in told.err
+    assert "2 captioned, 0 had a caption, 2 failed" in told.out
+    assert [row["caption"] for row in rows(folder)] == ["20 x 24", "30 x 9"]
+
+
+def test_a_captioner_that_is_gone_ends_it_in_one_sentence(
+    tmp_path: Path, picky: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 200), (9, 30))
+    assert caption(folder, "--batch", "1", captioner=picky) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith("The server is gone. 1 photos were captioned before; the same command goes on from there.")
+    assert len(rows(folder)) == 1
+
+
+def test_a_torn_line_is_taken_away_and_a_broken_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    caption(folder)
+    table = folder / "captions.jsonl"
+    whole = table.read_text()
+    for cut in (len(whole) - 1, len(whole) - 2, len(whole) - 60):
+        table.write_text(whole[:cut])
+        assert caption(folder) == 0
+        assert len(rows(folder)) == 2
+    table.write_text('{"file_name": "0.png", "caption": "an "old" house"}\n')
+    assert caption(folder) == 2
+    assert "Line 1 of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shown", ["processor", "restored"])
+def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    folder = photos(tmp_path / "in", (24, 20))
+    assert caption(folder, "--shown", shown, "--weights", str(tmp_path / "model"), "--steps", "2") == 0
+    lq = read_image(folder / "0.png").tensor()
+    from dataclasses import replace
+
+    sampler = replace(tiny_pipeline().sampler, steps=2 if shown == "restored" else 1, guidance=1.0)
+    restored = tiny_pipeline().restore(lq[None], [""], sampler=sampler)
+    image = restored.images[0] if shown == "restored" else restored.structure[0][0]
+    (row,) = rows(folder)
+    assert row["shown"] == shown
+    assert row["caption"] == describe(image)
+    assert image.shape[-1] > lq.shape[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--captioner", "lava"], "There is no captioner lava; choose one of endpoint, llava"),
+        (["--captioner", "llava", "--set", "pth=x"], "--set pth=x changes nothing"),
+        (["--captioner", "llava", "--set", "batch_size=many"], "takes a number"),
+        (["--captioner", "llava", "--set", "quantization=2bit"], "quantization=2bit is not known"),
+        (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (captioner.path)"),
+        (["--shown", "restored"], "need --weights"),
+        (["--weights", "somewhere"], "--shown lq takes none"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    assert main(["caption", str(folder), *flags]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence in told
+    assert not (folder / "captions.jsonl").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+@pytest.mark.parametrize(("count", "kills"), [(160, 2), pytest.param(2000, 5, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_ends_with_every_caption_once(count: int, kills: int, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        Image.fromarray(rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)).save(folder / f"{index:04}.bmp")
+    table = folder / "captions.jsonl"
+    chance = random.Random(0)
+    for round_ in range(kills):
+        before = table.stat().st_size if table.exists() else 0
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            main(["caption", str(folder), "--captioner", "measured", "--beside"])
+            os._exit(0)
+        while not table.exists() or table.stat().st_size == before:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, count / 3000))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, f"round {round_} ended"
+    assert kills <= len(rows_that_parse(table)) < count
+    assert caption(folder, "--beside") == 0
+    made = rows(folder)
+    assert len(made) == len({row["file_name"] for row in made}) == count
+    assert len(list(folder.glob("*.txt"))) == count
+    assert not list(folder.glob(".*"))
+    for row in made[::97]:
+        assert row["caption"] == describe(read_image(folder / row["file_name"]).tensor())
+        assert (folder / row["file_name"]).with_suffix(".txt").read_text() == row["caption"] + "\n"
+
+
+def rows_that_parse(table: Path) -> list[str]:
+    return [line for line in table.read_text().splitlines() if line.endswith("}")]
