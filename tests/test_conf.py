@@ -13,7 +13,7 @@ from sspir.config import compose_config, home
 from sspir.errors import UserError
 
 CONF, EXPERIMENTS = home() / "conf", home() / "experiments"
-EVALUATION_GROUPS = {"benchmark"}
+NOT_OF_TRAINING = {"benchmark", "public"}
 # Classes of other libraries; a key they would swallow cannot be told from one they know.
 FOREIGN = ("diffusers.DDPMScheduler",)
 
@@ -23,7 +23,7 @@ def names(folder: Path) -> list[str]:
 
 
 def choices() -> list[tuple[str, str]]:
-    groups = [folder for folder in sorted(CONF.iterdir()) if folder.is_dir() and folder.name not in EVALUATION_GROUPS]
+    groups = [folder for folder in sorted(CONF.iterdir()) if folder.is_dir() and folder.name not in NOT_OF_TRAINING]
     return [(group.name, name) for group in groups for name in names(group)]
 
 
@@ -33,6 +33,8 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
         if "_target_" in node:
             yield path, node
         for key in node:
+            if OmegaConf.is_missing(node, key):  # for the user to give
+                continue
             yield from targets(node[key], f"{path}.{key}" if path else str(key))
     elif isinstance(node, ListConfig):
         for index, item in enumerate(node):

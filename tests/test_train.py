@@ -65,6 +65,14 @@ def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, 
     assert losses[0] == losses[1]
 
 
+def test_the_metric_says_which_checkpoint_is_best(photo_folder: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "monitor=ssim_y", "trainer.max_steps=2")
+    best = load_checkpoint(find_checkpoint(tmp_path / "run", "best"))["callbacks"]
+    (state,) = [value for key, value in best.items() if "val/ssim_y" in key]
+    assert "'mode': 'max'" in next(key for key in best if "val/ssim_y" in key)
+    assert state["best_model_score"] > 0
+
+
 def test_a_finished_run_is_skipped(finished: Path, photo_folder: Path) -> None:
     before = find_checkpoint(finished).stat().st_mtime_ns
     assert tiny_run(finished, photo_folder)["step"] == 4
@@ -117,6 +125,7 @@ def test_a_broken_checkpoint_is_refused(finished: Path, tmp_path: Path) -> None:
     [
         (["resume=must"], "no .*last.ckpt"),
         (["resume=maybe"], "resume=maybe"),
+        (["monitor=psnr"], "monitor=psnr is not validated; choose one of psnr_y, ssim_y"),
         (["dataset.train.root=/nowhere"], "/nowhere"),
         (["text_encoder.dim=8", "backbone.unet.cross_attention_dim=12"], "text_encoder gives 8 channels"),
         (["processor.channels=[4,8]"], "one width per halving"),

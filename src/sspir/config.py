@@ -26,7 +26,11 @@ class TrainConfig:
         scale: upscaling of the low-quality images.
         resume: "auto" goes on with the run folder's last checkpoint if there is one, "must" insists on one, "never"
             starts anew.
+        folder: of the run.
+        batch_size: images per step and device.
+        workers: processes that read and cut photos, per device.
         checkpoint_every: steps between checkpoints.
+        monitor: validation metric by which the best checkpoint is kept.
         matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
         threads: CPU threads of torch; null leaves its own choice.
     """
@@ -39,6 +43,7 @@ class TrainConfig:
     batch_size: int = 16
     workers: int = 0
     checkpoint_every: int = 1000
+    monitor: str = "psnr_y"
     resume: str = "auto"
     matmul_precision: str = "high"
     threads: int | None = None

@@ -10,8 +10,10 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torchmetrics import MetricCollection
 
 from sspir.callbacks import AtomicCheckpointIO
 from sspir.errors import UserError
@@ -53,12 +55,13 @@ def train(config: DictConfig) -> dict[str, float]:
     module = build_module(config)
     trainer = instantiate(
         config.trainer,
-        callbacks=_built(config.callbacks),
+        callbacks=[*_built(config.callbacks), _best_checkpoint(folder, module.metrics["val"], config.monitor)],
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
     )
     _introduce(trainer, module, config)
+    _summarise_best(trainer, module)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -76,6 +79,29 @@ def train(config: DictConfig) -> dict[str, float]:
 def _built(nodes: DictConfig) -> list[Any]:
     """What the named nodes describe; an experiment switches one off by setting it to null."""
     return [built for built in instantiate(nodes).values() if built is not None]
+
+
+def _best_checkpoint(folder: Path, metrics: MetricCollection, monitor: str) -> ModelCheckpoint:
+    """Keeps the checkpoint that validates best; the metric itself says whether that is the highest or the lowest."""
+    known = {name.removeprefix("val/"): metric for name, metric in metrics.items()}
+    if monitor not in known:
+        raise UserError(f"monitor={monitor} is not validated; choose one of {', '.join(known)}, or add it to metric.")
+    if known[monitor].higher_is_better is None:
+        raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
+    mode = "max" if known[monitor].higher_is_better else "min"
+    return ModelCheckpoint(
+        folder / CHECKPOINTS, filename="best", monitor=f"val/{monitor}", mode=mode, enable_version_counter=False
+    )
+
+
+def _summarise_best(trainer: pl.Trainer, module: Any) -> None:
+    """Tell W&B which end of each metric is the good one, so that its summaries show the best value."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            for metrics in module.metrics.values():
+                for name, metric in metrics.items():
+                    if metric.higher_is_better is not None:
+                        logger.experiment.define_metric(name, summary="max" if metric.higher_is_better else "min")
 
 
 def write_atomically(path: Path, text: str) -> None:

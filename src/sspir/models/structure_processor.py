@@ -19,8 +19,9 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         front_features: width of the SRResNet in front, whose full-size image is supervised too. 0: no front.
         front_blocks: its residual blocks.
         front_factor: it works on maps this many times smaller than the image (a space-to-depth step); the authors' 1.
-        signed: the front adds its correction to 2 lq - 1, the range of what it is compared with, and not to lq as the
-            authors' code does.
+        corrections: every image is a correction of a coarser guess and starts as that: the front's of 2 lq - 1, the
+            heads' of the front's image (of 2 lq - 1 without one), made smaller. The authors' front corrects lq, their
+            heads predict from nothing, and all start at random.
     """
 
     @register_to_config
@@ -30,12 +31,16 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         front_features: int = 0,
         front_blocks: int = 8,
         front_factor: int = 1,
-        signed: bool = False,
+        corrections: bool = False,
     ) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Conv2d(width, 3, 3, padding=1) for width in channels[1:])
         if front_features:
             self.front = SRResNet(front_features, front_blocks, front_factor)
+        if corrections:
+            for layer in [*self.heads, *([self.front.conv_last] if front_features else [])]:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -64,14 +69,18 @@ class StructureProcessor(ModelMixin, ConfigMixin):
             then 1/2, 1/4, ... size.
         """
         images = []
+        guess = 2 * lq - 1
         if self.predicts_image:
-            lq = self.front(lq, 2 * lq - 1 if self.config.signed else lq)
+            lq = guess = self.front(lq, guess if self.config.corrections else lq)
             images.append(lq)
         hidden = F.silu(embedding.conv_in(lq))
         pairs = zip(embedding.blocks[::2], embedding.blocks[1::2], self.heads, strict=True)
         for same, down, head in pairs:
             hidden = F.silu(down(F.silu(same(hidden))))
-            images.append(head(hidden))
+            image = head(hidden)
+            if self.config.corrections:
+                image = image + F.interpolate(guess, image.shape[-2:], mode="bilinear")
+            images.append(image)
         return embedding.conv_out(hidden), images
 
 
