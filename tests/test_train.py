@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.losses import RestorationLoss
 from sspir.module import RestorationModule
@@ -63,6 +64,16 @@ def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, 
         for path in (finished / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_run_is_repeated_from_its_record(finished: Path, tmp_path: Path) -> None:
+    assert main(["train", "--from", str(finished), f"folder={tmp_path / 'again'}"]) == 0
+    first, again = (load_checkpoint(find_checkpoint(folder)) for folder in (finished, tmp_path / "again"))
+    assert all(torch.equal(value, again["ema"][key]) for key, value in first["ema"].items())
+    record = json.loads((tmp_path / "again" / "environment.json").read_text())
+    assert record["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert main(["train", "--from", str(finished), "folder=x", "sede=1"]) == 2
+    assert main(["train", "--from", str(finished)]) == 2
 
 
 def test_the_metric_says_which_checkpoint_is_best(photo_folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
 """A run folder: what training leaves behind, and the way back from it to a model."""
 
 import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ from sspir.errors import UserError
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+ENVIRONMENT = "environment.json"
+_PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 
 
 def build_module(config: DictConfig) -> Any:
@@ -61,6 +68,29 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
     module.on_load_checkpoint(state)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
     return module.eval()
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: code, versions, machine, command."""
+    return {
+        "command": sys.argv,
+        "code": _git("rev-parse", "HEAD"),
+        "uncommitted": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the checkout that this code is in; "" for an installed package."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def run_id(folder: Path) -> str:

@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 from sspir.callbacks import AtomicCheckpointIO
 from sspir.errors import UserError
 from sspir.loggers import METRICS
-from sspir.run import CHECKPOINTS, CONFIG, build_module, load_checkpoint
+from sspir.run import CHECKPOINTS, CONFIG, ENVIRONMENT, build_module, environment, load_checkpoint
 
 log = logging.getLogger(__name__)
 SUMMARY = "summary.json"
@@ -46,6 +46,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if checkpoint:
         _forget_after(folder / METRICS, load_checkpoint(Path(checkpoint))["global_step"])
     write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+    write_atomically(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)

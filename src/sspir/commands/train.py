@@ -1,18 +1,23 @@
 """`sspir train`: Hydra's command line around `sspir.train.train`."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 from sspir.commands.hydra import hydra_command
+from sspir.errors import UserError
 
 HELP = """sspir train - train a model
 
 usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun] [--config-dir DIR] [--cfg job]
+       sspir train --from RUN [KEY=VALUE ...]
 
   sspir train experiments=tiny                         two minutes on a laptop
   sspir train experiments=ssp_ir backbone.path=/models/sd15 trainer.max_steps=1000
   sspir train experiments=tiny ablation=no_rgb_loss    one word per ablation
   sspir train --multirun experiments=tiny 'ablation=glob(*)' seed=0,1,2
   sspir train experiments=tiny --cfg job               show the configuration and do nothing
+  sspir train --from runs/tiny/none-s0 folder=again    repeat a run from its own record
 
 A run lives in runs/NAME/ABLATION-sSEED. The same command goes on where it stopped; a finished run is skipped.
 Several GPUs: torchrun --nproc-per-node 8 -m sspir train experiments=ssp_ir trainer=ddp
@@ -24,4 +29,47 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
+    if "--from" in arguments:
+        return _repeat(arguments)
     return hydra_command("train", "sspir.train:train", arguments)
+
+
+def _repeat(arguments: list[str]) -> int:
+    """Train the configuration that a run recorded, in another folder."""
+    place = arguments.index("--from")
+    if place + 1 == len(arguments):
+        raise UserError("--from needs the folder of a run.")
+    recorded = Path(arguments.pop(place + 1)) / "config.yaml"
+    arguments.pop(place)
+    if not recorded.is_file():
+        raise UserError(f"There is no {recorded}; name the folder of a run.")
+
+    import logging
+
+    from omegaconf import OmegaConf
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    config = OmegaConf.load(recorded)
+    OmegaConf.set_struct(config, True)
+    changes = OmegaConf.from_dotlist(arguments)
+    try:
+        merged = OmegaConf.merge(config, changes)
+    except Exception as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if merged.folder == config.folder:
+        raise UserError("Say where the repetition goes: folder=SOMEWHERE.")
+
+    from sspir.train import train
+
+    train(OmegaConf.create(_moved(OmegaConf.to_container(merged), config.folder, merged.folder)))
+    return 0
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """The same configuration with paths into the old run folder led into the new one."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    inside = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
+    return new + node.removeprefix(old) if inside else node
