@@ -202,7 +202,7 @@ class RestorationModule(pl.LightningModule):
         captions = self.captioner(batch.hq if self.caption_source == "hq" else lq, batch.captions)
         dropped = [torch.rand((), generator=each).item() < self.caption_dropout for each in generators]
         captions = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
-        return self.text_encoder(captions), self.image_encoder(lq)
+        return self.text_encoder(captions).to(lq.dtype), self.image_encoder(lq).to(lq.dtype)
 
     @torch.no_grad()
     def latents(self, hq: Tensor, images: list[Tensor], generators: list[torch.Generator] | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Somebody's pretrained weights, from a folder, a file, or the hub: every one accounted for, or refused.
+"""Somebody's pretrained weights, from a folder, a file or the hub: every one accounted for, or refused.
 
 transformers and diffusers draw missing weights at random and only log it; a prior of random weights would train
 without a word.
@@ -28,6 +28,11 @@ def shapes_only() -> Iterator[None]:
         _shapes_only.reset(token)
 
 
+def builds_shapes_only() -> bool:
+    """Whether `shapes_only` is in force."""
+    return _shapes_only.get()
+
+
 def load_transformers(
     cls: Any,
     path: str,
@@ -55,7 +60,7 @@ def load_transformers(
     """
     from safetensors import SafetensorError
 
-    if _shapes_only.get():
+    if builds_shapes_only():
         return _shape(cls, find_shape(path, setting, subfolder, revision), dtype)
     local = not must_come_from_hub(path, setting, subfolder, revision)
     placed = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
@@ -121,9 +126,9 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
     if path.endswith((".safetensors", ".ckpt")):
         from sspir.single_file import load_single_file
 
-        return load_single_file(cls, path, subfolder, dtype, _shapes_only.get())
+        return load_single_file(cls, path, subfolder, dtype)
     is_scheduler = issubclass(cls, SchedulerMixin)
-    if _shapes_only.get():
+    if builds_shapes_only():
         loaded = cls.from_config(find_shape(path, "backbone.path", subfolder, revision))
         return loaded if is_scheduler else loaded.to(getattr(torch, dtype)).eval()
     local = not must_come_from_hub(path, "backbone.path", subfolder, revision)

@@ -68,8 +68,8 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
             else:
                 done += 1
     except CaptionerUnavailableError as error:
-        kept = f" {done} photos were captioned before; the same command goes on from there." if done else ""
-        raise UserError(f"{error}{kept}") from error
+        before = f" {done} photos were captioned before; the same command goes on from there." if done else ""
+        raise UserError(f"{error}{before}") from error
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
         return 130

@@ -1,32 +1,36 @@
 """The implicit semantic prior: patch tokens of a CLIP image encoder, refined to image embeddings."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from sspir.errors import UserError
 from sspir.pretrained import load_transformers
+from sspir.priors.dinov2_encoder import DINOv2ImageEncoder
+from sspir.priors.open_clip_encoder import OpenCLIPImageEncoder
+from sspir.priors.patch_encoder import PatchEncoder, chosen_layers, preprocess, require_width
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["CLIPImageEncoder", "DINOv2ImageEncoder", "OpenCLIPImageEncoder", "RefineLayer", "preprocess"]
 
 
-class CLIPImageEncoder(ModelMixin, ConfigMixin):
-    """CLIP's vision transformer up to one of its layers, with the one preprocessing of training and restoring.
+class CLIPImageEncoder(PatchEncoder):
+    """CLIP's vision transformer up to one of its layers; outputs are those before CLIP's final layer norm.
 
     Args:
-        dim: width of the tokens.
-        depth: layers; the last one's output, before CLIP's final layer norm, is the result.
+        dim: width of the network.
+        depth: layers.
         heads: of attention.
         feed_forward: width inside the feed-forward; 4 dim by default.
         image_size: side that images are squashed to, pixels.
         patch_size: side of a patch, pixels.
         activation: of the feed-forward: "quick_gelu" (OpenAI's CLIP) or "gelu".
         class_token: whether the first token, of the whole image, is part of the result.
+        taken: layers whose outputs are the result, 1 for the first; None takes the last.
+        weights_dtype: type of the weights.
     """
 
     @register_to_config
@@ -40,6 +44,8 @@ class CLIPImageEncoder(ModelMixin, ConfigMixin):
         patch_size: int = 14,
         activation: str = "quick_gelu",
         class_token: bool = False,
+        taken: Sequence[int] | None = None,
+        weights_dtype: str = "float32",
     ) -> None:
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -54,41 +60,49 @@ class CLIPImageEncoder(ModelMixin, ConfigMixin):
             hidden_act=activation,
         )
         self.vision = CLIPVisionModel(config)
+        self.cast(weights_dtype)
 
     @classmethod
-    def from_clip(cls, path: str, dim: int = 1024, layer: int = -1, class_token: bool = False) -> Self:
+    def from_clip(
+        cls,
+        path: str,
+        dim: int = 1024,
+        layer: int | Sequence[int] = -1,
+        class_token: bool = False,
+        revision: str | None = None,
+        dtype: str = "float32",
+    ) -> Self:
         """The vision half of somebody's CLIP, frozen; the paper's is "openai/clip-vit-large-patch14".
 
         Args:
             path: a local folder or a hub id.
-            dim: width that the CLIP must have; the configuration states it for the parts that depend on it.
-            layer: whose output to take, 1 for the first; -1 for the last, -2 for the one before it.
+            dim: width of the tokens; the configuration states it for the parts that depend on it.
+            layer: whose output to take, 1 for the first; -1 for the last, -2 for the one before it. Several: their
+                tokens are joined, so `dim` is a multiple of the CLIP's width.
             class_token: whether the first token is part of the result.
+            revision: commit, tag or branch of a hub id.
+            dtype: of the weights: "float32", "bfloat16" or "float16".
 
         Raises:
             UserError: if the weights cannot be had or do not have that width or layer.
         """
         from transformers import CLIPVisionModel
 
-        vision = load_transformers(CLIPVisionModel, path, "image_encoder.path")
+        vision = load_transformers(CLIPVisionModel, path, "image_encoder.path", revision=revision)
         found = vision.config
-        layers = found.num_hidden_layers
-        depth = layer if layer > 0 else layers + 1 + layer
-        if not 1 <= depth <= layers:
-            raise UserError(f"{path} has {layers} layers, so image_encoder.layer cannot be {layer}.")
-        if found.hidden_size != dim:
-            raise UserError(
-                f"{path} has tokens of width {found.hidden_size}; set image_encoder.dim to that, not {dim}."
-            )
+        layers = chosen_layers(layer, found.num_hidden_layers, path)
+        require_width(path, found.hidden_size, layers, dim)
         encoder = cls(
-            dim=dim,
-            depth=depth,
+            dim=found.hidden_size,
+            depth=layers[-1],
             heads=found.num_attention_heads,
             feed_forward=found.intermediate_size,
             image_size=found.image_size,
             patch_size=found.patch_size,
             activation=found.hidden_act,
             class_token=class_token,
+            taken=layers,
+            weights_dtype=dtype,
         )
         wanted = encoder.vision.state_dict()
         encoder.vision.load_state_dict({name: vision.state_dict()[name] for name in wanted})
@@ -119,36 +133,21 @@ class CLIPImageEncoder(ModelMixin, ConfigMixin):
     @property
     def dim(self) -> int:
         """Width of a token, D."""
-        return int(self.config.dim)
+        return int(self.config.dim) * len(self.config.taken or [-1])
 
     @property
     def tokens(self) -> int:
         """Number of tokens, L."""
         return int((self.config.image_size // self.config.patch_size) ** 2 + self.config.class_token)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Tokens of whole images.
+    def pixels(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as the authors'."""
+        return preprocess(images, self.config.image_size)
 
-        Args:
-            images: (B, 3, H, W) in [0, 1], RGB, of any size.
-
-        Returns:
-            (B, L, D), patches in reading order, the class token first if there is one.
-        """
-        pixels = preprocess(images.float(), self.config.image_size)
-        hidden_states = self.vision(pixels.to(self.dtype)).last_hidden_state
-        return hidden_states if self.config.class_token else hidden_states[:, 1:]
-
-
-def preprocess(images: Tensor, size: int) -> Tensor:
-    """Whole images (B, 3, H, W) in [0, 1] squashed to (B, 3, size, size) and normalised as CLIP's.
-
-    Bicubic without antialias, as in the authors' training (`dataloaders/paired_dataset.py:163-165`); the weights of
-    CLIP itself were trained with it.
-    """
-    squashed = F.interpolate(images, (size, size), mode="bicubic", antialias=False, align_corners=False).clamp(0, 1)
-    mean, std = (squashed.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
-    return (squashed - mean) / std
+    def layers(self, pixels: Tensor) -> list[Tensor]:
+        """Hidden states (B, 1 + patches, width) of the chosen layers."""
+        states = self.vision(pixels, output_hidden_states=True).hidden_states
+        return [states[number] for number in self.config.taken or [-1]]
 
 
 class RefineLayer(ModelMixin, ConfigMixin):
