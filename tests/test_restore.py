@@ -14,9 +14,12 @@ import torch
 from PIL import Image
 
 from sspir.__main__ import main
+from sspir.errors import UserError
 from sspir.image_io import read_image
 from sspir.journal import Journal
-from tests.pipelines import tiny_pipeline, write_photo
+from sspir.restore import Request, Restorer
+from sspir.restore_jobs import find_jobs
+from tests.pipelines import photo, tiny_pipeline, write_photo
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +285,59 @@ def test_patterns_results_in_the_input_and_a_bomb(
     assert restore("p", "--out", "p/out", "--weights", weights, "--max-pixels", 1) == 1
     assert "--max-pixels" in capsys.readouterr().err
     assert len(list(Path("p/out").rglob("*.png"))) == 2
+
+
+def test_too_little_memory_is_tried_once_more_in_small_pieces(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    jobs = find_jobs([str(write_photo(tmp_path / "a.png", 30, 110))], tmp_path / "out")
+    structure, seen = pipeline.backbone.structure, []
+
+    def narrow(lq: torch.Tensor) -> tuple:
+        seen.append(lq.shape[-1])
+        if lq.shape[-1] > 400:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes")
+        return structure(lq)
+
+    pipeline.backbone.structure = narrow
+    try:
+        journal = Journal(tmp_path / "out")
+        assert Restorer(pipeline, Request(pipeline.sampler, 4), journal).run(jobs) == {}
+    finally:
+        del pipeline.backbone.structure
+    assert seen[0] == 440
+    assert max(seen[1:]) <= 400
+    assert "too little memory" in journal.entries["a.png"]["warnings"][0]
+    assert read_image(jobs[0].target).pixels.shape == (120, 440, 3)
+
+
+def test_what_is_nan_in_half_precision_is_restored_in_full(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    wanted = pipeline(photo(), "a", output_type="pt").images[0]
+    denoise = pipeline.backbone.denoise
+
+    def overflow(sample: torch.Tensor, *arguments: object) -> torch.Tensor:
+        return denoise(sample, *arguments) * (float("nan") if sample.dtype == torch.bfloat16 else 1)
+
+    pipeline.backbone.denoise = overflow
+    try:
+        restored = pipeline.in_dtype("bfloat16").restore(photo()[None], ["a"])
+        assert pipeline.unet.dtype == torch.bfloat16
+        assert "restored in float32" in restored.warnings[0]
+        assert (restored.images[0] - wanted).abs().max() < 0.1  # the weights were rounded
+        pipeline.in_dtype("float32")
+        pipeline.backbone.denoise = lambda *arguments: denoise(*arguments) * float("nan")
+        with pytest.raises(UserError, match="NaN or is black"):
+            pipeline.restore(photo()[None], ["a"])
+    finally:
+        del pipeline.backbone.denoise
+        tiny_pipeline.cache_clear()  # its weights were rounded
+
+
+def test_a_result_that_cannot_be_written_fails_and_leaves_nothing_half(tmp_path: Path, weights: str) -> None:
+    write_photo(tmp_path / "in" / "a.png")
+    write_photo(tmp_path / "in" / "b.png")
+    out = tmp_path / "out"
+    (out / "a.png").mkdir(parents=True)  # cannot be replaced by a file
+    assert restore(tmp_path / "in", "--out", out, "--weights", weights, "--overwrite") == 1
+    assert "cannot be written" in lines(out)[0]["error"]
+    assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "restore.jsonl"}

@@ -24,6 +24,8 @@ from sspir.restoration import LARGEST_SEEN, Restored, restore_batch
 from sspir.sampler import Sampler
 from sspir.sampling import OnStep
 
+__all__ = ["RestorationPipeline", "Restored"]
+
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
 # Those that a saved pipeline can name, as they need no weights.

@@ -150,23 +150,37 @@ class Restorer:
     def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
         """Restore a group; what fails together is tried alone. Yields those that failed."""
         try:
-            self._restore(group)
+            self._restore(group, self.request.settings)
         except Exception as error:  # of any library: one photo's trouble, told in its line of the journal
             if len(group) > 1:
                 for opened in group:
                     yield from self._attempt([opened])
-            else:
-                log.debug("%s failed", group[0].job.source, exc_info=True)
-                yield group[0], error
+                return
+            log.debug("%s failed", group[0].job.source, exc_info=True)
+            failure = self._with_less_memory(group[0]) if _is_memory(error) else error
+            if failure:
+                yield group[0], failure
 
-    def _restore(self, group: list[Opened]) -> None:
+    def _with_less_memory(self, opened: Opened) -> Exception | None:
+        """Try once more in the smallest pieces; returns why that failed, too."""
+        settings = self.request.settings.frugal()
+        opened.warnings.append(f"there was too little memory; restored in regions of {settings.region} pixels")
+        try:
+            self._restore([opened], settings)
+        except Exception as error:
+            height, width = opened.lq.shape[-2:]
+            reason = f"{width} x {height} pixels need more memory than there is; lower --scale or use another machine"
+            return UserError(f"{opened.job.source}: {reason}.") if _is_memory(error) else error
+        return None
+
+    def _restore(self, group: list[Opened], settings: Sampler) -> None:
         device = self.pipeline.device
         reset_peak(device)
         started = time.monotonic()
         lq = torch.stack([opened.lq for opened in group])
         size = self.pipeline.size_of(lq, self.request.scale)
         captions = [self._caption(opened, size) for opened in group]
-        drawn = [self._sample(lq, captions, size, number) for number in range(self.request.samples)]
+        drawn = [self._sample(lq, captions, size, number, settings) for number in range(self.request.samples)]
         for index, opened in enumerate(group):
             images = torch.stack([restored.images[index] for restored in drawn])
             warnings = [*opened.warnings, *(text for restored in drawn for text in restored.warnings)]
@@ -194,14 +208,16 @@ class Restorer:
             opened.warnings.append(f"restored without a caption: {error}")
             return ""
 
-    def _sample(self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int) -> Restored:
+    def _sample(
+        self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int, settings: Sampler
+    ) -> Restored:
         seeds = [self.request.seed + number] * len(lq)
         shares = len(lq) / self.request.samples
 
         def on_step(step: int, total: int, latents: Tensor) -> None:
             self.on_progress(shares / total)
 
-        return self.pipeline.restore(lq, captions, size, seeds, self.request.settings, on_step)
+        return self.pipeline.restore(lq, captions, size, seeds, settings, on_step)
 
     def _write(self, opened: Opened, images: Tensor) -> list[str]:
         """Write one photo's results; images (N, 3, H, W) are its samples. Returns sentences about what was lost."""
@@ -230,3 +246,8 @@ class Restorer:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         failed[job.name] = text
         self.journal.append({"source": str(job.source), "status": "failed", "output": job.output, "error": text})
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out: of the process, of a GPU, or of torch's allocator, which says so in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)

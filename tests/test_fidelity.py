@@ -1,0 +1,39 @@
+"""The knob from realism to faithfulness."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sspir.fidelity import drawn_to
+from sspir.sampler import Sampler
+from tests.pipelines import photo, tiny_pipeline
+
+
+def distance(image: torch.Tensor, lq: torch.Tensor) -> float:
+    """How far an image, made small again, is from the photo."""
+    again = F.interpolate(image[None], lq.shape[-2:], mode="bicubic", antialias=True, align_corners=False)
+    return float((again[0] - lq).square().mean())
+
+
+def test_the_more_faithful_the_nearer_to_the_photo() -> None:
+    lq = photo(24, 20)
+    restored = [tiny_pipeline()(lq, output_type="pt", fidelity=share).images[0] for share in (0, 0.25, 0.5, 0.75, 1)]
+    distances = [distance(image, lq) for image in restored]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.3 * distances[0]
+    assert torch.equal(restored[0], tiny_pipeline()(lq, output_type="pt").images[0])
+
+
+def test_an_image_that_agrees_with_the_photo_is_left_alone() -> None:
+    image = photo(32, 32)[None]
+    lq = F.interpolate(image, (8, 8), mode="bicubic", antialias=True, align_corners=False)
+    assert (drawn_to(lq, image, 1.0) - image).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "start", "steps", "wanted"),
+    [(0.0, 999, 50, (999, 50)), (0.5, 600, 20, (300, 20)), (1.0, 300, 4, (1, 1)), (0.99, None, 50, (10, 10))],
+)
+def test_the_start_sinks(fidelity: float, start: int | None, steps: int, wanted: tuple[int, int]) -> None:
+    settings = Sampler(fidelity=fidelity, start=start, steps=steps).faithful()
+    assert (settings.start, settings.steps) == wanted
