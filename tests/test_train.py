@@ -155,12 +155,20 @@ def test_what_cannot_work_is_refused_before_training(
     assert re.search(sentence, str(told)), told
 
 
-def test_gradients_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
+def test_gradients_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2")
     before = find_checkpoint(tmp_path / "run").read_bytes()
+    monkeypatch.setattr(RestorationLoss, "structure", lambda self, images, hq: {"rgb": images[0].sum() * float("nan")})
     with pytest.raises(UserError, match=r"3 steps in a row .* with the images \d.png"):
-        tiny_run(tmp_path / "run", photo_folder, "loss.rgb=nan", "trainer.max_steps=9", "checkpoint_every=100")
+        tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=9", "checkpoint_every=100")
     assert find_checkpoint(tmp_path / "run").read_bytes() == before
+
+
+def test_another_configuration_does_not_pass_for_the_run(finished: Path, photo_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"loss.rgb was 1.0, now 0.5, and 1 more\); name this one by variant=NAME"):
+        tiny_run(finished, photo_folder, "loss.rgb=0.5")
 
 
 def test_one_broken_step_is_left_out(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

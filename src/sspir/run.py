@@ -20,6 +20,11 @@ CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 ENVIRONMENT = "environment.json"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
+# What may differ between the parts of one run: how far, how fast and how loudly it goes, not what comes out.
+_MAY_CHANGE = (
+    "resume", "threads", "matmul_precision", "workers", "data.workers", "data.degrade_in_workers", "checkpoint_every",
+    "monitor", "trainer.", "callbacks.", "logger.", "schedule", "module.schedule",
+)  # fmt: skip
 
 
 def build_module(config: DictConfig) -> Any:
@@ -91,6 +96,36 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip()
+
+
+def refuse_another_configuration(folder: Path, config: DictConfig) -> None:
+    """Refuse to go on with, or to skip, a run that was another one.
+
+    Raises:
+        UserError: the folder's record differs in what decides the result.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    before, now = (
+        _flat(OmegaConf.to_container(each, resolve=True)) for each in (OmegaConf.load(folder / CONFIG), config)
+    )
+    differing = sorted(
+        key for key in before.keys() | now.keys() if not key.startswith(_MAY_CHANGE) and before.get(key) != now.get(key)
+    )
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{folder} holds a run with another configuration ({key} was {before.get(key)}, now {now.get(key)}"
+            f"{f', and {len(differing) - 1} more' if len(differing) > 1 else ''}); name this one by variant=NAME or "
+            f"folder=FOLDER, or start anew with resume=never."
+        )
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of a configuration by their dotted path."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    leaves = {name: leaf for key, child in children for name, leaf in _flat(child, f"{path}.{key}").items()}
+    return leaves or {path.removeprefix("."): node}
 
 
 def run_id(folder: Path) -> str:

@@ -18,7 +18,15 @@ from torchmetrics import MetricCollection
 from sspir.callbacks import AtomicCheckpointIO
 from sspir.errors import UserError
 from sspir.loggers import METRICS
-from sspir.run import CHECKPOINTS, CONFIG, ENVIRONMENT, build_module, environment, load_checkpoint
+from sspir.run import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    build_module,
+    environment,
+    load_checkpoint,
+    refuse_another_configuration,
+)
 
 log = logging.getLogger(__name__)
 SUMMARY = "summary.json"
@@ -38,6 +46,8 @@ def train(config: DictConfig) -> dict[str, float]:
     """
     folder = Path(config.folder)
     summary = folder / SUMMARY
+    if config.resume != "never":
+        refuse_another_configuration(folder, config)
     if (done := _finished(summary, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done

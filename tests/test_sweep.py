@@ -1,0 +1,71 @@
+"""Sweeps: in order, in processes, on a cluster's local executor; the finished is skipped, the failed is retried."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.runs import OVERRIDES
+
+
+def sweep(root: Path, photos: Path, *overrides: str) -> subprocess.CompletedProcess:
+    places = [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    command = [
+        sys.executable,
+        "-m",
+        "sspir",
+        "train",
+        "--multirun",
+        *OVERRIDES,
+        *places,
+        "trainer.max_steps=2",
+        *overrides,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def finished(root: Path) -> dict[str, int]:
+    """Run -> when its summary was written."""
+    found = (root / "runs").rglob("summary.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+def test_finished_runs_are_skipped_and_failed_ones_retried(photo_folder: Path, tmp_path: Path) -> None:
+    broken = sweep(tmp_path, photo_folder, "ablation=none", "loss.rgb=1,0.5")  # both would be none-s0
+    assert broken.returncode == 2
+    assert "holds a run with another configuration" in broken.stderr
+    before = finished(tmp_path)
+    assert set(before) == {"none-s0"}
+    done = sweep(tmp_path, photo_folder, "ablation=no_rgb_loss,none,no_frequency_loss")
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = finished(tmp_path)
+    assert set(after) == {"no_rgb_loss-s0", "none-s0", "no_frequency_loss-s0"}
+    assert all(after[name] == when for name, when in before.items())
+    summary = json.loads((tmp_path / "runs" / "tiny" / "none-s0" / "summary.json").read_text())
+    assert summary["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "package", "options"),
+    [
+        ("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+        ("submitit_local", "hydra_plugins.hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
+    ],
+)
+def test_launchers_of_the_ecosystem_run_sweeps(
+    launcher: str, package: str, options: list[str], photo_folder: Path, tmp_path: Path
+) -> None:
+    try:
+        present = find_spec(package) is not None
+    except ModuleNotFoundError:
+        present = False
+    if not present:
+        pytest.skip(f"{launcher} is not installed: pip install 'sspir[joblib,slurm]'")
+    done = sweep(tmp_path, photo_folder, f"hydra/launcher={launcher}", *options, "seed=0,1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(finished(tmp_path)) == {"none-s0", "none-s1"}
