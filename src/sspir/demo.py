@@ -40,7 +40,8 @@ def demo(out: Path, photos: str | None = None, bad: str | None = None, count: in
     run = out / "run"
     train(compose_config("train", ["experiments=tiny", f"folder={run}"]))
     evaluation = out / "evaluation"
-    evaluate(compose_config("evaluate", [f"run={run}", "benchmark=photos", f"limit={count}", f"out={evaluation}"]))
+    measured = [f"run={run}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
+    evaluate(compose_config("evaluate", measured))
     panels = [_degraded(evaluation, path) for path in list_images(evaluation / "restored")]
     panels += [_bad(path, run, out) for path in _bad_photos(bad)]
     picture = out / "panels.png"

@@ -64,7 +64,7 @@ def wandb_logger(
     """
     import wandb
 
-    has_account = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
+    has_account = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
     offline_now = offline == "yes" or (offline == "auto" and not has_account)
     mode: Any = os.environ.get("WANDB_MODE", "offline" if offline_now else "online")
     settings = wandb.Settings(init_timeout=20, login_timeout=5, silent=True)

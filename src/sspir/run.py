@@ -22,7 +22,7 @@ ENVIRONMENT = "environment.json"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 # What may differ between the parts of one run: how far, how fast and how loudly it goes, not what comes out.
 _MAY_CHANGE = (
-    "resume", "threads", "matmul_precision", "workers", "data.workers", "data.degrade_in_workers", "checkpoint_every",
+    "resume", "folder", "threads", "matmul_precision", "workers", "data.workers", "data.degrade_in_workers", "checkpoint_every",
     "monitor", "trainer.", "callbacks.", "logger.", "schedule", "module.schedule",
 )  # fmt: skip
 
