@@ -59,7 +59,7 @@ def test_regions_show_no_seams(colour: str) -> None:
     settings = {"region": 128, "colour": colour, "tile": None}
     image = pipeline(lq, output_type="pt", **settings).images[0]
     assert image.shape == (3, 80, 400)
-    spans = spans_of(400, 96, 12, 4)
+    spans = spans_of(400, 80, 10, 4)
     assert seam(image, [span.start for span in spans[1:]] + [span.stop for span in spans[:-1]]) < 1.1
 
 
@@ -81,5 +81,5 @@ def test_a_regions_side_must_leave_room() -> None:
 def test_progress_goes_on_from_region_to_region() -> None:
     seen: list[tuple[int, int]] = []
     tiny_pipeline()(photo(10, 60), region=128, steps=2, on_step=lambda *step: seen.append(step[:2]))
-    count = len(spans_of(240, 96, 12, 4))
+    count = len(spans_of(240, 80, 10, 4))
     assert seen == [(number, 2 * count) for number in range(1, 2 * count + 1)]

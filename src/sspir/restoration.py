@@ -125,7 +125,7 @@ class Restoration:
         """Region by region: the images alone, as the Processor's of the whole would double the memory."""
         height, width = self.size
         # Smaller than what is still done at once: the canvas needs its share of the memory
-        side = (self.settings.region or max(self.size)) * 3 // 4
+        side = (self.settings.region or max(self.size)) * 5 // 8
         parts = [spans_of(length, side, side // 8, self.multiple) for length in self.size]
         upscaler, count = Upscaler(self.lq, self.size), len(parts[0]) * len(parts[1])
         shrink = min(1.0, LARGEST_SEEN / max(self.size))
