@@ -1,0 +1,124 @@
+"""What Lightning, callbacks and logging cost over a bare loop, and what bf16 autocast gains on this CPU.
+
+    python benchmarks/bench_training.py [--steps 40] [--repeats 3]
+
+CPU seconds per step, the lesser of alternating repeats; one thread, seed 0, random photos. Ratios are of one run.
+"""
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytorch_lightning as pl
+import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.data import DataLoader
+
+from sspir.batch import Batch
+from sspir.callbacks import EMA, SkipNaN
+from sspir.config import compose_config
+from sspir.loggers import JsonLinesLogger
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.structure_processor import StructureProcessor
+from sspir.run import build_module
+
+
+def least(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """CPU seconds of each function: the lesser of alternating repeats."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            seconds[name].append(time.process_time() - start)
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def overhead(steps: int, repeats: int) -> None:
+    """The tiny experiment's steps by a bare loop and by the Trainer with its callbacks and the JSON-lines record."""
+    config = compose_config("train", ["experiments=tiny", "module.structure_steps=0", f"trainer.max_steps={steps}"])
+    start = build_module(config)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        Batch(
+            torch.rand(16, 3, 16, 16, generator=generator), torch.rand(16, 3, 64, 64, generator=generator),
+            [""] * 16, [f"{n}" for n in range(16)],
+        )
+        for _ in range(steps)
+    ]  # fmt: skip
+
+    def bare() -> None:
+        module = copy.deepcopy(start).train()
+        module.log_dict = lambda *_, **__: None
+        module.generators = lambda count: [torch.Generator().manual_seed(n) for n in range(count)]
+        settings = module.configure_optimizers()
+        optimizer, schedule = settings["optimizer"], settings["lr_scheduler"]["scheduler"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        averages = [p.detach().clone() for p in parameters]
+        for batch in batches:
+            optimizer.zero_grad()
+            module.training_step(batch, 0).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            torch._foreach_lerp_(averages, [p.detach() for p in parameters], 0.001)
+
+    def lightning() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = pl.Trainer(
+                accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=10,
+                callbacks=[EMA(), SkipNaN()], logger=JsonLinesLogger(folder), enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+            )  # fmt: skip
+            loader = DataLoader(batches, batch_size=None)
+            trainer.fit(copy.deepcopy(start), loader)
+
+    seconds = least({"bare loop": bare, "Lightning": lightning}, repeats)
+    for name, value in seconds.items():
+        print(f"{name:<12}{value / steps:8.4f} CPU s per step of the tiny experiment")
+    print(f"ratio {seconds['Lightning'] / seconds['bare loop']:.3f} (aim: at most 1.05)")
+
+
+def precision(repeats: int) -> None:
+    """A Stable-Diffusion-shaped network of about 20 M parameters, and the tiny one, in fp32 and bf16 autocast."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(block_out_channels=(32, 64, 128, 128), norm_num_groups=16, cross_attention_dim=128, attention_head_dim=4)
+    wide = ControlledUNet.from_unet(unet, StructureProcessor(), image_dim=64)
+    tiny = build_module(compose_config("train", ["experiments=tiny"])).backbone
+    cases = {"wide": (wide, 4, 32, 8, 128, 64), "tiny": (tiny, 24, 16, 4, 32, 64)}
+    for name, (network, channels, side, factor, text, image) in cases.items():
+        size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        given = {
+            "sample": torch.randn(4, channels, side, side),
+            "timestep": torch.tensor([10, 300, 600, 900]),
+            "prompt_embeds": torch.randn(4, 77, text),
+            "image_embeds": torch.randn(4, 64, image),
+            "lq": torch.rand(4, 3, side * factor, side * factor),
+        }
+
+        def step(context, network=network, given=given) -> None:
+            with context:
+                loss = network(**given).noise.float().square().mean()
+            loss.backward()
+            network.zero_grad()
+
+        seconds = least(
+            {"fp32": lambda: step(nullcontext()), "bf16": lambda: step(torch.autocast("cpu", torch.bfloat16))}, repeats
+        )
+        print(
+            f"{name} ({size:.1f} M): fp32 {seconds['fp32']:.3f}, bf16 autocast {seconds['bf16']:.3f} CPU s per forward "
+            f"and backward; {seconds['fp32'] / seconds['bf16']:.2f}x as fast"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    overhead(options.steps, options.repeats)
+    precision(options.repeats + 1)
