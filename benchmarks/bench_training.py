@@ -85,7 +85,9 @@ def overhead(steps: int, repeats: int) -> None:
 def precision(repeats: int) -> None:
     """A Stable-Diffusion-shaped network of about 20 M parameters, and the tiny one, in fp32 and bf16 autocast."""
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(block_out_channels=(32, 64, 128, 128), norm_num_groups=16, cross_attention_dim=128, attention_head_dim=4)
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 64, 128, 128), norm_num_groups=16, cross_attention_dim=128, attention_head_dim=4
+    )
     wide = ControlledUNet.from_unet(unet, StructureProcessor(), image_dim=64)
     tiny = build_module(compose_config("train", ["experiments=tiny"])).backbone
     cases = {"wide": (wide, 4, 32, 8, 128, 64), "tiny": (tiny, 24, 16, 4, 32, 64)}
