@@ -22,9 +22,21 @@ ENVIRONMENT = "environment.json"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 # What may differ between the parts of one run: how far, how fast and how loudly it goes, not what comes out.
 _MAY_CHANGE = (
-    "resume", "folder", "threads", "matmul_precision", "workers", "data.workers", "data.degrade_in_workers", "checkpoint_every",
-    "monitor", "trainer.", "callbacks.", "logger.", "schedule", "module.schedule",
-)  # fmt: skip
+    "resume",
+    "folder",
+    "threads",
+    "matmul_precision",
+    "workers",
+    "data.workers",
+    "data.degrade_in_workers",
+    "checkpoint_every",
+    "monitor",
+    "trainer.",
+    "callbacks.",
+    "logger.",
+    "schedule",
+    "module.schedule",
+)
 
 
 def build_module(config: DictConfig) -> Any:
@@ -72,6 +84,7 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
     module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]
     module.on_load_checkpoint(state)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
+    module.backbone.float()  # a U-Net held in half for training meets float32 parts outside autocast
     return module.eval()
 
 
