@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel
 
 TEXT_DIM, VISION_DIM = 16, 16
+XL_DIM, XL_POOLED = 24, 12
 
 
 def save_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Path:
@@ -38,6 +39,32 @@ def save_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Pat
         bos_token_id=49406, eos_token_id=49407,
     )  # fmt: skip
     CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def save_stable_diffusion_xl(folder: Path) -> Path:
+    """Two text models, added conditions, transformers of depth 2 and none at the finest level."""
+    save_stable_diffusion(folder)
+    torch.manual_seed(2)
+    UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        norm_num_groups=4,
+        cross_attention_dim=TEXT_DIM + XL_DIM,
+        attention_head_dim=(1, 2, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=XL_POOLED + 6 * 4,
+    ).save_pretrained(folder / "unet")
+    text = CLIPTextConfig(
+        hidden_size=XL_DIM, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=49408,
+        bos_token_id=49406, eos_token_id=49407, projection_dim=XL_POOLED, hidden_act="gelu",
+    )  # fmt: skip
+    CLIPTextModelWithProjection(text).save_pretrained(folder / "text_encoder_2")
     return folder
 
 

@@ -263,6 +263,7 @@ class RestorationModule(pl.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(prefixes)}
         checkpoint["config"] = self.config
+        checkpoint["base"] = self.backbone.base()
         checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -276,6 +277,11 @@ class RestorationModule(pl.LightningModule):
                 f"The checkpoint is of another network: {len(differing)} tensors differ, first {differing[0]} "
                 f"({theirs.get(differing[0], 'absent')} in the checkpoint, {ours.get(differing[0], 'absent')} here); "
                 f"use the configuration it was trained with."
+            )
+        if "base" in checkpoint and not self.backbone.is_on(checkpoint["base"]):
+            raise UserError(
+                "The checkpoint was trained on another base: the frozen U-Net's weights differ from those it knew; "
+                "point backbone.path to the base it was trained on."
             )
         torch.set_rng_state(checkpoint["rng"])
 

@@ -73,7 +73,7 @@ def load_transformers(
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         raise refusal(cls, path, setting, "model.safetensors", subfolder, local, error) from error
     _require_whole(cls, path, setting, info)
-    return model.eval()
+    return model.eval() if quantization else _unmapped(model.eval())
 
 
 def _shape(cls: Any, config: dict[str, Any], dtype: str) -> Any:
@@ -126,11 +126,12 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
     if path.endswith((".safetensors", ".ckpt")):
         from sspir.single_file import load_single_file
 
-        return load_single_file(cls, path, subfolder, dtype)
+        part = load_single_file(cls, path, subfolder, dtype, builds_shapes_only())
+        return _unmapped(part) if isinstance(part, torch.nn.Module) else part
     is_scheduler = issubclass(cls, SchedulerMixin)
     if builds_shapes_only():
         loaded = cls.from_config(find_shape(path, "backbone.path", subfolder, revision))
-        return loaded if is_scheduler else loaded.to(getattr(torch, dtype)).eval()
+        return loaded if is_scheduler else torch.nn.Module.to(loaded, getattr(torch, dtype)).eval()
     local = not must_come_from_hub(path, "backbone.path", subfolder, revision)
     options = {} if is_scheduler else {"output_loading_info": True, "dtype": getattr(torch, dtype)}
     try:
@@ -142,7 +143,7 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
         return loaded
     model, info = loaded
     _require_whole(cls, path, "backbone.path", info)
-    return model
+    return _unmapped(model)
 
 
 def load_autoencoder(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
@@ -152,11 +153,30 @@ def load_autoencoder(path: str, revision: str | None = None, dtype: str = "float
     return load_diffusers(AutoencoderKL, path, "vae", revision, dtype)
 
 
-def load_noise_schedule(path: str, revision: str | None = None) -> Any:
-    """The noise schedule that a Stable Diffusion was trained with; see `load_diffusers`."""
+def load_noise_schedule(path: str, revision: str | None = None, prediction_type: str | None = None) -> Any:
+    """The noise schedule that a Stable Diffusion was trained with; see `load_diffusers`.
+
+    Args:
+        path: as of `load_diffusers`.
+        revision: of a hub id.
+        prediction_type: "epsilon" or "v_prediction"; None takes what the folder says.
+
+    Raises:
+        UserError: if it cannot be had, or a single file of Stable Diffusion 2.x leaves the prediction type open.
+    """
     from diffusers import DDPMScheduler
 
-    return load_diffusers(DDPMScheduler, path, "scheduler", revision)
+    schedule = load_diffusers(DDPMScheduler, path, "scheduler", revision)
+    if prediction_type not in (None, "epsilon", "v_prediction"):
+        raise UserError(f"noise_schedule.prediction_type={prediction_type} is not known; epsilon or v_prediction are.")
+    if prediction_type is not None:
+        schedule.register_to_config(prediction_type=prediction_type)
+    elif path.endswith(".safetensors") and schedule.config.prediction_type == "v_prediction":
+        raise UserError(
+            f"{path} does not say what its network predicts; set noise_schedule.prediction_type to v_prediction "
+            f"(Stable Diffusion 2.1) or epsilon (2.1-base)."
+        )
+    return schedule
 
 
 def refusal(
@@ -181,6 +201,13 @@ def _require_whole(cls: Any, path: str, setting: str, info: dict[str, Any]) -> N
             f"{path} ({setting}) lacks {len(lacking)} weights of a {cls.__name__}, {lacking[0]} first; "
             f"give the folder or hub id of a whole one."
         )
+
+
+def _unmapped(model: Any) -> Any:
+    """Take weights out of the mapped file: its addresses make some kernels round differently, and files change."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
 
 
 @contextmanager

@@ -63,8 +63,8 @@ def test_negative_caption_can_have_the_length_of_the_other(recorded_model: Any) 
     assert_golden(ours, golden.outputs["negative_padded_to_152"])
 
 
-def test_padding_rule_of_the_recording() -> None:
-    """Its own small ids: padding lies between the caption and the end token."""
+def test_padding_rule_of_the_recording_but_for_the_end_token() -> None:
+    """Its own small ids: there padding lies between caption and end, which are one and the same token for SD 1.5."""
     example = recording("text").config["pad_tokens_example"]
 
     class Numbers:
@@ -74,7 +74,11 @@ def test_padding_rule_of_the_recording() -> None:
             return {"input_ids": [[int(word) for word in caption.split()] for caption in captions]}
 
     captions = [" ".join(map(str, tokens)) for tokens in example["tokens"]]
-    assert caption_ids(Numbers(), captions, example["max_length"]).tolist() == example["result"]
+    ours = caption_ids(Numbers(), captions, example["max_length"]).tolist()
+    for row, theirs, tokens in zip(ours, example["result"], example["tokens"], strict=True):
+        assert theirs[1 : 1 + len(tokens)] == tokens
+        assert theirs[-1] == example["eos"]
+        assert row == [*theirs[: 1 + len(tokens)], example["eos"], *theirs[1 + len(tokens) : -1]]
 
 
 def test_caption_of_ten_thousand_characters_is_cut_and_reported(
@@ -105,9 +109,10 @@ def test_tokenizer_equals_open_clips(tokenizer: Any) -> None:
 
 
 def test_stable_diffusion_2_pads_with_another_token() -> None:
-    ids = caption_ids(clip_tokenizer(pad_token="!"), ["a cup"])[0]
-    assert ids[3:-1].unique().tolist() == [0]
-    assert ids[-1] == 49407
+    tokenizer = clip_tokenizer(pad_token="!")
+    stock = tokenizer(["a cup", "", "a " * 80], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(torch.cat([caption_ids(tokenizer, [text], 77) for text in ("a cup", "", "a " * 80)]), stock)
+    assert stock[0, 3:].unique().tolist() == [0, 49407]
 
 
 def test_tiny_encoder_is_the_same_for_the_same_seed() -> None:

@@ -12,6 +12,7 @@ from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 
 Adapter = AttentionAdapter | NoAttention
+_XL_FACTOR = 8  # image pixels per latent pixel of Stable Diffusion XL, which is told the size of its image
 
 
 def encode(
@@ -84,11 +85,38 @@ def _no_text(hidden: Tensor, _: Tensor) -> Tensor:
     return hidden
 
 
-def embed_time(net: UNet2DConditionModel | ControlNetModel, timestep: Tensor, sample: Tensor) -> Tensor:
-    """Embedding (B, D) of a timestep (B,), or (1, D) of a scalar."""
+def embed_time(
+    net: UNet2DConditionModel | ControlNetModel, timestep: Tensor, sample: Tensor, pooled: Tensor | None
+) -> Tensor:
+    """Embedding (B, D) of a timestep (B,), or (1, D) of a scalar; with a pooled caption, of both and the image's size.
+
+    Args:
+        net: whose embedding it is.
+        timestep: (B,) or scalar.
+        sample: (B, 4, h, w), whose size and type count.
+        pooled: (B, P) of Stable Diffusion XL, None for the others.
+    """
     features = net.time_proj(timestep.reshape(-1))
     embedding: Tensor = net.time_embedding(features.to(sample.dtype))
-    return embedding
+    if pooled is None:
+        return embedding
+    height, width = (_XL_FACTOR * side for side in sample.shape[-2:])
+    sizes = torch.tensor([height, width, 0, 0, height, width], device=sample.device)  # as photographed, corner, wanted
+    added = net.add_time_proj(sizes).flatten().expand(len(pooled), -1).to(sample.dtype)
+    return embedding + net.add_embedding(torch.cat([pooled.to(sample.dtype), added], dim=-1))
+
+
+def split_pooled(net: UNet2DConditionModel | ControlNetModel, prompt_embeds: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Caption tokens, and for Stable Diffusion XL the pooled caption that its prompt embeddings end in.
+
+    Args:
+        net: that reads them.
+        prompt_embeds: (B, L, D), or (B, L + 1, D) whose last row begins with the pooled caption (B, P).
+    """
+    if not net.config.addition_embed_type:
+        return prompt_embeds, None
+    width = net.config.projection_class_embeddings_input_dim - 6 * net.config.addition_time_embed_dim
+    return prompt_embeds[:, :-1], prompt_embeds[:, -1, :width]
 
 
 def refuse_unknown(unet: UNet2DConditionModel) -> None:
@@ -97,17 +125,24 @@ def refuse_unknown(unet: UNet2DConditionModel) -> None:
     Raises:
         UserError: with the settings that are not known.
     """
-    known = {"time_embedding_type": "positional", "mid_block_type": "UNetMidBlock2DCrossAttn"}
+    known: dict[str, tuple[Any, ...]] = {
+        "time_embedding_type": ("positional",),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    }
+    known |= {"addition_embed_type": (None, "text_time"), "conv_in_kernel": (3,), "conv_out_kernel": (3,)}
     absent = (
         "class_embed_type",
-        "addition_embed_type",
+        "num_class_embeds",
         "encoder_hid_dim",
         "time_embedding_act_fn",
+        "timestep_post_act",
+        "time_cond_proj_dim",
         "dual_cross_attention",
+        "attention_type",
+        "center_input_sample",
     )
-    wrong = [key for key, value in known.items() if unet.config[key] != value]
-    wrong += [key for key in absent if unet.config[key]]
-    wrong += ["center_input_sample"] if unet.config.center_input_sample else []
+    wrong = [key for key, values in known.items() if unet.config[key] not in values]
+    wrong += [key for key in absent if unet.config[key] not in (None, False, "default")]
     if wrong:
         settings = ", ".join(f"{key}={unet.config[key]!r}" for key in wrong)
-        raise UserError(f"This U-Net has {settings}; only Stable Diffusion 1.x and 2.x U-Nets are supported.")
+        raise UserError(f"This U-Net has {settings}; only Stable Diffusion 1.x, 2.x and XL U-Nets are supported.")

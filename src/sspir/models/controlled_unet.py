@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sspir.errors import UserError
 from sspir.models import authors
 from sspir.models.attention_adapter import AttentionAdapter, copy_common
-from sspir.models.blocks import Adapter, embed_time, encode, refuse_unknown, run, spread, texts_of
+from sspir.models.blocks import Adapter, embed_time, encode, refuse_unknown, run, split_pooled, spread, texts_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.pretrained import load_diffusers
 
@@ -79,7 +79,7 @@ class ControlledUNet(nn.Module):
         """Start from a U-Net: the ControlNet copies its encoder, the adapters are new.
 
         Args:
-            unet: a Stable Diffusion 1 or 2 U-Net.
+            unet: a Stable Diffusion 1, 2 or XL U-Net.
             processor: decides the widths of the conditioning embedding.
             image_dim: D of the image tokens.
             image_attention: layer-name prefixes that get image attention; an empty list switches it off.
@@ -89,6 +89,7 @@ class ControlledUNet(nn.Module):
             coarse_heads: heads of pixel attention in levels without text; None: the mid block's. The authors' 1.
             train_unet: see the class.
         """
+        refuse_unknown(unet)  # before the ControlNet copies what it cannot
         unet.requires_grad_(train_unet)
         controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=processor.channels)
         unet_image = AttentionAdapter.over_image(unet, image_dim, image_attention, identity)
@@ -107,10 +108,26 @@ class ControlledUNet(nn.Module):
         pixel_attention: Sequence[str] = ("up",),
         identity: bool = True,
         coarse_heads: int | None = None,
+        revision: str | None = None,
+        dtype: str = "float32",
     ) -> Self:
-        """Start from a Stable Diffusion folder or hub id; see `from_unet` for the rest."""
-        unet = load_diffusers(UNet2DConditionModel, path, "unet")
-        return cls.from_unet(unet, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads)
+        """Start from somebody's Stable Diffusion; see `from_unet` for the rest.
+
+        Args:
+            path: a folder in the diffusers layout, a single .safetensors file, or a hub id.
+            processor: see `from_unet`.
+            image_dim: see `from_unet`.
+            image_attention: see `from_unet`.
+            pixel_attention: see `from_unet`.
+            identity: see `from_unet`.
+            coarse_heads: see `from_unet`.
+            revision: commit, tag or branch of a hub id.
+            dtype: of the frozen U-Net; what is trained is float32.
+        """
+        unet = load_diffusers(UNet2DConditionModel, path, "unet", revision)
+        net = cls.from_unet(unet, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads)
+        nn.Module.to(net.unet, getattr(torch, dtype))
+        return net
 
     @classmethod
     def from_scratch(
@@ -186,8 +203,10 @@ class ControlledUNet(nn.Module):
                 f"The low-quality image gives {size} structure features for a latent of {latent}; it must have the "
                 f"size of the output, the latent's size times the autoencoder's factor."
             )
-        temb = embed_time(net, timestep, sample)
-        mid, skips = encode(net, self.controlnet_image, hidden + features, temb, prompt_embeds, image_embeds)
+        prompt_embeds, pooled = split_pooled(net, prompt_embeds)
+        temb = embed_time(net, timestep, sample, pooled)
+        hidden = hidden + features if pooled is None else spread(hidden + features, pooled)
+        mid, skips = encode(net, self.controlnet_image, hidden, temb, prompt_embeds, image_embeds)
         pairs = zip(net.controlnet_down_blocks, skips, strict=True)
         residuals = [project(skip) * conditioning_scale for project, skip in pairs]
         return residuals, net.controlnet_mid_block(mid) * conditioning_scale
@@ -203,8 +222,9 @@ class ControlledUNet(nn.Module):
     ) -> Tensor:
         """Noise (B, 4, h, w) that the U-Net sees under the three priors."""
         net = self.unet
-        temb = embed_time(net, timestep, sample)
-        hidden = net.conv_in(sample)
+        prompt_embeds, pooled = split_pooled(net, prompt_embeds)
+        temb = embed_time(net, timestep, sample, pooled)
+        hidden = net.conv_in(sample) if pooled is None else spread(net.conv_in(sample), pooled)
         hidden, skips = encode(net, self.unet_image, hidden, temb, prompt_embeds, image_embeds)
         hidden = hidden + mid_residual
         skips = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
@@ -252,7 +272,7 @@ class ControlledUNet(nn.Module):
         Args:
             sample: (B, 4, h, w) noisy latent.
             timestep: (B,) or scalar, 0 ... 999.
-            prompt_embeds: (B, 75 m + 2, D) of the captions.
+            prompt_embeds: (B, 75 m + 2, D) of the captions; for Stable Diffusion XL one more row, see `split_pooled`.
             image_embeds: (B, L, D) refined tokens of the image encoder.
             lq: (B, 3, H, W) in [0, 1], RGB, at the output's size: 8 h x 8 w for Stable Diffusion.
             conditioning_scale: weight of the ControlNet's residuals.
@@ -260,6 +280,17 @@ class ControlledUNet(nn.Module):
         features, images = self.structure(lq)
         noise = self.predict(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
         return ControlledUNetOutput(noise, images)
+
+    def base(self) -> Tensor | None:
+        """Some weights of the frozen U-Net, by which a checkpoint knows the base it was trained on; None if trained."""
+        return None if self.train_unet else self.unet.conv_in.weight.detach().flatten()[:512].float().cpu().clone()
+
+    def is_on(self, base: Tensor | None) -> bool:
+        """Whether the frozen U-Net is the one that `base` came from, but for the rounding of half precision."""
+        ours = self.base()
+        if ours is None or base is None:
+            return ours is base
+        return ours.shape == base.shape and bool((ours - base).norm() <= 5e-3 * base.norm())
 
     def trainable(self) -> dict[str, ModelMixin]:
         """Every part that is trained, by name: what the optimizer and the checkpoint hold."""

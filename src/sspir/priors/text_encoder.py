@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.pretrained import load_transformers
+from sspir.priors.dual_text_encoder import DualTextEncoder
 
 CHUNK = 75
 MAX_CHUNKS = 4
@@ -39,7 +40,15 @@ class TextEncoder:
         self.model = model
 
     @classmethod
-    def from_pretrained(cls, path: str, dim: int = 768, subfolder: str = "", pad_token: str = _END) -> Self:
+    def from_pretrained(
+        cls,
+        path: str,
+        dim: int = 768,
+        subfolder: str = "",
+        pad_token: str = _END,
+        revision: str | None = None,
+        dtype: str = "float32",
+    ) -> Self:
         """A frozen text model with CLIP's vocabulary.
 
         Args:
@@ -47,17 +56,37 @@ class TextEncoder:
             dim: width that the model must have; the configuration states it for the parts that depend on it.
             subfolder: of the path.
             pad_token: what fills short captions: the end token, but "!" for Stable Diffusion 2.x.
+            revision: commit, tag or branch of a hub id.
+            dtype: of the weights: "float32", "bfloat16" or "float16".
 
         Raises:
             UserError: if the model cannot be had or has another width.
         """
         from transformers import CLIPTextModel
 
-        model = load_transformers(CLIPTextModel, path, "text_encoder.path", subfolder)
-        found = model.config.hidden_size
-        if found != dim:
-            raise UserError(f"{path} has embeddings of width {found}; set text_encoder.dim to that, not {dim}.")
-        return cls(clip_tokenizer(pad_token), model)
+        model = load_transformers(CLIPTextModel, path, "text_encoder.path", subfolder, revision, dtype)
+        return cls(clip_tokenizer(pad_token), model)._require(path, dim)
+
+    @classmethod
+    def from_xl(cls, path: str, dim: int = 2048, revision: str | None = None, dtype: str = "float32") -> Self:
+        """The two frozen text models of a Stable Diffusion XL, as one; its embeddings end in a row of the whole text.
+
+        Args:
+            path: a local folder in the diffusers layout, or a hub id.
+            dim: width of both together.
+            revision: commit, tag or branch of a hub id.
+            dtype: of the weights.
+
+        Raises:
+            UserError: as `from_pretrained`.
+        """
+        model = DualTextEncoder.from_stable_diffusion(path, revision, dtype)
+        return cls(clip_tokenizer(), model)._require(path, dim)
+
+    def _require(self, path: str, dim: int) -> Self:
+        if self.dim != dim:
+            raise UserError(f"{path} has embeddings of width {self.dim}; set text_encoder.dim to that, not {dim}.")
+        return self
 
     @classmethod
     def tiny(cls, dim: int = 32, layers: int = 2, heads: int = 2, seed: int = 0) -> Self:
@@ -95,7 +124,11 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str], 
 
 
 def caption_ids(tokenizer: Any, captions: Sequence[str], length: int | None = None) -> Tensor:
-    """Token ids (B, 75 m + 2) int64: start, caption, padding, end; arguments as of `encode_captions`."""
+    """Token ids (B, 75 m + 2) int64: start, caption, end, padding; arguments as of `encode_captions`.
+
+    With Stable Diffusion 1's padding, which is the end token, this is the authors' order too: start, caption, padding,
+    end. With another padding theirs would read it as words.
+    """
     tokens = tokenizer(list(captions), add_special_tokens=False, verbose=False)["input_ids"]
     longest = max(map(len, tokens))
     chunks = _chunks(longest, length)
@@ -103,7 +136,7 @@ def caption_ids(tokenizer: Any, captions: Sequence[str], length: int | None = No
         _warn_of_length(longest, chunks * CHUNK)
     start, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     rows = [row[: chunks * CHUNK] for row in tokens]
-    return torch.tensor([[start, *row, *[padding] * (chunks * CHUNK - len(row)), end] for row in rows])
+    return torch.tensor([[start, *row, end, *[padding] * (chunks * CHUNK - len(row))] for row in rows])
 
 
 def _chunks(longest: int, length: int | None) -> int:
@@ -121,13 +154,19 @@ def _warn_of_length(tokens: int, kept: int) -> None:
 
 
 def encode_ids(text_encoder: Any, ids: Tensor) -> Tensor:
-    """Embeddings (B, 75 m + 2, D) of the ids (B, 75 m + 2) that `caption_ids` makes."""
+    """Embeddings (B, 75 m + 2, D) of the ids (B, 75 m + 2) that `caption_ids` makes; of a `DualTextEncoder` a row more.
+
+    That row is what the first 77 tokens say as a whole.
+    """
     batch, chunks = len(ids), ids.shape[1] // CHUNK
     windows = ids.unfold(1, CHUNK + 2, CHUNK).clone()  # (B, m, 77), neighbours share two ids
-    windows[:, :, 0], windows[:, :, -1] = ids[:, :1], ids[:, -1:]
-    hidden = text_encoder(windows.reshape(batch * chunks, CHUNK + 2)).last_hidden_state
-    hidden = hidden.reshape(batch, chunks, CHUNK + 2, -1)
-    return torch.cat([hidden[:, 0, :1], hidden[:, :, 1:-1].flatten(1, 2), hidden[:, -1, -1:]], dim=1)
+    windows[:, :, 0], windows[:, :-1, -1] = ids[:, :1], _VOCABULARY - 1
+    output = text_encoder(windows.reshape(batch * chunks, CHUNK + 2))
+    hidden = output.last_hidden_state.reshape(batch, chunks, CHUNK + 2, -1)
+    parts = [hidden[:, 0, :1], hidden[:, :, 1:-1].flatten(1, 2), hidden[:, -1, -1:]]
+    if isinstance(text_encoder, DualTextEncoder):
+        parts.append(output.pooled.reshape(batch, chunks, -1)[:, :1])
+    return torch.cat(parts, dim=1)
 
 
 def clip_tokenizer(pad_token: str = _END) -> Any:
