@@ -15,9 +15,9 @@ from sspir.metrics.fidelity import PSNR, SSIM, psnr
 from sspir.metrics.learned import FID
 from sspir.metrics.measure import Row, add_noise, measure_image, upsample, usable
 from sspir.metrics.niqe import NIQE
-from sspir.metrics.results import Results
+from sspir.metrics.results import Results, noise_verdicts
 from sspir.metrics.statistics import bootstrap, compare
-from sspir.metrics.table import comparison_text, summary_table
+from sspir.metrics.table import comparison_text, summary_table, verdict_text
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +163,12 @@ def test_usable_splits_by_what_is_there() -> None:
     ready, missing = usable({"psnr_y": PSNR(), "lpips": Missing()})
     assert list(ready) == ["psnr_y"]
     assert missing == {"lpips": "It needs weights; put them there."}
+
+
+def test_a_method_is_not_judged_against_noise_without_the_metrics_that_judge() -> None:
+    pair = {"a": "ours", "b": "noise@ours", "metric": "niqe", "better": "ours"}
+    (verdict,) = noise_verdicts([pair])
+    assert verdict["beaten"] is None
+    assert "not judged" in verdict_text(verdict)
+    (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif"}])
+    assert verdict["beaten"]

@@ -156,7 +156,8 @@ def describe(metric: ImageMetric) -> dict[str, Any]:
 def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each method with a noise control: on which metrics it beats plain noise of its PSNR, and whether it counts.
 
-    It counts if it beats the noise significantly on NIQE and on one of VIF, HaarPSI and GMSD.
+    It counts if it beats the noise significantly on NIQE and on one of VIF, HaarPSI and GMSD; where these were not
+    measured, "beaten" is None.
     """
     verdicts = []
     for control in sorted({pair["b"] for pair in comparisons if pair["b"].startswith(NOISE)}):
@@ -164,7 +165,9 @@ def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pairs = [pair for pair in comparisons if pair["b"] == control and pair["a"] == method]
         better = [pair["metric"] for pair in pairs if pair["better"] == method]
         worse = [pair["metric"] for pair in pairs if pair["better"] == control]
-        beaten = "niqe" in better and any(name in better for name in STRUCTURE)
+        measured = {pair["metric"] for pair in pairs}
+        judged = "niqe" in measured and not measured.isdisjoint(STRUCTURE)
+        beaten = ("niqe" in better and any(name in better for name in STRUCTURE)) if judged else None
         verdicts.append({"method": method, "control": control, "better": better, "worse": worse, "beaten": beaten})
     return verdicts
 

@@ -59,6 +59,8 @@ def comparison_text(summary: dict[str, Any]) -> str:
 def verdict_text(verdict: dict[str, Any]) -> str:
     """One sentence about a method and plain noise of its PSNR."""
     method, better = verdict["method"], ", ".join(verdict["better"]) or "nothing"
+    if verdict["beaten"] is None:
+        return f"{method} is not judged against plain noise: that takes NIQE and one of VIF, HaarPSI, GMSD."
     if verdict["beaten"]:
         return f"{method} beats plain noise of its PSNR on {better}."
     return (
