@@ -14,8 +14,8 @@ CPU = torch.device("cpu")
 def test_a_peak_is_seen_and_forgotten() -> None:
     reset_peak(CPU)
     before = peak_bytes(CPU)
-    block = torch.ones(50 * 2**20 // 4)
-    assert peak_bytes(CPU) - before > 40 * 2**20
+    block = torch.ones(400 * 2**20 // 4)  # more than the process may have kept of what it freed
+    assert peak_bytes(CPU) - before > 200 * 2**20
     del block
     assert free_bytes(CPU) > 2**20
 
