@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
 from sspir.config import compose_config
-from sspir.image_io import list_images, read_image
+from sspir.images.io import list_images, read_image
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
 from sspir.models.controlled_unet import ControlledUNet
@@ -32,7 +32,7 @@ from sspir.pipeline import RestorationPipeline
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder, encode_captions
 from sspir.run import build_module
-from sspir.sampler import Sampler
+from sspir.sampling.sampler import Sampler
 from sspir.weights import load_pipeline
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from sspir.config import compose_config
-from sspir.image_io import write_image
-from sspir.picture import Picture
+from sspir.images.io import write_image
+from sspir.images.picture import Picture
 from sspir.pipeline import RestorationPipeline
 from sspir.run import build_module
 from tests.networks import wake

@@ -6,13 +6,13 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-import sspir.sampling
+import sspir.sampling.loop
 from sspir.losses import RestorationLoss
 from sspir.models import authors
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.priors.image_encoder import RefineLayer
 from sspir.priors.text_encoder import caption_ids, clip_tokenizer
-from sspir.sampler import Sampler
+from sspir.sampling.sampler import Sampler
 from tests.models.test_golden import authors_network
 from tests.reference import assert_golden, images, recording
 
@@ -93,18 +93,18 @@ def test_sampling_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options={"set_alpha_to_one": False} if about["scheduler"] == "DDIMScheduler" else {},
     )  # fmt: skip
     drawn = iter(range(about["steps"]))
-    monkeypatch.setattr(sspir.sampling, "_randn", lambda *_: given["initial_noise"])
+    monkeypatch.setattr(sspir.sampling.loop, "_randn", lambda *_: given["initial_noise"])
     monkeypatch.setattr(ddpm, "randn_tensor", lambda *_, **__: given[f"step{next(drawn)}.variance_noise"])
     known = given.get("lq_latent_scaled", torch.zeros_like(given["initial_noise"]))
     features, _ = network.structure(images(given["image_u8"]))
     prompt_embeds = wanted.get("prompt_embeds_uncond_then_cond", wanted.get("prompt_embeds"))
     image_embeds = given["image_tokens"]
     predicted: list[Tensor] = []
-    predict = sspir.sampling.predict
-    monkeypatch.setattr(sspir.sampling, "predict", lambda *args: predicted.append(predict(*args)) or predicted[-1])
+    predict = sspir.sampling.loop.predict
+    monkeypatch.setattr(sspir.sampling.loop, "predict", lambda *args: predicted.append(predict(*args)) or predicted[-1])
     steps: list[Tensor] = []
-    final = sspir.sampling.sample(
-        network, schedule, settings, known, sspir.sampling.Priors(prompt_embeds, image_embeds, features),
+    final = sspir.sampling.loop.sample(
+        network, schedule, settings, known, sspir.sampling.loop.Priors(prompt_embeds, image_embeds, features),
         [torch.Generator()], lambda number, total, latents: steps.append(latents),
     )  # fmt: skip
     assert len(steps) == len(about["timesteps_run"])

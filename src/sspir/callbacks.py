@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.errors import UserError
+from sspir.images.panel import panel
 from sspir.models.latent import upscale
-from sspir.panel import panel
 
 
 class EMA(Callback):

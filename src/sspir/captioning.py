@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.image_io import MAX_PIXELS, read_image
+from sspir.images.io import MAX_PIXELS, read_image
 from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError
 
 Row = dict[str, Any]

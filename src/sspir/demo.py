@@ -11,9 +11,9 @@ from torch import Tensor
 from sspir.config import compose_config
 from sspir.errors import UserError
 from sspir.evaluate import evaluate
-from sspir.image_io import list_images, read_image, write_image
+from sspir.images.io import list_images, read_image, write_image
+from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
-from sspir.panel import panel, stack, to_picture
 from sspir.train import train
 from sspir.weights import load_pipeline
 

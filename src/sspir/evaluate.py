@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from sspir.degradation import sample_seed
-from sspir.image_io import write_image
+from sspir.images.io import write_image
+from sspir.images.panel import to_picture
 from sspir.loggers import log_evaluation
 from sspir.metrics.measure import measure_image, usable
 from sspir.metrics.results import Results
 from sspir.metrics.table import comparison_text, summary_table
 from sspir.models.latent import upscale
-from sspir.panel import to_picture
 from sspir.weights import load_pipeline
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from sspir.models.latent import channels_of, encode, factor_of, upscale
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
-from sspir.sampler import Sampler
+from sspir.sampling.sampler import Sampler
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]

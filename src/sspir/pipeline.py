@@ -9,20 +9,20 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.images.panel import to_pil
+from sspir.images.photo import Photo, to_tensor
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
-from sspir.panel import to_pil
-from sspir.photo import Photo, to_tensor
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
 from sspir.priors.text_encoder import caption_ids
-from sspir.restoration import LARGEST_SEEN, Restored, restore_batch
-from sspir.sampler import Sampler
-from sspir.sampling import OnStep
+from sspir.sampling.loop import OnStep
+from sspir.sampling.restoration import LARGEST_SEEN, Restored, restore_batch
+from sspir.sampling.sampler import Sampler
 
 __all__ = ["RestorationPipeline", "Restored"]
 
@@ -130,7 +130,7 @@ class RestorationPipeline(DiffusionPipeline):
         """Restore photos.
 
         Args:
-            image: a photo of any kind that `sspir.photo.to_tensor` takes, or a list of those.
+            image: a photo of any kind that `sspir.images.photo.to_tensor` takes, or a list of those.
             caption: what they show; None asks `self.captioner`.
             seed: of the noise; one for all, or one per image.
             scale: upscaling; the trained one by default.

@@ -16,7 +16,7 @@ from sspir.pretrained import load_autoencoder, load_noise_schedule
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder
 from sspir.run import CONFIG
-from sspir.sampler import Sampler
+from sspir.sampling.sampler import Sampler
 
 AUTHORS_PARTS = ("unet", "controlnet", "refine")
 AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)

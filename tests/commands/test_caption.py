@@ -15,7 +15,7 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.data.captions import find_captions
-from sspir.image_io import read_image
+from sspir.images.io import read_image
 from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError, Images
 from sspir.priors.measured_captioner import describe
 from tests.pipelines import tiny_pipeline, write_photo

@@ -17,7 +17,7 @@ from sspir.data.sampler import EpochSampler, Position
 from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
-from sspir.image_io import list_images
+from sspir.images.io import list_images
 
 
 def test_image_folder_reads_whole_photos(folder: Path) -> None:

@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             "--shown processor and --shown restored need --weights, a model to restore with, and --shown lq takes none."
         )
-    from sspir.image_io import list_images
+    from sspir.images.io import list_images
 
     photos = list_images(options.folder)
     with closing(_captioner(options.captioner, options.set)) as captioner:

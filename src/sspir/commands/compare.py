@@ -114,7 +114,7 @@ def _measure_one(
 ) -> "tuple[list[Row], list[tuple[str, str]]]":
     import torch
 
-    from sspir.image_io import ImageError, read_image
+    from sspir.images.io import ImageError, read_image
     from sspir.metrics.measure import BICUBIC, measure_image
 
     pictures: dict[str, Tensor] = {}

@@ -49,7 +49,7 @@ def _folder(degradation: "Degradation", photos: list[tuple[Path, str]], out: Pat
     from tqdm import tqdm
 
     from sspir.degradation import Sharpen, sample_seed
-    from sspir.image_io import ImageError, read_image, write_atomically
+    from sspir.images.io import ImageError, read_image, write_atomically
 
     lines, broken = [], []
     for path, name in tqdm(photos, unit="photo"):
@@ -80,7 +80,7 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     from sspir.data.cropped import to_tensor
     from sspir.degradation import sample_seed
     from sspir.degradation.sheet import contact_sheet
-    from sspir.image_io import Picture, read_image, write_image
+    from sspir.images.io import Picture, read_image, write_image
 
     if crop % degradation.scale:
         raise UserError(f"--crop {crop} is no multiple of the scale {degradation.scale}; choose one.")
@@ -116,7 +116,7 @@ def _load(preset: str) -> "Degradation":
 
 def _photos(paths: list[Path]) -> list[tuple[Path, str]]:
     """Every photo with its name below the folder it was found in; two of one name are refused."""
-    from sspir.image_io import list_images
+    from sspir.images.io import list_images
 
     photos: dict[str, tuple[Path, str]] = {}
     for path in paths:
@@ -137,7 +137,7 @@ def _cut(hq: "Tensor", scale: int) -> "Tensor":
 def _write(path: Path, image: "Tensor") -> None:
     import numpy as np
 
-    from sspir.image_io import Picture, write_image
+    from sspir.images.io import Picture, write_image
 
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     write_image(path, Picture(np.ascontiguousarray(pixels)))

@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
 
     from sspir.data.captions import find_captions
     from sspir.data.shards import MANIFEST, ShardWriter, pack
-    from sspir.image_io import list_images
+    from sspir.images.io import list_images
 
     if (options.out / MANIFEST).exists() and not options.overwrite:
         raise UserError(f"{options.out} holds a packed set; choose another folder, or replace it with --overwrite.")

@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     """Write the page."""
     options = _parser().parse_args(arguments)
 
-    from sspir.image_io import write_atomically
+    from sspir.images.io import write_atomically
     from sspir.report.collect import collect
     from sspir.report.page import build
 

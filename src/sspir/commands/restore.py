@@ -13,8 +13,8 @@ from sspir.errors import UserError
 
 if TYPE_CHECKING:
     from sspir.pipeline import RestorationPipeline
-    from sspir.restore_jobs import Job
-    from sspir.sampler import Sampler
+    from sspir.restoring.jobs import Job
+    from sspir.sampling.sampler import Sampler
 
 EXAMPLES = """examples:
   one photo, four times as large:
@@ -63,7 +63,7 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from sspir.restore_jobs import find_jobs
+    from sspir.restoring.jobs import find_jobs
 
     jobs = find_jobs(options.inputs, options.out, options.format)
     _check_out(options, jobs)
@@ -71,8 +71,8 @@ def _restore(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from sspir.journal import Journal
-    from sspir.restore import Request, Restorer
+    from sspir.restoring.journal import Journal
+    from sspir.restoring.restore import Request, Restorer
     from sspir.weights import weights_time
 
     pipeline = _pipeline(options)
@@ -115,7 +115,7 @@ def _skipped(job: "Job", is_done: "Callable[[Job], bool]", options: argparse.Nam
 
 def _check_out(options: argparse.Namespace, jobs: "list[Job]") -> None:
     """Refuse an output folder that cannot be written, or that holds files of others."""
-    from sspir.journal import NAME
+    from sspir.restoring.journal import NAME
 
     there = [job.target for job in jobs if job.target.exists()]
     if there and not (options.skip_existing or options.overwrite or (options.out / NAME).exists()):

@@ -10,7 +10,7 @@ from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
 from sspir.errors import UserError
-from sspir.image_io import MAX_PIXELS, list_images
+from sspir.images.io import MAX_PIXELS, list_images
 
 
 class ImageFolder(CroppedPhotos):

@@ -13,7 +13,7 @@ from sspir.data.sample import Photos, Sample
 from sspir.data.sampler import Key
 from sspir.degradation import Degradation, Sharpen, sample_seed
 from sspir.errors import UserError
-from sspir.image_io import ImageError
+from sspir.images.io import ImageError
 
 log = logging.getLogger(__name__)
 

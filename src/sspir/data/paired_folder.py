@@ -7,7 +7,7 @@ from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
 from sspir.errors import UserError
-from sspir.image_io import MAX_PIXELS, ImageError, list_images
+from sspir.images.io import MAX_PIXELS, ImageError, list_images
 
 
 class PairedFolder(CroppedPhotos):

@@ -7,7 +7,7 @@ from typing import Literal
 from sspir.data.crop import Crop
 from sspir.data.image_folder import ImageFolder
 from sspir.errors import UserError
-from sspir.image_io import list_images
+from sspir.images.io import list_images
 
 SKIMAGE_TRAIN = (
     "astronaut.png",

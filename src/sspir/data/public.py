@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from sspir.data.image_folder import short_side
 from sspir.errors import UserError
-from sspir.image_io import SUFFIXES, ImageError, list_images
+from sspir.images.io import SUFFIXES, ImageError, list_images
 
 CHUNK = 1 << 20  # bytes
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sspir.data.crop import Pixels
-from sspir.image_io import MAX_PIXELS, read_image
+from sspir.images.io import MAX_PIXELS, read_image
 
 
 class PhotoReader:

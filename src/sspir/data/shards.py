@@ -20,8 +20,8 @@ from sspir.data.captions import Captions
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.errors import UserError
-from sspir.image_decode import decode
-from sspir.image_io import MAX_PIXELS, ImageError, read_image, write_atomically
+from sspir.images.decode import decode
+from sspir.images.io import MAX_PIXELS, ImageError, read_image, write_atomically
 
 MANIFEST, INDEX = "manifest.json", "index.npy"
 VERSION = 1

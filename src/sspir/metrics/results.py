@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sspir.image_io import write_atomically
+from sspir.images.io import write_atomically
 from sspir.metrics.base import ImageMetric
 from sspir.metrics.measure import NOISE, Row
 from sspir.metrics.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare

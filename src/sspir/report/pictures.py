@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sspir.image_io import ImageError, read_image
+from sspir.images.io import ImageError, read_image
 from sspir.metrics.measure import BICUBIC, upsample
 from sspir.report.collect import ResultSet
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from sspir.memory import free_bytes, peak_bytes, reset_peak
+from sspir.sampling.memory import free_bytes, peak_bytes, reset_peak
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def test_a_peak_is_seen_and_forgotten() -> None:
 CODE = """
 import sys, torch
 torch.set_num_threads(1)
-from sspir.memory import peak_bytes, reset_peak
+from sspir.sampling.memory import peak_bytes, reset_peak
 from tests.pipelines import photo, tiny_pipeline
 pipeline, cpu, side = tiny_pipeline(), torch.device("cpu"), int(sys.argv[1])
 reset_peak(cpu)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.image_io import read_image
+from sspir.images.io import read_image
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 

@@ -5,7 +5,7 @@ import torch
 
 from sspir.errors import UserError
 from sspir.models.latent import upscale
-from sspir.regions import Span, Upscaler, noise_at, spans_of
+from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from tests.pipelines import photo, tiny_pipeline
 
 

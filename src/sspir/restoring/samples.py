@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from sspir.color import luma
-from sspir.image_io import write_atomically, write_image
-from sspir.picture import Picture
+from sspir.images.io import write_atomically, write_image
+from sspir.images.picture import Picture
 
 WHITE_AT = 0.1
 """Spread, in units of white, that the trust map shows at the bright end of its scale."""

@@ -15,10 +15,10 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.image_io import read_image
-from sspir.journal import Journal
-from sspir.restore import Request, Restorer
-from sspir.restore_jobs import find_jobs
+from sspir.images.io import read_image
+from sspir.restoring.jobs import find_jobs
+from sspir.restoring.journal import Journal
+from sspir.restoring.restore import Request, Restorer
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
 

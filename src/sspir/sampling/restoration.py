@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
 from sspir.errors import UserError
-from sspir.fidelity import drawn_to
-from sspir.memory import free_bytes
 from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
 from sspir.priors.text_encoder import encode_captions
-from sspir.regions import Span, Upscaler, noise_at, spans_of
-from sspir.sampler import Sampler
-from sspir.sampling import OnStep, Priors, sample
+from sspir.sampling.fidelity import drawn_to
+from sspir.sampling.loop import OnStep, Priors, sample
+from sspir.sampling.memory import free_bytes
+from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
+from sspir.sampling.sampler import Sampler
 
 LARGEST_SEEN = 1024
 """Longest side, in pixels, at which captioner and image encoder are shown an image larger than a region."""

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sspir.fidelity import drawn_to
-from sspir.sampler import Sampler
+from sspir.sampling.fidelity import drawn_to
+from sspir.sampling.sampler import Sampler
 from tests.pipelines import photo, tiny_pipeline
 
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from sspir.config import home
 from sspir.errors import UserError
-from sspir.sampler import Sampler
+from sspir.sampling.sampler import Sampler
 from tests.reference import recording
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from sspir.picture import ImageError, Picture, Pixels, spread_colours, upright
+from sspir.images.picture import ImageError, Picture, Pixels, spread_colours, upright
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _UNSUPPORTED = {

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from sspir.picture import Picture, Pixels
+from sspir.images.picture import Picture, Pixels
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sspir.picture import Picture
+from sspir.images.picture import Picture
 
 _INK, _PAPER, _GAP = (32, 32, 32), (255, 255, 255), 6
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sspir.errors import UserError
-from sspir.image_io import SUFFIXES, list_images
+from sspir.images.io import SUFFIXES, list_images
 
 SAME = "same"
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.image_io import MAX_PIXELS, Picture, read_image, write_image
-from sspir.journal import Journal
-from sspir.memory import peak_bytes, reset_peak
+from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
+from sspir.images.panel import panel
 from sspir.models.latent import upscale
-from sspir.panel import panel
 from sspir.pipeline import RestorationPipeline, Restored
-from sspir.restore_jobs import Job
-from sspir.sampler import Sampler
-from sspir.samples import Samples, write_samples
+from sspir.restoring.jobs import Job
+from sspir.restoring.journal import Journal
+from sspir.restoring.samples import Samples, write_samples
+from sspir.sampling.memory import peak_bytes, reset_peak
+from sspir.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[float], None]

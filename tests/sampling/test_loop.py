@@ -5,8 +5,8 @@ from diffusers import DDPMScheduler
 
 from sspir.models.attention_cache import SharedAttention, shared_attention
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.sampler import Sampler
-from sspir.sampling import Predictor, Priors, predict, sample
+from sspir.sampling.loop import Predictor, Priors, predict, sample
+from sspir.sampling.sampler import Sampler
 from tests.networks import tiny_inputs, tiny_network, wake
 
 SCHEDULE = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.sampler import Sampler
-from sspir.tiling import tiled
+from sspir.sampling.sampler import Sampler
+from sspir.sampling.tiling import tiled
 
 OnStep = Callable[[int, int, Tensor], None]
 

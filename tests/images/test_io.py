@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from skimage import data as photos
 
-from sspir.image_io import ImageError, Picture, list_images, read_image, write_image
-from sspir.picture import spread_colours
+from sspir.images.io import ImageError, Picture, list_images, read_image, write_image
+from sspir.images.picture import spread_colours
 
 COLOUR = photos.astronaut()[100:164, 180:276]  # (64, 96, 3)
 GREY = photos.camera()[100:164, 180:276]

@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from sspir.image_decode import decode
-from sspir.image_encode import encode
-from sspir.picture import ImageError, Picture
+from sspir.images.decode import decode
+from sspir.images.encode import encode
+from sspir.images.picture import ImageError, Picture
 
 __all__ = [
     "MAX_PIXELS",

@@ -1,0 +1,1 @@
+"""Photo files to pictures and back, and pictures for people."""

@@ -1,0 +1,1 @@
+"""The sampler loop and what it needs: settings, tiles, regions, memory."""
