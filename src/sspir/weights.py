@@ -79,7 +79,9 @@ def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> Restor
     width, image_dim = (refine_state[key].shape for key in _first_and_last(refine_state))
     refine = RefineLayer(width[1], image_dim[0])
     refine.load_authors(refine_state)
-    text = TextEncoder.from_pretrained(stable_diffusion, subfolder="text_encoder")
+    text = TextEncoder.from_pretrained(
+        stable_diffusion, dim=backbone.unet.config.cross_attention_dim, subfolder="text_encoder"
+    )
     return RestorationPipeline.from_parts(
         backbone,
         AUTHORS_SAMPLER,

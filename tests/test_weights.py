@@ -1,0 +1,86 @@
+"""The authors' checkpoint folder as a pipeline."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+from sspir.errors import UserError
+from sspir.priors.image_encoder import RefineLayer
+from sspir.weights import load_authors, load_pipeline
+from tests.reference import recording
+from tests.stable_diffusion import save_stable_diffusion
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """The authors' checkpoint as their training saves it, a Stable Diffusion and a CLIP that fit its widths."""
+    authors, stable_diffusion, clip = (tmp_path / name for name in ("authors", "sd", "clip"))
+    for part, name in (("unet", "unet_small"), ("controlnet", "controlnet_small")):
+        (authors / part).mkdir(parents=True)
+        save_file(recording(name).weights, authors / part / "diffusion_pytorch_model.safetensors")
+        (authors / part / "config.json").write_text(json.dumps(recording(name).config["config"]))
+    (authors / "refine").mkdir()
+    torch.manual_seed(0)
+    refine = RefineLayer(32, 512).state_dict()
+    named = {key.replace("projection", "visual_projection"): value for key, value in refine.items()}
+    torch.save(named, authors / "refine" / "refine.pt")
+    save_stable_diffusion(stable_diffusion)
+    text = CLIPTextConfig(
+        hidden_size=48, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=49408,
+        bos_token_id=49406, eos_token_id=49407,
+    )  # fmt: skip
+    CLIPTextModel(text).save_pretrained(stable_diffusion / "text_encoder")
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    CLIPVisionModel(vision).save_pretrained(clip)
+    return authors, stable_diffusion, clip
+
+
+def test_restores_with_every_tensor_in_its_place(folders: tuple[Path, Path, Path]) -> None:
+    pipeline = load_authors(folders[0], str(folders[1]), str(folders[2]))
+    heads = {name: net.config.num_attention_heads for name, net in pipeline.unet_pixel.attentions.items()}
+    assert (heads["up0_0"], heads["up1_0"]) == (1, 8)
+    key = "up_blocks.1.pixel_attentions.1.proj_out.weight"
+    theirs = recording("unet_small").weights[key]
+    assert torch.equal(pipeline.unet_pixel.state_dict()["attentions.up1_1.proj_out.weight"], theirs)
+    restored = pipeline.restore(torch.rand(1, 3, 10, 9), ["a photo"], sampler=pipeline.settings(steps=2))
+    assert restored.images.shape == (1, 3, 40, 36)
+    assert restored.images.isfinite().all()
+
+
+def test_a_saved_pipeline_gives_the_same_picture(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    pipeline = load_authors(folders[0], str(folders[1]), str(folders[2]))
+    pipeline.save_pretrained(tmp_path / "saved")
+    lq = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    first, second = (
+        each.restore(lq, ["a photo"], sampler=pipeline.settings(steps=2)).images
+        for each in (pipeline, load_pipeline(tmp_path / "saved"))
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda folder: (folder / "refine" / "refine.pt").unlink(), "refine.pt"),
+        (lambda folder: (folder / "unet" / "config.json").unlink(), "config.json"),
+        (lambda folder: _drop(folder / "unet", "mid_block.image_attentions.0.proj_in.weight"), "missing unet_image"),
+        (lambda folder: _drop(folder / "controlnet", "controlnet_cond_embedding.to_rgbs.0.bias"), "missing processor"),
+    ],
+)
+def test_what_is_missing_is_named(folders: tuple[Path, Path, Path], break_it: object, sentence: str) -> None:
+    break_it(folders[0])
+    with pytest.raises(UserError, match=sentence):
+        load_authors(folders[0], str(folders[1]), str(folders[2]))
+
+
+def _drop(folder: Path, key: str) -> None:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    del state[key]
+    save_file(state, path)
