@@ -23,3 +23,17 @@ def test_metrics_are_listed_with_what_they_lack(
 def test_unknown_topic_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "weather"]) == 2
     assert "metrics" in capsys.readouterr().err
+
+
+def test_an_experiment_that_has_all_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "tiny"]) == 0
+    told = capsys.readouterr().out
+    assert "an optimizer step sees 16 images: 16 per device x 1 device(s) x 1 accumulated" in told
+    assert "missing" not in told
+
+
+def test_an_experiment_without_its_weights_names_them_and_its_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "ssp_ir", "backbone.path=/nowhere/sd15"]) == 1
+    told = capsys.readouterr().out
+    assert "/nowhere/sd15" in told
+    assert "backbone.path" in told

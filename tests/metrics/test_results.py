@@ -172,3 +172,6 @@ def test_a_method_is_not_judged_against_noise_without_the_metrics_that_judge() -
     assert "not judged" in verdict_text(verdict)
     (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif"}])
     assert verdict["beaten"]
+    (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif", "better": None}])
+    assert not verdict["beaten"]
+    assert "WARNING: ours does not beat plain noise of its PSNR" in verdict_text(verdict)

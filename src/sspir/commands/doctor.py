@@ -1,4 +1,4 @@
-"""`sspir doctor TOPIC`: what is there, what is missing, and where to put it."""
+"""`sspir doctor`: what is there, what is missing, where to put it, and what an experiment will take."""
 
 import argparse
 import sys
@@ -9,8 +9,12 @@ from sspir.errors import UserError
 EXAMPLES = """examples:
   which metrics can run here, and what the others lack:
     sspir doctor metrics
+  what an experiment needs: files, photos, parameters, memory of a step, and whether it fits this machine:
+    sspir doctor ssp_ir
+  the same with other settings, as of sspir train:
+    sspir doctor ssp_ir batch_size=4 backbone.path=/models/sd15 backbone.dtype=bfloat16
 
-Nothing is downloaded. Exit status: 0 everything is there, 1 something is missing.
+Nothing is downloaded or trained. Exit status: 0 everything is there, 1 something is missing.
 """
 
 
@@ -18,22 +22,37 @@ def run(arguments: list[str]) -> int:
     """Print a report of the topics; 1 if anything is missing."""
     parser = argparse.ArgumentParser(
         prog="sspir doctor",
-        description="Say what is there, what is missing, and where to put it.",
+        description="Say what is there, what is missing, where to put it, and what an experiment will take.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)} (default: all)")
-    topics = parser.parse_args(arguments).topics or list(TOPICS)
-    for topic in topics:
-        if topic not in TOPICS:
-            raise UserError(f"There is no topic {topic!r}; choose among {', '.join(TOPICS)}.")
+    add = parser.add_argument
+    add("words", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)} (default), or an experiment and KEY=VALUE")
+    words = parser.parse_args(arguments).words
+    topics = [word for word in words if "=" not in word] or list(TOPICS)
+    overrides = [word for word in words if "=" in word]
     whole = True
     for topic in topics:
-        for name, needs in TOPICS[topic]():
-            sys.stdout.write(f"{'missing' if needs else 'ready  '}  {name}\n")
-            sys.stdout.writelines(f"           - {need}\n" for need in needs)
-            whole = whole and not needs
+        for name, missing in _findings(topic, overrides):
+            sys.stdout.write(f"{'missing' if missing else 'ready  '}  {name}\n")
+            sys.stdout.writelines(f"           - {need}\n" for need in missing)
+            whole = whole and not missing
     return 0 if whole else 1
+
+
+def _findings(topic: str, overrides: list[str]) -> Iterator[tuple[str, list[str]]]:
+    if topic in TOPICS:
+        return TOPICS[topic]()
+    from sspir.config import compose_config, home
+
+    experiments = sorted(path.stem for path in (home() / "experiments").glob("*.yaml"))
+    if topic not in experiments:
+        raise UserError(
+            f"There is no topic or experiment {topic!r}; choose among {', '.join([*TOPICS, *experiments])}."
+        )
+    from sspir.experiment_needs import needs
+
+    return needs(compose_config("train", [f"experiments={topic}", *overrides]))
 
 
 def _metrics() -> Iterator[tuple[str, list[str]]]:

@@ -1,0 +1,182 @@
+"""How much memory a training step needs, found by running it on tensors that have shapes and no contents."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+PROGRAM = 800 * 2**20
+"""Bytes that Python and its libraries take themselves."""
+
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory of a training step, in bytes.
+
+    Attributes:
+        trained: parameters that are trained (a count).
+        frozen: parameters that are not (a count).
+        weights: of both.
+        optimizer: what it keeps of every trained parameter.
+        averaged: weights averaged over steps, where they are kept.
+        passing: gradients, activations and whatever else is there at the worst moment of a step.
+    """
+
+    trained: int
+    frozen: int
+    weights: int
+    optimizer: int
+    averaged: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        """All of it, with the program itself."""
+        return self.weights + self.optimizer + self.averaged + self.passing + PROGRAM
+
+
+def estimate_step(module: Any, batch_size: int, size: int, precision: str, averaged: bool, states: int = 2) -> Estimate:
+    """Run a training step's forward and backward pass on the meta device.
+
+    Args:
+        module: a `RestorationModule` built within `sspir.pretrained.shapes_only`.
+        batch_size: images per device.
+        size: side of the images, pixels.
+        precision: Lightning's name, such as "32-true" or "bf16-mixed".
+        averaged: whether averaged weights are kept.
+        states: numbers that the optimizer keeps per parameter; 2 for Adam.
+    """
+    trained = [parameter for part in module.trainable().values() for parameter in part.parameters()]
+    everything = list(module.parameters())
+    of_trained, of_all = (sum(p.numel() * p.element_size() for p in part) for part in (trained, everything))
+    live = LiveBytes([*everything, *module.buffers()])
+    module.train()
+    with torch.device("meta"), _as_kernels_do(HALF.get(precision)) as end_autocast, live:
+        loss = _loss(module, batch_size, size)
+        end_autocast()
+        loss.backward()  # type: ignore[no-untyped-call]
+    count = sum(parameter.numel() for parameter in trained)
+    return Estimate(
+        trained=count,
+        frozen=sum(parameter.numel() for parameter in everything) - count,
+        weights=of_all,
+        optimizer=states * of_trained,
+        averaged=of_trained if averaged else 0,
+        passing=max(live.peak, of_trained),
+    )
+
+
+def _loss(module: Any, batch_size: int, size: int) -> Tensor:
+    """What `RestorationModule.training_step` runs, without its draws and its logging."""
+    hq = torch.zeros(batch_size, 3, size, size)
+    features, images = module.backbone.structure(hq)
+    with torch.no_grad():
+        latents = module.latents(hq, images)
+        prompt_embeds, tokens = module.text_encoder([""] * batch_size), module.image_encoder(hq)
+    timesteps = torch.zeros(batch_size, dtype=torch.long)
+    refined = module.refine(tokens.to(hq.dtype))
+    prediction = module.backbone.predict(latents, timesteps, prompt_embeds.to(hq.dtype), refined, features)
+    return torch.stack([part.float().square().mean() for part in (prediction, *images)]).sum()
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, while they live.
+
+    Args:
+        known: tensors that are there already and do not count.
+
+    Attributes:
+        peak: most bytes at any moment.
+    """
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.peak = 0, 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+class _Flash(torch.autograd.Function):
+    """Attention that keeps its inputs, its output and a number per query, and never the matrix of all pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        made = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        ctx.save_for_backward(query, key, value, made, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+@contextmanager
+def _as_kernels_do(dtype: torch.dtype | None) -> Iterator[Callable[[], None]]:
+    """Products and attention take the memory that they take with contents; `torch.autocast` passes over the rest.
+
+    Args:
+        dtype: of products and attention under autocast; None without.
+
+    Yields:
+        What to call when the forward pass ends: until then autocast keeps trained weights in that type.
+    """
+    kept: dict[int, Tensor] | None = {}
+
+    def end() -> None:
+        nonlocal kept
+        kept = None
+
+    def cast(value: Any) -> Any:
+        if dtype is None or not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        made = value.to(dtype)
+        if kept is not None and isinstance(value, nn.Parameter) and value.requires_grad:
+            kept.setdefault(id(value), made)
+        return made
+
+    def lower(real: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return real(*map(cast, args), **{key: cast(value) for key, value in kwargs.items()})
+
+        return run
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        attended: Tensor = _Flash.apply(cast(query), cast(key), cast(value))
+        return attended
+
+    real = {name: getattr(F, name) for name in ("linear", "conv2d", "scaled_dot_product_attention")}
+    for name, function in real.items():
+        setattr(F, name, attend if name == "scaled_dot_product_attention" else lower(function))
+    try:
+        yield end
+    finally:
+        for name, function in real.items():
+            setattr(F, name, function)

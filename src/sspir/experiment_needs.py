@@ -1,0 +1,165 @@
+"""What an experiment needs before it can be trained: files, memory, devices."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from sspir.errors import UserError
+from sspir.estimate import Estimate, estimate_step
+from sspir.hub import in_cache
+from sspir.sampling.memory import free_bytes
+
+GIB = 2**30
+Finding = tuple[str, list[str]]
+
+# Constructor -> folders of `path` that it reads.
+_PARTS = {
+    "from_stable_diffusion": ("unet",),
+    "load_autoencoder": ("vae",),
+    "load_noise_schedule": ("scheduler",),
+    "from_xl": ("text_encoder", "text_encoder_2"),
+}
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def needs(config: DictConfig) -> Iterator[Finding]:
+    """Each finding about an experiment, with what is to be done about it (nothing where all is well).
+
+    Args:
+        config: composed `conf/train.yaml`.
+    """
+    for setting, node in _loaded(config):
+        for folder in _PARTS.get(str(node._target_).rpartition(".")[2], (node.get("subfolder", ""),)):
+            yield _files(setting, str(node.path), folder, node.get("revision"))
+    yield from _photos(config)
+    yield _effective_batch(config)
+    try:
+        estimate, size = _estimate(config)
+    except UserError as error:
+        yield "memory", [str(error)]
+        return
+    yield f"{estimate.trained / 1e6:.2f} M parameters are trained, {estimate.frozen / 1e6:.2f} M are frozen", []
+    yield _told(estimate, config, size), []
+    yield _fits(estimate, config)
+
+
+def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The parts that come from somebody's weights, by the setting that points to them."""
+    for name in ("backbone", "vae", "noise_schedule", "text_encoder", "image_encoder", "captioner"):
+        node = config[name]
+        if isinstance(node, DictConfig) and "path" in node:
+            yield f"{name}.path" if name not in ("vae", "noise_schedule") else "backbone.path", node
+
+
+def _files(setting: str, path: str, folder: str, revision: str | None) -> Finding:
+    """Where a part is and how large."""
+    place, name = Path(path).expanduser(), f"{path} {folder}".strip()
+    if place.is_file():
+        return f"{name}: {place} ({_size([place])})", []
+    wanted = "scheduler_config.json" if folder == "scheduler" else "config.json and its weights (*.safetensors)"
+    if not place.is_dir():
+        cached = in_cache(path, folder, revision, ("config.json", "scheduler_config.json", "open_clip_config.json"))
+        if cached is None:
+            where = f", into its folder {folder}," if folder else ""
+            return name, [
+                f"not here: copy {wanted}{where} and set {setting} to it; or it is downloaded when it is used"
+            ]
+        place, folder = cached.parent, ""
+    held = [file for pattern in _WEIGHTS for file in (place / folder).glob(pattern)]
+    is_schedule = (place / folder / "scheduler_config.json").is_file()
+    if not held and not is_schedule:
+        return name, [f"{place / folder} lacks {wanted}; copy them there, or correct {setting}"]
+    return f"{name}: {place / folder} ({_size(held)})" if held else f"{name}: {place / folder}", []
+
+
+def _size(files: list[Path]) -> str:
+    held = sum(file.stat().st_size for file in files)
+    return f"{held / GIB:.2f} GiB" if held > GIB / 100 else f"{held / 2**20:.2f} MiB"
+
+
+def _photos(config: DictConfig) -> Iterator[Finding]:
+    """The folders of the data set."""
+    for setting, node in _nodes(config.dataset, "dataset"):
+        for key in ("root", "lq", "hq"):
+            if isinstance(value := node.get(key), str):
+                there = Path(value).expanduser().exists()
+                yield f"{setting}.{key}: {value}", [] if there else [f"not here: set {setting}.{key} to your photos"]
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        yield path, node
+    keys = node if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
+    for key in keys:
+        yield from _nodes(node[key], f"{path}.{key!s}")
+
+
+def _effective_batch(config: DictConfig) -> Finding:
+    """How many images an optimizer step sees."""
+    trainer = config.trainer
+    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else _devices(trainer)
+    world, steps = devices * trainer.num_nodes, trainer.accumulate_grad_batches
+    total = config.batch_size * world * steps
+    made_of = f"{config.batch_size} per device x {world} device(s) x {steps} accumulated"
+    return f"an optimizer step sees {total} images: {made_of}", []
+
+
+def _devices(trainer: DictConfig) -> int:
+    return max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
+
+
+def _estimate(config: DictConfig) -> tuple[Estimate, int]:
+    """Memory of a step, and the side of its images."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from sspir.pretrained import shapes_only
+
+    sizes = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
+    size = max(sizes, default=512)
+    shapes = OmegaConf.to_container(config.module, resolve=True)
+    shapes["metrics"] = {}  # type: ignore[index, call-overload]  # they hold no parameters, and some need files
+    try:
+        with shapes_only():
+            module = instantiate(shapes, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
+    averaged = config.callbacks.get("ema") is not None
+    return estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged), size
+
+
+def _told(estimate: Estimate, config: DictConfig, size: int) -> str:
+    parts = {
+        "weights": estimate.weights,
+        "optimizer": estimate.optimizer,
+        "averaged weights": estimate.averaged,
+        "gradients and activations": estimate.passing,
+    }
+    listed = ", ".join(f"{name} {held / GIB:.2f}" for name, held in parts.items() if held)
+    recomputed = " recomputing activations" if config.module.gradient_checkpointing else ""
+    step = f"a step of {config.batch_size} images of {size} x {size} in {config.trainer.precision}{recomputed}"
+    return f"{step} takes about {estimate.total / GIB:.1f} GiB: {listed}"
+
+
+def _fits(estimate: Estimate, config: DictConfig) -> Finding:
+    """Whether the machine has the memory, and what takes less."""
+    wants_gpu = config.trainer.accelerator not in ("cpu", "auto")
+    if wants_gpu and not torch.cuda.is_available():
+        return "memory", [f"this machine has no GPU; find one with {estimate.total / GIB:.0f} GiB, or set trainer=cpu"]
+    device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+    free = free_bytes(device)
+    if estimate.total <= free:
+        return f"memory: {free / GIB:.1f} GiB are free ({device.type})", []
+    remedies = ["a smaller batch_size with trainer.accumulate_grad_batches"] if config.batch_size > 1 else []
+    if not config.module.gradient_checkpointing:
+        remedies.append("module.gradient_checkpointing=true")
+    if "mixed" in str(config.trainer.precision) and config.backbone.get("dtype") == "float32":
+        remedies.append("backbone.dtype=bfloat16")
+    remedies += ["callbacks.ema=null"] if estimate.averaged else []
+    helps = f"; {', '.join(remedies)} would take less" if remedies else ""
+    return "memory", [f"only {free / GIB:.1f} of {estimate.total / GIB:.1f} GiB are free ({device.type}){helps}"]
