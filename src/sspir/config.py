@@ -84,7 +84,7 @@ class EvaluateConfig:
         limit: number of images; null for all.
         noise_control: add rows of plain noise at the restoration's PSNR, which a restoration has to beat.
         device: "auto" takes a GPU where there is one.
-        logger: W&B's; null for none.
+        wandb: the W&B run; null for none.
     """
 
     run: str = MISSING
@@ -97,7 +97,7 @@ class EvaluateConfig:
     limit: int | None = None
     noise_control: bool = False
     device: str = "auto"
-    logger: Any = None
+    wandb: Any = None
 
 
 def home() -> Path:

@@ -61,7 +61,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         results.add(measure_image(metrics, name, pictures, batch.hq[0], batch.lq[0], base), files)
     summary = results.write(out)
     (out / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False) + "\n")
-    if logger := instantiate(config.logger):
+    if logger := instantiate(config.wandb):
         log_evaluation(logger, summary, results.rows(), out)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
     return summary
