@@ -38,7 +38,14 @@ def test_a_benchmark_leaves_images_rows_and_a_summary(run: Path, photo_folder: P
 
 def test_the_same_evaluation_gives_the_same_numbers(run: Path, photo_folder: Path, tmp_path: Path) -> None:
     def scores(out: Path, *changes: str) -> dict:
-        base = [f"run={run}", "benchmark=photos", "metric=fast", f"benchmark.photos.root={photo_folder}", "limit=1", "wandb=null"]
+        base = [
+            f"run={run}",
+            "benchmark=photos",
+            "metric=fast",
+            f"benchmark.photos.root={photo_folder}",
+            "limit=1",
+            "wandb=null",
+        ]
         return evaluate(compose_config("evaluate", [*base, f"out={out}", *changes]))["methods"]["restored"]
 
     first = scores(tmp_path / "a")

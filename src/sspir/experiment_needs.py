@@ -31,16 +31,20 @@ def needs(config: DictConfig) -> Iterator[Finding]:
     Args:
         config: composed `conf/train.yaml`.
     """
+    module, trouble = _shapes(config)
+    sizes = {} if module is None else _sizes(module)
     for setting, node in _loaded(config):
         for folder in _PARTS.get(str(node._target_).rpartition(".")[2], (node.get("subfolder", ""),)):
-            yield _files(setting, str(node.path), folder, node.get("revision"))
+            size = sizes.get(folder or setting.partition(".")[0])
+            yield _files(setting, str(node.path), folder, node.get("revision"), size)
     yield from _photos(config)
     yield _effective_batch(config)
-    try:
-        estimate, size = _estimate(config)
-    except UserError as error:
-        yield "memory", [str(error)]
+    if module is None:
+        yield "memory", [trouble]
         return
+    crops = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
+    size, averaged = max(crops, default=512), config.callbacks.get("ema") is not None
+    estimate = estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged)
     yield f"{estimate.trained / 1e6:.2f} M parameters are trained, {estimate.frozen / 1e6:.2f} M are frozen", []
     yield _told(estimate, config, size), []
     yield _fits(estimate, config)
@@ -54,29 +58,27 @@ def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
             yield f"{name}.path" if name not in ("vae", "noise_schedule") else "backbone.path", node
 
 
-def _files(setting: str, path: str, folder: str, revision: str | None) -> Finding:
+def _files(setting: str, path: str, folder: str, revision: str | None, size: int | None) -> Finding:
     """Where a part is and how large."""
     place, name = Path(path).expanduser(), f"{path} {folder}".strip()
     if place.is_file():
-        return f"{name}: {place} ({_size([place])})", []
+        return f"{name}: {place} ({_size(place.stat().st_size)})", []
     wanted = "scheduler_config.json" if folder == "scheduler" else "config.json and its weights (*.safetensors)"
     if not place.is_dir():
         cached = in_cache(path, folder, revision, ("config.json", "scheduler_config.json", "open_clip_config.json"))
         if cached is None:
-            where = f", into its folder {folder}," if folder else ""
-            return name, [
-                f"not here: copy {wanted}{where} and set {setting} to it; or it is downloaded when it is used"
-            ]
+            where = f" into its folder {folder}" if folder else ""
+            about = f" (about {_size(size)} in float32)" if size and folder != "scheduler" else ""
+            return name, [f"not here: copy {wanted}{about}{where}, and set {setting} to it; else the hub is asked"]
         place, folder = cached.parent, ""
-    held = [file for pattern in _WEIGHTS for file in (place / folder).glob(pattern)]
+    held = sum(file.stat().st_size for pattern in _WEIGHTS for file in (place / folder).glob(pattern))
     is_schedule = (place / folder / "scheduler_config.json").is_file()
     if not held and not is_schedule:
         return name, [f"{place / folder} lacks {wanted}; copy them there, or correct {setting}"]
     return f"{name}: {place / folder} ({_size(held)})" if held else f"{name}: {place / folder}", []
 
 
-def _size(files: list[Path]) -> str:
-    held = sum(file.stat().st_size for file in files)
+def _size(held: int) -> str:
     return f"{held / GIB:.2f} GiB" if held > GIB / 100 else f"{held / 2**20:.2f} MiB"
 
 
@@ -84,7 +86,7 @@ def _photos(config: DictConfig) -> Iterator[Finding]:
     """The folders of the data set."""
     for setting, node in _nodes(config.dataset, "dataset"):
         for key in ("root", "lq", "hq"):
-            if isinstance(value := node.get(key), str):
+            if (value := node.get(key)) and isinstance(value, str):
                 there = Path(value).expanduser().exists()
                 yield f"{setting}.{key}: {value}", [] if there else [f"not here: set {setting}.{key} to your photos"]
 
@@ -111,26 +113,30 @@ def _devices(trainer: DictConfig) -> int:
     return max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
 
 
-def _estimate(config: DictConfig) -> tuple[Estimate, int]:
-    """Memory of a step, and the side of its images."""
+def _shapes(config: DictConfig) -> tuple[Any, str]:
+    """The module without contents, or None and the sentence of what is not known."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     from sspir.pretrained import shapes_only
 
-    sizes = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
-    size = max(sizes, default=512)
-    shapes = OmegaConf.to_container(config.module, resolve=True)
-    shapes["metrics"] = {}  # type: ignore[index, call-overload]  # they hold no parameters, and some need files
+    settings: Any = OmegaConf.to_container(config.module, resolve=True)
+    settings["metrics"] = {}  # they hold no parameters, and some need files
     try:
         with shapes_only():
-            module = instantiate(shapes, _convert_="all")
+            return instantiate(settings, _convert_="all"), ""
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
+            return None, str(error.__cause__)
         raise
-    averaged = config.callbacks.get("ema") is not None
-    return estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged), size
+
+
+def _sizes(module: Any) -> dict[str, int]:
+    """Bytes of each part's file in float32, by its folder or its setting."""
+    text = module.text_model
+    parts = {"unet": module.backbone.unet, "vae": module.vae, "image_encoder": module.image_encoder}
+    double = {"text_encoder": getattr(text, "small", text), "text_encoder_2": getattr(text, "large", text)}
+    return {name: 4 * sum(p.numel() for p in part.parameters()) for name, part in (parts | double).items()}
 
 
 def _told(estimate: Estimate, config: DictConfig, size: int) -> str:

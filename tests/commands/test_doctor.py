@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sspir.__main__ import main
+from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
 
 def test_metrics_are_listed_with_what_they_lack(
@@ -37,3 +38,38 @@ def test_an_experiment_without_its_weights_names_them_and_its_size(capsys: pytes
     told = capsys.readouterr().out
     assert "/nowhere/sd15" in told
     assert "backbone.path" in told
+
+
+def test_an_experiment_that_needs_nothing_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "tiny", "trainer.accumulate_grad_batches=3"]) == 0
+    told = capsys.readouterr().out
+    assert "missing" not in told
+    assert "an optimizer step sees 48 images: 16 per device x 1 device(s) x 3 accumulated" in told
+    assert "M parameters are trained" in told
+    assert "a step of 16 images of 64 x 64 in 32-true takes about" in told
+
+
+def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "ssp_ir", "trainer=cpu", "batch_size=64", "dataset.train.root=/missing/photos"]) == 1
+    told = capsys.readouterr().out
+    assert "(about 3.20 GiB in float32) into its folder unet, and set backbone.path to it" in told
+    assert "997.80 M parameters are trained, 1369.42 M are frozen" in told
+    assert "set dataset.train.root to your photos" in told
+    assert "module.gradient_checkpointing" not in told  # it is on
+    assert "a smaller batch_size with trainer.accumulate_grad_batches, callbacks.ema=null would take less" in told
+
+
+def test_folders_are_looked_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
+    assert main(["doctor", "ssp_ir", *given]) == 0
+    told = capsys.readouterr().out
+    assert f"{tmp_path}/sd/unet (0." in told
+    assert f"{tmp_path}/sd/scheduler" in told
+    (tmp_path / "sd" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert main(["doctor", "ssp_ir", *given]) == 1
+    assert f"{tmp_path}/sd/vae lacks config.json and its weights" in capsys.readouterr().out
+
+
+def test_a_shape_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "ssp_ir", "backbone.path=someone/something"]) == 1
+    assert "someone/something (backbone.path) is not here, and its shape is not known" in capsys.readouterr().out
