@@ -1,0 +1,74 @@
+"""The memory estimate against what real tensors take."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from sspir.config import compose_config
+from sspir.estimate import LiveBytes, _as_kernels_do, _loss, estimate_step
+from sspir.pretrained import shapes_only
+from sspir.run import build_module
+
+TINY = ["experiments=tiny", "captioner=none"]
+
+
+def built(shapes: bool, *overrides: str):
+    config = compose_config("train", [*TINY, *overrides])
+    config.module.metrics = {}
+    if not shapes:
+        return build_module(config)
+    with shapes_only():
+        return instantiate(config.module, _convert_="all")
+
+
+def test_live_bytes_follow_tensors() -> None:
+    kept = torch.zeros(1000)
+    live = LiveBytes([kept])
+    with live:
+        first = kept + 1  # 4,000 bytes
+        second = first.view(10, 100)  # the same bytes
+        assert live.now == 4000
+        del first
+        assert live.now == 4000
+        third = second * 2
+        del second
+        assert (live.now, live.peak) == (4000, 8000)
+        kept.add_(1)
+        assert live.now == 4000
+    del third
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_without_contents_it_takes_what_it_takes_with_them(checkpointing: bool, dtype: torch.dtype | None) -> None:
+    overrides = [f"module.gradient_checkpointing={str(checkpointing).lower()}"]
+    precision = "bf16-mixed" if dtype else "32-true"
+    estimated = estimate_step(built(True, *overrides), 4, 64, precision, False).passing
+    module = built(False, *overrides).train()
+    live = LiveBytes([*module.parameters(), *module.buffers()])
+    with live:
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = _loss(module, 4, 64)
+        loss.backward()
+    assert estimated == pytest.approx(live.peak, rel=0.15)
+
+
+def test_attention_is_put_back() -> None:
+    before = nn.functional.scaled_dot_product_attention, nn.functional.linear
+    with _as_kernels_do(None):
+        assert nn.functional.linear is not before[1]
+    assert (nn.functional.scaled_dot_product_attention, nn.functional.linear) == before
+
+
+def test_parts_of_the_estimate() -> None:
+    module = built(True)
+    estimate = estimate_step(module, 2, 64, "32-true", averaged=True)
+    trained = sum(p.numel() for part in module.trainable().values() for p in part.parameters())
+    assert estimate.trained == trained
+    assert estimate.trained + estimate.frozen == sum(p.numel() for p in module.parameters())
+    assert estimate.weights == 4 * (estimate.trained + estimate.frozen)
+    assert (estimate.optimizer, estimate.averaged) == (8 * trained, 4 * trained)
+    assert estimate.passing > 4 * trained
+    larger = estimate_step(built(True), 4, 64, "32-true", averaged=False)
+    assert larger.passing > estimate.passing
