@@ -6,10 +6,10 @@ EXP ?= ssp_ir
 RUN ?= runs/$(EXP)/none-s0
 BENCH ?= photos
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format train sweep evaluate restore bench clean
+.PHONY: help setup demo test test-slow lint format train sweep evaluate restore bench smoke-sd15 clean
 
 help:  ## show this
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/ready  ## make the virtual environment .venv
 
@@ -51,6 +51,9 @@ restore: setup  ## make restore RUN=runs/tiny/none-s0 IN=photos OUT=restored
 
 bench: setup  ## measure speed, each figure as a ratio within one run
 	for file in benchmarks/bench_*.py; do $(PYTHON) $$file || exit 1; done
+
+smoke-sd15: setup  ## one training step and one restoration at Stable Diffusion's true size: 20 GiB, ten minutes
+	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
 
 clean:  ## remove what can be made again, but no runs
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

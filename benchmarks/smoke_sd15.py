@@ -1,0 +1,221 @@
+"""Stable Diffusion 1.5 at its true size on a CPU: what a training step and a restoration take in memory and time.
+
+    python benchmarks/smoke_sd15.py [--out runs/smoke_sd15.json] [--folder DIR]
+
+Random weights of SD 1.5, CLIP ViT-L/14 and the autoencoder are saved as somebody's folders (6 GB) and loaded through
+the code that a user's weights take. Each part runs in a process of its own, so that its peak is its own. Exit status 1
+if a limit is exceeded. Needs 20 GiB of free memory; ten minutes or so.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sspir.config import compose_config
+from sspir.sampling.memory import peak_bytes
+
+GIB = 2**30
+CPU = torch.device("cpu")
+SIZE = 512  # pixels
+LIMITS = {"train": {"peak_gib": 21.0}, "restore": {"peak_gib": 9.0}, "step": {"fp32_ratio": 1.0, "bf16_ratio": 0.5}}
+# CPU seconds of the authors' ControlNet and U-Net for one such step, fp32, one thread; measured on a machine of this
+# kind under load, with their modules at these widths.
+AUTHORS = 6.6 + 21.8
+
+
+def settings(folder: Path) -> Any:
+    """The recommended experiment on the folders, with what is frozen in half precision."""
+    half = ("backbone", "text_encoder", "image_encoder", "vae")
+    return compose_config(
+        "train",
+        [
+            "experiments=ssp_ir", "trainer=cpu", "trainer.precision=bf16-mixed", "captioner=none", "batch_size=1",
+            "callbacks.ema=null", f"backbone.path={folder / 'sd'}", f"text_encoder.path={folder / 'sd'}",
+            "text_encoder.subfolder=text_encoder", f"image_encoder.path={folder / 'clip'}",
+            *(f"{part}.dtype=bfloat16" for part in half),
+        ],
+    )  # fmt: skip
+
+
+def module_of(config: Any) -> Any:
+    """The module to train, without metrics."""
+    from sspir.run import build_module
+
+    config.module.metrics = {}
+    return build_module(config)
+
+
+def prepare(folder: Path) -> dict[str, float]:
+    """Save everything with random weights."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+    from sspir.hub import SHAPES
+
+    torch.manual_seed(0)
+    for kind, name in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
+        config = kind.load_config(SHAPES / "sd15" / name)
+        kind.from_config(config).to(torch.bfloat16).save_pretrained(folder / "sd" / name)
+    DDPMScheduler.from_pretrained(SHAPES / "sd15", subfolder="scheduler").save_pretrained(folder / "sd" / "scheduler")
+    text = json.loads((SHAPES / "sd15" / "text_encoder" / "config.json").read_text())
+    CLIPTextModel(CLIPTextConfig(**text)).to(torch.bfloat16).save_pretrained(folder / "sd" / "text_encoder")
+    vision = json.loads((SHAPES / "clip_vit_l14" / "config.json").read_text())["vision_config"]
+    CLIPVisionModel(CLIPVisionConfig(**vision)).to(torch.bfloat16).save_pretrained(folder / "clip")
+    pipeline = module_of(settings(folder)).pipeline
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            torch.nn.Module.to(part, torch.bfloat16)
+    pipeline.save_pretrained(folder / "pipeline")
+    return {}
+
+
+def train(folder: Path) -> dict[str, float]:
+    """One optimizer step by the Trainer, without its checkpoint."""
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+    from torch.utils.data import DataLoader
+
+    from sspir.batch import Batch
+    from sspir.estimate import estimate_step
+    from sspir.pretrained import shapes_only
+
+    config = settings(folder)
+    module = module_of(config)
+    generator = torch.Generator().manual_seed(0)
+    lq, hq = (torch.rand(1, 3, side, side, generator=generator) for side in (SIZE // 4, SIZE))
+    trainer = pl.Trainer(
+        accelerator="cpu", precision="bf16-mixed", max_steps=1, gradient_clip_val=1.0, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+    loaded = peak_bytes(CPU)
+    started, used = time.perf_counter(), time.process_time()
+    trainer.fit(module, DataLoader([Batch(lq, hq, ["a photo"], ["0"])], batch_size=None))
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
+    peak = peak_bytes(CPU)
+    weight = module.backbone.unet_pixel.attentions["up3_2"].proj_out.weight
+    assert weight.abs().sum() > 0, "the step trained nothing"  # it starts at zero
+    del module, trainer
+    with shapes_only():
+        shapes = instantiate(config.module, _convert_="all")
+    estimated = estimate_step(shapes, 1, SIZE, "bf16-mixed", averaged=False).total
+    return {
+        "peak_gib": peak / GIB,
+        "peak_after_loading_gib": loaded / GIB,
+        "estimated_gib": estimated / GIB,
+        "estimated_to_measured": estimated / peak,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+    }
+
+
+def restore(folder: Path) -> dict[str, float]:
+    """Two guided steps from 128 x 128 to 512 x 512, everything in bf16."""
+    from sspir.pipeline import RestorationPipeline
+
+    pipeline = RestorationPipeline.from_pretrained(str(folder / "pipeline"), dtype=torch.bfloat16)
+    pipeline.set_progress_bar_config(disable=True)
+    loaded = peak_bytes(CPU)
+    lq = torch.rand(1, 3, SIZE // 4, SIZE // 4, generator=torch.Generator().manual_seed(0))
+    sampler = pipeline.settings(steps=2, guidance=5.5)
+    started, used = time.perf_counter(), time.process_time()
+    images = pipeline.restore(lq, ["a photo"], sampler=sampler).images
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
+    assert tuple(images.shape) == (1, 3, SIZE, SIZE)
+    assert images.isfinite().all()
+    return {
+        "peak_gib": peak_bytes(CPU) / GIB,
+        "peak_after_loading_gib": loaded / GIB,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+    }
+
+
+@torch.no_grad()
+def step(folder: Path) -> dict[str, float]:
+    """One call of ControlNet and U-Net for 512 x 512, on one thread, as the authors' were measured."""
+    from sspir.models.controlled_unet import ControlledUNet
+    from sspir.models.structure_processor import StructureProcessor
+
+    torch.set_num_threads(1)
+    network = ControlledUNet.from_stable_diffusion(str(folder / "sd"), StructureProcessor()).eval()
+    generator = torch.Generator().manual_seed(0)
+    given = [
+        torch.randn(size, generator=generator)
+        for size in ((1, 4, 64, 64), (1, 77, 768), (1, 256, 512), (1, 320, 64, 64))
+    ]
+    found: dict[str, float] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        torch.nn.Module.to(network, dtype)
+        sample, *priors = (tensor.to(dtype) for tensor in given)
+        seconds = least(lambda sample=sample, priors=priors: network.predict(sample, torch.tensor(500), *priors))
+        found |= {f"{name}_cpu_seconds": seconds, f"{name}_ratio": seconds / AUTHORS}
+    return found | {"peak_gib": peak_bytes(CPU) / GIB}
+
+
+def least(function: Callable[[], Any], repeats: int = 3) -> float:
+    """CPU seconds of the quickest of some calls, after one that warms up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        function()
+        seconds.append(time.process_time() - started)
+    return min(seconds[1:])
+
+
+PARTS = {"prepare": prepare, "train": train, "restore": restore, "step": step}
+
+
+def run(part: str, folder: Path) -> dict[str, float]:
+    """One part in a process of its own."""
+    target = folder / f"{part}.json"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", __file__, "--part", part, "--folder", str(folder), "--out", str(target)]
+    subprocess.run(command, check=True, env=environment)
+    found: dict[str, float] = json.loads(target.read_text())
+    return found
+
+
+def report(results: dict[str, dict[str, float]]) -> int:
+    """Print the figures beside their limits; 1 if one is exceeded."""
+    kept = True
+    for part, found in results.items():
+        for name, value in found.items():
+            limit = LIMITS.get(part, {}).get(name)
+            verdict = "" if limit is None else f"  (limit {limit:g}: {'kept' if value <= limit else 'EXCEEDED'})"
+            kept = kept and (limit is None or value <= limit)
+            print(f"{part:<9}{name:<26}{value:9.3f}{verdict}")
+    return 0 if kept else 1
+
+
+def main() -> int:
+    """Every part, or the one that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/smoke_sd15.json"), help="where the figures go")
+    parser.add_argument("--folder", type=Path, help="where the weights go, and stay (default: a temporary folder)")
+    parser.add_argument("--part", choices=PARTS, help="only this part, in this process")
+    options = parser.parse_args()
+    if options.part:
+        options.out.write_text(json.dumps(PARTS[options.part](options.folder)))
+        return 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "prepare.json").exists():
+            run("prepare", folder)
+        results = {part: run(part, folder) for part in ("train", "restore", "step")}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    return report(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
