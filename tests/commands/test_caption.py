@@ -16,7 +16,7 @@ from PIL import Image
 from sspir.__main__ import main
 from sspir.data.captions import find_captions
 from sspir.images.io import read_image
-from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError, Images
+from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
 from sspir.priors.measured_captioner import describe
 from tests.pipelines import tiny_pipeline, write_photo
 
@@ -216,3 +216,15 @@ def test_killed_at_any_moment_it_ends_with_every_caption_once(count: int, kills:
 
 def rows_that_parse(table: Path) -> list[str]:
     return [line for line in table.read_text().splitlines() if line.endswith("}")]
+
+
+def test_words_change_the_picture_and_no_words_are_what_none_says() -> None:
+    pipeline = tiny_pipeline()
+    lq = torch.rand(1, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    sampler = pipeline.settings(steps=2)
+    made, edited, empty = (
+        pipeline.restore(lq, [text], sampler=sampler).images for text in ("an old brick house", "a boat at sea", "")
+    )
+    assert not torch.equal(made, edited)
+    assert torch.equal(empty, pipeline.restore(lq, NoCaption()(lq, ["a house"]), sampler=sampler).images)
+    assert not torch.equal(made, empty)

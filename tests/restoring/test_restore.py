@@ -121,6 +121,19 @@ def test_a_signal_stops_it_and_the_next_run_goes_on(
     assert {line["output"] for line in lines(out)} == {f"{number}.png" for number in range(12)}
 
 
+def test_stopped_between_a_result_and_its_line_it_knows_its_own_file(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photo(tmp_path / "in" / "0.png")
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", lambda self, entry: os.kill(os.getpid(), signal.SIGTERM))
+        assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 143
+    assert (out / "0.png").exists()
+    assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 0
+    assert [line["status"] for line in lines(out)] == ["done"]
+
+
 def test_killed_outright_it_leaves_no_partial_file(tmp_path: Path, weights: str) -> None:
     for number in range(12):
         write_photo(tmp_path / "in" / f"{number}.png")

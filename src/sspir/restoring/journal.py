@@ -14,7 +14,7 @@ class Journal:
     A line that was cut off by a crash is passed over.
 
     Args:
-        folder: of the results; it is made when the first line is written.
+        folder: of the results; `begin` makes it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,6 +34,11 @@ class Journal:
         except (ValueError, TypeError, KeyError):
             pass
 
+    def begin(self) -> None:
+        """Make the file before the first result is written, so that a run that is stopped right after knows its own."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+
     def append(self, entry: dict[str, Any]) -> None:
         """Write one line in a single call of the system, so that no reader and no crash sees a part of it.
 
@@ -41,7 +46,6 @@ class Journal:
             entry: anything JSON can hold, with the name of its result under "output".
         """
         self.entries[entry["output"]] = entry
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:

@@ -120,6 +120,7 @@ class Restorer:
         Returns:
             Name and sentence of each that failed.
         """
+        self.journal.begin()
         failed: dict[str, str] = {}
         for group in self._groups(jobs, failed):
             for opened, error in self._attempt(group):
