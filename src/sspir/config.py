@@ -33,6 +33,8 @@ class TrainConfig:
         monitor: validation metric by which the best checkpoint is kept.
         matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
         threads: CPU threads of torch; null leaves its own choice.
+        fused_attention: false computes attention by plain matrix products; on a CPU torch's fused backward pass is
+            slower than those for the short sequences of a small model.
     """
 
     name: str = MISSING
@@ -47,6 +49,7 @@ class TrainConfig:
     resume: str = "auto"
     matmul_precision: str = "high"
     threads: int | None = None
+    fused_attention: bool = True
     backbone: Any = MISSING
     vae: Any = MISSING
     noise_schedule: Any = MISSING
@@ -114,11 +117,31 @@ def register() -> None:
     OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
 
 
-def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a primary configuration, as the command line does, for notebooks and tests.
+def load_choice(group: str, name: str) -> DictConfig:
+    """The configuration that a command's flag names.
 
     Args:
-        name: "train" or "evaluate".
+        group: folder of `conf/`.
+        name: of a shipped choice of the group, or the path of a YAML file.
+
+    Raises:
+        UserError: there is no such choice or file.
+    """
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return OmegaConf.load(name)  # type: ignore[return-value]
+    folder = home() / "conf" / group
+    if not (folder / f"{name}.yaml").is_file():
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(f"There is no {group} {name}; choose one of {names}, or give a .yaml file.")
+    choice: DictConfig = compose_config(f"{group}/{name}")[group]
+    return choice
+
+
+def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a configuration, as the command line does, for notebooks and tests.
+
+    Args:
+        name: "train", "evaluate", or a file below `conf/`.
         overrides: Hydra's, such as "experiments=tiny".
 
     Raises:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchmetrics import MetricCollection
 
 from sspir.callbacks import AtomicCheckpointIO
@@ -74,7 +76,8 @@ def train(config: DictConfig) -> dict[str, float]:
     _introduce(trainer, module, config)
     _summarise_best(trainer, module)
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with nullcontext() if config.fused_attention else sdpa_kernel(SDPBackend.MATH):
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         done = {"step": trainer.global_step, **metrics}
         if trainer.is_global_zero:

@@ -4,8 +4,8 @@ from functools import cache
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
+from sspir.config import load_choice
 from sspir.degradation import Degradation
 
 FOLDER = Path(__file__).parents[2] / "conf" / "degradation"
@@ -14,6 +14,6 @@ PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 @cache
 def preset(name: str) -> Degradation:
-    degradation = instantiate(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    degradation = instantiate(load_choice("degradation", name))
     assert isinstance(degradation, Degradation)
     return degradation

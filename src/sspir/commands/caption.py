@@ -110,17 +110,11 @@ def _captioner(name: str, changes: list[str]) -> Any:
     """Build a shipped captioner, or one from a YAML file, with some settings changed."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from sspir.config import home
+    from sspir.config import load_choice
 
-    folder = home() / "conf" / "captioner"
-    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not file.is_file():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise UserError(f"There is no captioner {name}; choose one of {names}, or give a .yaml file.")
-    settings: Any = OmegaConf.load(file)
+    settings: Any = load_choice("captioner", name)
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or key not in settings:

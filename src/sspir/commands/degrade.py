@@ -94,23 +94,18 @@ def _load(preset: str) -> "Degradation":
     """Build a shipped preset, or one from a YAML file."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
-    from sspir.config import home
+    from sspir.config import load_choice
     from sspir.degradation import Degradation
 
-    folder = home() / "conf" / "degradation"
-    file = Path(preset) if preset.endswith((".yaml", ".yml")) else folder / f"{preset}.yaml"
-    if not file.is_file():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise UserError(f"There is no degradation {preset}; choose one of {names}, or give a .yaml file.")
+    choice = load_choice("degradation", preset)
     try:
-        degradation = instantiate(OmegaConf.load(file))
+        degradation = instantiate(choice)
     except InstantiationException as error:
         cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-        raise UserError(f"{file} describes no degradation: {cause}") from error
+        raise UserError(f"{preset} describes no degradation: {cause}") from error
     if not isinstance(degradation, Degradation):
-        raise UserError(f"{file} describes no degradation: its _target_ must be sspir.degradation.Degradation.")
+        raise UserError(f"{preset} describes no degradation: its _target_ must be sspir.degradation.Degradation.")
     return degradation
 
 

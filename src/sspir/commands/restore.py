@@ -153,8 +153,10 @@ def _text(path: Path) -> str | None:
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
     from diffusers.utils import logging
+    from hydra.utils import instantiate
     from transformers.utils.logging import disable_progress_bar
 
+    from sspir.config import load_choice
     from sspir.evaluate import device_of
     from sspir.weights import load_pipeline
 
@@ -162,7 +164,7 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     disable_progress_bar()
     pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip)
     if options.captioner:
-        pipeline.captioner = _preset("captioner", options.captioner)
+        pipeline.captioner = instantiate(load_choice("captioner", options.captioner))
     try:
         pipeline.to(device_of(options.device))
     except (RuntimeError, AssertionError) as error:
@@ -176,9 +178,13 @@ def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
     """The model's own settings with those of the flags."""
     from dataclasses import replace
 
+    from hydra.utils import instantiate
+
+    from sspir.config import load_choice
+
     changes: dict[str, Any] = {}
     if options.sampler:
-        preset = _preset("sampler", options.sampler)
+        preset = instantiate(load_choice("sampler", options.sampler))
         changes |= {name: getattr(preset, name) for name in preset.OF_THE_SOLVER}
     if options.colour:
         changes["colour"], _, strength = options.colour.partition(":")
@@ -201,18 +207,3 @@ def _number(flag: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"{flag} takes a number, not {text!r}; see sspir restore --help.") from None
-
-
-def _preset(group: str, name: str) -> Any:
-    """Build what a shipped configuration, or a YAML file, describes."""
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from sspir.config import home
-
-    folder = home() / "conf" / group
-    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not file.is_file():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise UserError(f"There is no {group} {name}; choose one of {names}, or give a .yaml file.")
-    return instantiate(OmegaConf.load(file))

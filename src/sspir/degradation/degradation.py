@@ -2,12 +2,13 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from sspir.degradation.operation import Chain, Operation, Size, Step
+from sspir.degradation.operation import Chain, OneOf, Operation, Size, Step
 from sspir.errors import UserError
 
 
@@ -29,6 +30,22 @@ class Degradation(nn.Module):
         self.scale = scale
         self.chain = Chain(operations)
         self.appliers = {type(leaf).__name__: leaf.apply for leaf in self.chain.leaves()}
+
+    @classmethod
+    def mixture(cls, parts: Mapping[str, "Degradation"], weights: Mapping[str, float]) -> Self:
+        """One of several degradations per image.
+
+        Args:
+            parts: the degradations, all of one scale, by name.
+            weights: how often each is taken, by the same names.
+        """
+        scales = {part.scale for part in parts.values()}
+        if weights.keys() != parts.keys() or len(scales) != 1:
+            raise UserError(
+                f"The mixture has weights for {', '.join(weights)} and the parts {', '.join(parts)} of scales "
+                f"{sorted(scales)}: give each part a weight, and all the same scale."
+            )
+        return cls([OneOf([part.chain for part in parts.values()], [weights[name] for name in parts])], *scales)
 
     def draw(self, seed: int, size: Size) -> list[Step]:
         """Draw what happens to one image of this height and width (pixels): JSON-able steps, in order."""
