@@ -14,6 +14,7 @@ OVERRIDES = [
     "batch_size=2",
     "checkpoint_every=2",
     "trainer.max_steps=4",
+    "trainer.precision=32-true",
     "trainer.val_check_interval=2",
     "trainer.log_every_n_steps=1",
     "callbacks.progress=null",

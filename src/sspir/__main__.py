@@ -9,10 +9,11 @@ from sspir import __version__
 from sspir.errors import UserError
 
 COMMANDS = {
-    "demo": "train a small model for three minutes and show what it restores",
+    "demo": "restore photos with the model that comes along, and show and measure them",
     "train": "train a model (Hydra overrides: experiments=tiny seed=1)",
     "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
     "restore": "restore photos and folders of photos",
+    "export": "a trained run as a folder to publish",
     "caption": "describe a folder of photos in words, to edit, train and restore with",
     "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",
     "pack": "pack a folder of photos into a few large tar files",

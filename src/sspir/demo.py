@@ -1,4 +1,4 @@
-"""The main job in a few minutes: train a small model on real photos, restore others, show and measure them."""
+"""The main job in a minute: restore photos that the shipped model never saw, show and measure them."""
 
 import logging
 import os
@@ -14,8 +14,7 @@ from sspir.evaluate import evaluate
 from sspir.images.io import list_images, read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
-from sspir.train import train
-from sspir.weights import load_pipeline
+from sspir.weights import SHIPPED, load_pipeline
 
 log = logging.getLogger(__name__)
 BESIDE = Path("../shared/data")  # photos that stand beside a checkout of the project
@@ -23,13 +22,13 @@ COLUMNS = {"lq": "bicubic", "processor": "processor", "restored": "restored", "h
 
 
 def demo(out: Path, photos: str | None = None, bad: str | None = None, count: int = 6) -> Path:
-    """Train `experiments=tiny`, restore held-out photos that were degraded, and a really bad one as it is.
+    """Restore validation photos that were degraded, and a really bad one as it is.
 
     Args:
-        out: folder for the run, the restored files and the panels.
+        out: folder for the restored files and the panels.
         photos: folder of photos; None looks at SSPIR_PHOTOS, then beside the checkout, then takes scikit-image's.
         bad: a photo or a folder of photos to restore as they are; None looks beside the checkout.
-        count: of held-out photos.
+        count: of validation photos.
 
     Returns:
         The picture that shows it all.
@@ -37,13 +36,11 @@ def demo(out: Path, photos: str | None = None, bad: str | None = None, count: in
     root = photos or os.environ.get("SSPIR_PHOTOS") or (str(BESIDE / "photos") if (BESIDE / "photos").is_dir() else "")
     os.environ["SSPIR_PHOTOS"] = root
     log.info("Photos: %s", root or "the few that scikit-image carries")
-    run = out / "run"
-    train(compose_config("train", ["experiments=tiny", f"folder={run}"]))
     evaluation = out / "evaluation"
-    measured = [f"run={run}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
+    measured = [f"run={SHIPPED}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
     evaluate(compose_config("evaluate", measured))
     panels = [_degraded(evaluation, path) for path in list_images(evaluation / "restored")]
-    panels += [_bad(path, run, out) for path in _bad_photos(bad)]
+    panels += [_bad(path, out) for path in _bad_photos(bad)]
     picture = out / "panels.png"
     stack(panels).save(picture)
     log.info("Look at %s; the restored files are in %s and %s.", picture, evaluation / "restored", out / "bad")
@@ -51,17 +48,17 @@ def demo(out: Path, photos: str | None = None, bad: str | None = None, count: in
 
 
 def _degraded(evaluation: Path, restored: Path) -> Image.Image:
-    """LQ, Processor, restored and truth of one held-out photo."""
+    """LQ, Processor, restored and truth of one validation photo."""
     name = restored.relative_to(evaluation / "restored")
     images = {folder: read_image(evaluation / folder / name).tensor() for folder in COLUMNS}
     images["lq"] = upscale(images["lq"][None], (images["hq"].shape[-2], images["hq"].shape[-1]))[0]
     return _panel(name.stem, {COLUMNS[folder]: image for folder, image in images.items()})
 
 
-def _bad(path: Path, run: Path, out: Path) -> Image.Image:
+def _bad(path: Path, out: Path) -> Image.Image:
     """A photo as it is, beside its restoration."""
     photo = read_image(path)
-    pipeline = load_pipeline(run)
+    pipeline = load_pipeline()
     restored = pipeline(photo.tensor(), output_type="pt")
     (out / "bad").mkdir(parents=True, exist_ok=True)
     write_image(out / "bad" / f"{path.stem}.png", to_picture(restored.images[0]))

@@ -1,4 +1,4 @@
-"""Whatever a person calls "the weights": a run folder, a saved pipeline, or the authors' checkpoint."""
+"""What a person calls "the weights": a run folder, a saved pipeline, the authors' checkpoint, or what ships here."""
 
 import json
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sspir.errors import UserError
+from sspir.export import verify
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained import load_autoencoder, load_noise_schedule
@@ -18,23 +19,24 @@ from sspir.priors.text_encoder import TextEncoder
 from sspir.run import CONFIG
 from sspir.sampling.sampler import Sampler
 
+SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
 AUTHORS_PARTS = ("unet", "controlnet", "refine")
 AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)
 
 
 def load_pipeline(
-    path: str | Path, checkpoint: str = "last", stable_diffusion: str | None = None, clip: str | None = None
+    path: str | Path = SHIPPED, checkpoint: str = "last", stable_diffusion: str | None = None, clip: str | None = None
 ) -> RestorationPipeline:
     """Load a pipeline from a run folder, from a folder that `save_pretrained` wrote, or from the authors' checkpoint.
 
     Args:
-        path: the folder.
+        path: the folder; without one the small model that ships with the package.
         checkpoint: of a run: "last", "best" or a file name.
         stable_diffusion: for the authors' checkpoint, see `load_authors`.
         clip: for the authors' checkpoint, see `load_authors`.
 
     Raises:
-        UserError: the folder is none of those.
+        UserError: the folder is none of those, or its files are not what its SHA256SUMS say.
     """
     folder = Path(path).expanduser()
     if (folder / CONFIG).is_file():
@@ -42,8 +44,9 @@ def load_pipeline(
 
         return RestorationModule.from_run(folder, checkpoint).pipeline
     if (folder / "model_index.json").is_file():
+        verify(folder)
         try:
-            return RestorationPipeline.from_pretrained(str(folder))
+            return RestorationPipeline.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The pipeline in {folder} is broken ({error}); save or copy it again.") from error
     if all((folder / part).is_dir() for part in AUTHORS_PARTS):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   one photo, four times as large:
-    sspir restore photo.jpg --out restored --weights runs/tiny/none-s0
+    sspir restore photo.jpg --out restored
   a folder and all below it; started again after an interruption it goes on where it was:
     sspir restore photos/ --out restored --weights my-pipeline
   only some, with your own words and the difference beside them:
@@ -73,8 +73,9 @@ def _restore(options: argparse.Namespace) -> int:
 
     from sspir.restoring.journal import Journal
     from sspir.restoring.restore import Request, Restorer
-    from sspir.weights import weights_time
+    from sspir.weights import SHIPPED, weights_time
 
+    options.weights = options.weights or SHIPPED
     pipeline = _pipeline(options)
     request = Request(
         _settings(options, pipeline.sampler),

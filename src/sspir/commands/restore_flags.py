@@ -28,7 +28,11 @@ def parser(epilog: str) -> argparse.ArgumentParser:
 
 def _of_the_weights(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--weights", required=True, metavar="DIR", help="run folder, saved pipeline, or the authors' checkpoint")
+    add(
+        "--weights",
+        metavar="DIR",
+        help="run folder, saved pipeline, or the authors' checkpoint (default: the small model that ships with sspir)",
+    )
     add("--checkpoint", default="last", metavar="NAME", help="of a run folder: last (default), best or a file name")
     add(
         "--stable-diffusion", metavar="DIR", help="for the authors' checkpoint: Stable Diffusion 1.5 (folder or hub id)"

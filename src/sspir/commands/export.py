@@ -1,0 +1,37 @@
+"""`sspir export`: a trained run as a folder to publish."""
+
+import argparse
+import sys
+from pathlib import Path
+
+EXAMPLES = """examples:
+  what others can restore with, at half the size:
+    sspir export runs/tiny/none-s0 --out my-model
+    sspir restore photos/ --weights my-model --out restored
+
+The folder is a diffusers pipeline in safetensors with the training configuration, a model card (README.md) to complete
+and SHA256SUMS, which is checked whenever the folder is loaded.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Export. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="sspir export",
+        description="Write a trained run as a folder to publish, with averaged weights where they were kept.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a trained run")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
+    parser.add_argument("--checkpoint", default="last", help="last, best, or a file in RUN/checkpoints (default: last)")
+    parser.add_argument(
+        "--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="on disk (default: float16)"
+    )
+    options = parser.parse_args(arguments)
+
+    from sspir.export import export
+
+    export(options.run, options.out, options.checkpoint, options.dtype)
+    sys.stdout.write(f"Exported to {options.out}; complete its model card, {options.out / 'README.md'}.\n")
+    return 0

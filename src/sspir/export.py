@@ -1,0 +1,95 @@
+"""A trained run as a folder to publish: a pipeline, a model card, and the sums that prove it whole."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from sspir.errors import UserError
+from sspir.run import CONFIG, ENVIRONMENT
+
+SUMS = "SHA256SUMS"
+CARD = "README.md"
+TRAINING = "training.yaml"
+
+
+def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: str = "float16") -> None:
+    """Write a run as a pipeline folder.
+
+    Args:
+        run: folder of a trained run.
+        out: folder that is made; it must not be there yet.
+        checkpoint: "last", "best" or a file name.
+        dtype: of the weights on disk, "float32", "float16" or "bfloat16"; the Processor and a linear autoencoder, which
+            are small and decide the picture to the last bit, keep float32.
+
+    Raises:
+        UserError: `run` is no run, or `out` exists.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from sspir.weights import load_pipeline
+
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists; choose another folder, or remove it first.")
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run} is no run: it has no {CONFIG}; name the folder of a trained run.")
+    disable_progress_bar()
+    pipeline = load_pipeline(run, checkpoint)
+    pipeline.in_dtype(dtype)
+    for part in (pipeline.text_encoder, pipeline.image_encoder, pipeline.refine):
+        torch.nn.Module.to(part, getattr(torch, dtype))
+    temporary = out.with_name(f".{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.save_pretrained(temporary)
+    (temporary / CARD).write_text(card(run, checkpoint))
+    shutil.copy(run / CONFIG, temporary / TRAINING)
+    (temporary / SUMS).write_text("".join(f"{sha256(path)}  {name}\n" for name, path in _files(temporary)))
+    temporary.replace(out)
+
+
+def card(run: Path, checkpoint: str) -> str:
+    """The model card of a run: what it was trained on and how; results are for its author to add."""
+    config = OmegaConf.load(run / CONFIG)
+    environment = json.loads((run / ENVIRONMENT).read_text()) if (run / ENVIRONMENT).is_file() else {}
+    facts = {
+        "experiment": f"{config.name}, ablation {config.variant}, seed {config.seed}, checkpoint {checkpoint}",
+        "steps": f"{config.trainer.max_steps} of {config.batch_size} images",
+        "code": environment.get("code", "unknown"),
+    }
+    lines = [f"- **{name}**: {value}" for name, value in facts.items()]
+    return "\n".join([f"# {config.name}", "", *lines, "", f"Every setting stands in `{TRAINING}`.", ""])
+
+
+def verify(folder: Path) -> None:
+    """Refuse a folder whose files are not what its sums say; one without sums is taken as it is.
+
+    Raises:
+        UserError: a file is missing or differs.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    for line in (folder / SUMS).read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; copy or install the weights again.")
+        if sha256(path) != expected:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {SUMS}; copy or install it again.")
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """What is loaded; the card, and the training configuration with its paths, are there to be edited."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    named = [(path.relative_to(folder).as_posix(), path) for path in paths]
+    return [(name, path) for name, path in named if name not in (CARD, TRAINING)]

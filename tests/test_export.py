@@ -1,0 +1,66 @@
+"""Publishing a run, and the model that ships with the package."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from skimage import data
+
+from sspir.__main__ import main
+from sspir.errors import UserError
+from sspir.export import export
+from sspir.images.photo import to_tensor
+from sspir.metrics.fidelity import psnr
+from sspir.models.latent import upscale
+from sspir.weights import SHIPPED, load_pipeline
+from tests.degradation.presets import preset
+from tests.runs import tiny_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "run"
+    tiny_run(folder, "", "trainer.limit_val_batches=1")
+    return folder
+
+
+def test_an_exported_run_restores_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    lq = torch.rand(1, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (load_pipeline(path).restore(lq, ["a house"]).images for path in (run, out))
+    assert (ours - theirs).abs().max() < 2e-3  # half precision on disk
+    assert "ablation none, seed 0" in (out / "README.md").read_text()
+    assert {path.suffix for path in out.rglob("*") if "model" in path.stem and path.is_file()} <= {
+        ".safetensors",
+        ".json",
+    }
+    assert main(["export", str(run), "--out", str(out)]) == 2  # it exists
+
+
+def test_damaged_weights_are_refused_in_words(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    export(run, out)
+    weights = out / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"diffusion_pytorch_model.safetensors is damaged"):
+        load_pipeline(out)
+    weights.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        load_pipeline(out)
+
+
+def test_what_is_no_run_is_not_exported(tmp_path: Path) -> None:
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "model")]) == 2
+
+
+def test_the_shipped_model_improves_a_photo_it_never_saw() -> None:
+    hq = to_tensor(data.astronaut())[..., 64:256, 128:320]
+    lq = preset("light")(hq, [0])
+    pipeline = load_pipeline()
+    restored = pipeline.restore(lq, ["a portrait"])
+    bicubic = psnr(upscale(lq, (192, 192)), hq)
+    assert psnr(restored.structure[0], hq) > bicubic + 0.3
+    assert psnr(restored.images, hq) > bicubic
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) < 25e6
