@@ -31,7 +31,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
     Args:
         config: composed `conf/train.yaml`.
     """
-    module, trouble = _shapes(config)
+    module, trouble = shapes(config)
     sizes = {} if module is None else _sizes(module)
     for setting, node in _loaded(config):
         for folder in _PARTS.get(str(node._target_).rpartition(".")[2], (node.get("subfolder", ""),)):
@@ -113,7 +113,7 @@ def _devices(trainer: DictConfig) -> int:
     return max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
 
 
-def _shapes(config: DictConfig) -> tuple[Any, str]:
+def shapes(config: DictConfig) -> tuple[Any, str]:
     """The module without contents, or None and the sentence of what is not known."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate

@@ -123,18 +123,23 @@ class RestorationModule(pl.LightningModule):
                 f"processor.channels must have one width per halving of the autoencoder ({factor_of(self.vae)})"
             )
         if self.residual and not processor.predicts_image:
-            faults.append("residual needs a Processor with a front that predicts a full-size image")
+            faults.append("residual needs a Processor with a front that predicts a full-size image, and a ControlNet")
         if faults:
             raise UserError(f"The parts of this configuration do not fit: {'; '.join(faults)}.")
 
     def frozen(self) -> list[nn.Module]:
         """The parts that never change."""
         parts = [self.vae, self.image_encoder, self.text_model]
-        return parts if self.backbone.train_unet else [*parts, self.backbone.unet]
+        if not self.backbone.train_unet:
+            parts.append(self.backbone.unet)
+        if not isinstance(self.backbone.unet_image, AttentionAdapter):
+            parts.append(self.refine)  # nobody reads it
+        return parts
 
     def trainable(self) -> dict[str, nn.Module]:
         """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""
-        return {f"backbone.{name}": part for name, part in self.backbone.trainable().items()} | {"refine": self.refine}
+        parts: dict[str, nn.Module] = {f"backbone.{name}": part for name, part in self.backbone.trainable().items()}
+        return parts if self.refine in self.frozen() else {**parts, "refine": self.refine}
 
     def train(self, mode: bool = True) -> Self:
         """Switch training mode for what is trained; frozen parts stay in evaluation mode."""

@@ -13,8 +13,9 @@ from sspir.images.panel import to_pil
 from sspir.images.photo import Photo, to_tensor
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
+from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import upscale
+from sspir.models.latent import factor_of, upscale
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
@@ -28,6 +29,7 @@ __all__ = ["RestorationPipeline", "Restored"]
 
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
+ABSENT = (NoAttention, NoControlNet, NoProcessor)
 # Those that a saved pipeline can name, as they need no weights.
 WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}
 
@@ -59,7 +61,7 @@ class RestorationPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->refine->processor->controlnet->unet->vae"
-    _optional_components = ["processor", "unet_image", "controlnet_image", "unet_pixel"]  # noqa: RUF012 (diffusers')
+    _optional_components = ["controlnet", "processor", "unet_image", "controlnet_image", "unet_pixel"]  # noqa: RUF012 (diffusers')
 
     def __init__(
         self,
@@ -98,10 +100,11 @@ class RestorationPipeline(DiffusionPipeline):
         self.register_to_config(sampler=sampler or {}, residual=residual, scale=scale, captioner=captioner)
         self.sampler = Sampler(**(sampler or {}))
         self.captioner: Captioner = WEIGHTLESS.get(captioner, NoCaption)()
+        halvings = factor_of(vae).bit_length() - 1
         self.backbone = ControlledUNet(
             unet,
-            controlnet,
-            processor or NoProcessor(controlnet.config.conditioning_embedding_out_channels),
+            controlnet or NoControlNet(unet, 2**halvings),
+            processor or NoProcessor([0] * (halvings + 1)),
             unet_image or NoAttention(),
             controlnet_image or NoAttention(),
             unet_pixel or NoAttention(),
@@ -111,7 +114,7 @@ class RestorationPipeline(DiffusionPipeline):
     def from_parts(cls, backbone: ControlledUNet, sampler: Sampler, **parts: Any) -> Self:
         """Compose from a backbone; `parts` are the other components and settings of the class."""
         held: dict[str, Any] = {
-            name: part for name, part in backbone.named_children() if not isinstance(part, NoAttention | NoProcessor)
+            name: None if isinstance(part, ABSENT) else part for name, part in backbone.named_children()
         }
         return cls(sampler=asdict(sampler), **held, **parts)
 
@@ -187,7 +190,7 @@ class RestorationPipeline(DiffusionPipeline):
         for part in self.backbone.children():
             if part is not self.backbone.processor:
                 torch.nn.Module.to(part, kind)  # diffusers' own warns that it does not keep anything in float32
-        self.controlnet.controlnet_cond_embedding.to(torch.float32)
+        self.backbone.controlnet.controlnet_cond_embedding.to(torch.float32)
         return self
 
     def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:

@@ -30,6 +30,8 @@ class Layer(NamedTuple):
 
 def layers_of(net: UNet2DConditionModel | ControlNetModel) -> Iterator[Layer]:
     """Yield the layers of a U-Net, or of the half that a ControlNet copies, in the order of computation."""
+    if not hasattr(net, "mid_block"):
+        return  # a ControlNet switched off
     mid = net.mid_block.attentions[0]
     mid_heads = mid.config.num_attention_heads
     skips = [net.conv_in.out_channels]
@@ -64,6 +66,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         norm_groups: groups of the group norm.
         linear_projection: linear instead of 1x1 convolutions around the tokens, as Stable Diffusion 2 has them.
         identity: zero the last layer, so that training starts from the U-Net as it was. The authors' code does not.
+        after_text: stand after the text attention of a layer; the authors' image attention stands before it.
     """
 
     _supports_gradient_checkpointing = True
@@ -75,6 +78,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         norm_groups: int = 32,
         linear_projection: bool = False,
         identity: bool = True,
+        after_text: bool = False,
     ) -> None:
         super().__init__()
         self.attentions = nn.ModuleDict()
@@ -92,6 +96,11 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
                 nn.init.zeros_(transformer.proj_out.bias)
             self.attentions[name] = transformer
 
+    @property
+    def after_text(self) -> bool:
+        """Whether it stands after the text attention of a layer."""
+        return bool(self.config.after_text)
+
     @classmethod
     def over_image(
         cls,
@@ -99,6 +108,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         image_dim: int,
         levels: Sequence[str] = ("down", "mid", "up"),
         identity: bool = True,
+        after_text: bool = False,
     ) -> "Self | NoAttention":
         """Image cross-attention beside every text attention of the levels.
 
@@ -107,13 +117,14 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             image_dim: D of the image tokens (B, L, D).
             levels: prefixes of layer names: "up" is every up layer, "up1" the second coarsest level. Empty: none.
             identity: see the class.
+            after_text: see the class.
         """
         chosen = {
             layer.name: {"channels": layer.channels, "heads": layer.heads, "context_dim": image_dim}
             for layer in layers_of(net)
             if layer.has_text and layer.name.startswith(tuple(levels))
         }
-        return cls._beside(net, chosen, identity)
+        return cls._beside(net, chosen, identity, after_text)
 
     @classmethod
     def over_residuals(
@@ -141,13 +152,15 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             for layer in layers_of(net)
             if layer.skip_channels and layer.name.startswith(tuple(levels))
         }
-        return cls._beside(net, chosen, identity)
+        return cls._beside(net, chosen, identity, after_text=True)
 
     @classmethod
-    def _beside(cls, net: Any, layers: dict[str, dict[str, int]], identity: bool) -> "Self | NoAttention":
+    def _beside(
+        cls, net: Any, layers: dict[str, dict[str, int]], identity: bool, after_text: bool
+    ) -> "Self | NoAttention":
         if not layers:
             return NoAttention()
-        return cls(layers, net.config.norm_num_groups, net.config.use_linear_projection, identity)
+        return cls(layers, net.config.norm_num_groups, net.config.use_linear_projection, identity, after_text)
 
     def forward(self, name: str, hidden_states: Tensor, context: Tensor) -> Tensor:
         """Attend from one layer's map to the context.
@@ -169,6 +182,8 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
 
 class NoAttention(nn.Module):
     """An adapter switched off: every layer passes through."""
+
+    after_text = False
 
     def forward(self, name: str, hidden_states: Tensor, context: Tensor) -> Tensor:
         """Return `hidden_states` (B, C, H, W) unchanged."""

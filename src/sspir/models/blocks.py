@@ -12,7 +12,39 @@ from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 
 Adapter = AttentionAdapter | NoAttention
+Text = Callable[[Tensor, Tensor], Tensor]
 _XL_FACTOR = 8  # image pixels per latent pixel of Stable Diffusion XL, which is told the size of its image
+
+
+class NoControlNet(nn.Module):
+    """A ControlNet switched off: nothing of an image's structure reaches the U-Net.
+
+    Args:
+        unet: whose skips get nothing.
+        factor: image pixels per latent pixel.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, factor: int) -> None:
+        super().__init__()
+        self.skips = 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in unet.down_blocks)
+        self.controlnet_cond_embedding = NoEmbedding(factor)
+
+    def forward(self, sample: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Zero for every skip and for the mid block."""
+        zero = sample.new_zeros(())
+        return [zero] * self.skips, zero
+
+
+class NoEmbedding(nn.Module):
+    """The conditioning embedding of no ControlNet."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Zeros (B, 1, H / factor, W / factor) for images (B, 3, H, W): tiles are cut from them as from features."""
+        return lq.new_zeros(len(lq), 1, lq.shape[-2] // self.factor, lq.shape[-1] // self.factor)
 
 
 def encode(
@@ -27,7 +59,7 @@ def encode(
 
     Args:
         net: the network; `hidden` is the output of its `conv_in`.
-        image_attention: adapter whose layers stand between resnet and text attention.
+        image_attention: adapter whose layers stand before or after text attention.
         hidden: (B, C, h, w).
         temb: (B, D) embedded timestep.
         prompt_embeds: (B, L, D) caption tokens.
@@ -40,8 +72,7 @@ def encode(
     for level, block in enumerate(net.down_blocks):
         for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
             hidden = run(block, resnet, hidden, temb)
-            hidden = image_attention(f"down{level}_{index}", hidden, image_embeds)
-            hidden = attention(hidden, prompt_embeds)
+            hidden = attend(f"down{level}_{index}", hidden, image_attention, image_embeds, attention, prompt_embeds)
             skips.append(hidden)
         for downsample in block.downsamplers or ():
             hidden = downsample(hidden)
@@ -49,10 +80,18 @@ def encode(
     block = net.mid_block
     first, last = block.resnets
     hidden = first(hidden, temb)
-    hidden = image_attention("mid", hidden, image_embeds)
     (attention,) = texts_of(block)
-    hidden = attention(hidden, prompt_embeds)
+    hidden = attend("mid", hidden, image_attention, image_embeds, attention, prompt_embeds)
     return run(block, last, hidden, temb), skips
+
+
+def attend(
+    name: str, hidden: Tensor, image_attention: Adapter, image_embeds: Tensor, attention: Text, prompt_embeds: Tensor
+) -> Tensor:
+    """The semantic priors of one layer: image tokens and then the caption, or the other way round."""
+    if image_attention.after_text:
+        return image_attention(name, attention(hidden, prompt_embeds), image_embeds)
+    return attention(image_attention(name, hidden, image_embeds), prompt_embeds)
 
 
 def run(block: Any, resnet: nn.Module, hidden: Tensor, temb: Tensor) -> Tensor:
@@ -62,7 +101,7 @@ def run(block: Any, resnet: nn.Module, hidden: Tensor, temb: Tensor) -> Tensor:
     return resnet(hidden, temb)
 
 
-def texts_of(block: Any) -> list[Callable[[Tensor, Tensor], Tensor]]:
+def texts_of(block: Any) -> list[Text]:
     """The text attentions of a block, one per layer; where it has none, the map passes through."""
     if not hasattr(block, "attentions"):
         return [_no_text] * len(block.resnets)

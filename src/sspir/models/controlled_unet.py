@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from sspir.errors import UserError
 from sspir.models import authors
 from sspir.models.attention_adapter import AttentionAdapter, copy_common
-from sspir.models.blocks import Adapter, embed_time, encode, refuse_unknown, run, split_pooled, spread, texts_of
+from sspir.models.blocks import (
+    Adapter,
+    NoControlNet,
+    attend,
+    embed_time,
+    encode,
+    refuse_unknown,
+    run,
+    split_pooled,
+    spread,
+    texts_of,
+)
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.pretrained import load_diffusers
 
@@ -38,7 +49,7 @@ class ControlledUNet(nn.Module):
         unet: Stable Diffusion's, frozen unless `train_unet`.
         controlnet: trained; its conditioning embedding is run by the processor.
         processor: the structure prior.
-        unet_image: image cross-attention in the U-Net, before text.
+        unet_image: image cross-attention in the U-Net, before text unless it says otherwise.
         controlnet_image: the same in the ControlNet.
         unet_pixel: pixel attention, after text; keys and values are the ControlNet residual of the layer's skip.
         train_unet: train the U-Net too: for bases that were never pretrained.
@@ -47,7 +58,7 @@ class ControlledUNet(nn.Module):
     def __init__(
         self,
         unet: UNet2DConditionModel,
-        controlnet: ControlNetModel,
+        controlnet: ControlNetModel | NoControlNet,
         processor: Processor,
         unet_image: Adapter,
         controlnet_image: Adapter,
@@ -74,6 +85,8 @@ class ControlledUNet(nn.Module):
         pixel_attention: Sequence[str] = ("up",),
         identity: bool = True,
         coarse_heads: int | None = None,
+        image_after_text: bool = False,
+        controlnet: bool = True,
         train_unet: bool = False,
     ) -> Self:
         """Start from a U-Net: the ControlNet copies its encoder, the adapters are new.
@@ -87,16 +100,33 @@ class ControlledUNet(nn.Module):
             identity: start as the U-Net was. False: default initialisation, and the ControlNet's image attention a copy
                 of the U-Net's, as in the authors' code.
             coarse_heads: heads of pixel attention in levels without text; None: the mid block's. The authors' 1.
+            image_after_text: image attention after text attention, as SeeSR has it, instead of before.
+            controlnet: False leaves it out, and the Processor whose features it alone reads: no structure prior.
             train_unet: see the class.
+
+        Raises:
+            UserError: the U-Net is of another kind, or pixel attention lacks its ControlNet.
         """
         refuse_unknown(unet)  # before the ControlNet copies what it cannot
+        if pixel_attention and not controlnet:
+            raise UserError(
+                "Pixel attention reads the ControlNet's residuals; with backbone.controlnet=false set "
+                "backbone.pixel_attention=[] too, as ablation=no_controlnet does."
+            )
         unet.requires_grad_(train_unet)
-        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=processor.channels)
-        unet_image = AttentionAdapter.over_image(unet, image_dim, image_attention, identity)
-        controlnet_image = AttentionAdapter.over_image(controlnet, image_dim, image_attention, identity)
-        copy_common(unet_image, controlnet_image)
+        control: ControlNetModel | NoControlNet
+        if controlnet:
+            control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=processor.channels)
+        else:
+            processor = NoProcessor(processor.channels)
+            control = NoControlNet(unet, processor.multiple)
+        unet_image, control_image = (
+            AttentionAdapter.over_image(net, image_dim, image_attention, identity, image_after_text)
+            for net in (unet, control)
+        )
+        copy_common(unet_image, control_image)
         unet_pixel = AttentionAdapter.over_residuals(unet, pixel_attention, identity, coarse_heads)
-        return cls(unet, controlnet, processor, unet_image, controlnet_image, unet_pixel, train_unet)
+        return cls(unet, control, processor, unet_image, control_image, unet_pixel, train_unet)
 
     @classmethod
     def from_stable_diffusion(
@@ -108,6 +138,8 @@ class ControlledUNet(nn.Module):
         pixel_attention: Sequence[str] = ("up",),
         identity: bool = True,
         coarse_heads: int | None = None,
+        image_after_text: bool = False,
+        controlnet: bool = True,
         revision: str | None = None,
         dtype: str = "float32",
     ) -> Self:
@@ -121,11 +153,23 @@ class ControlledUNet(nn.Module):
             pixel_attention: see `from_unet`.
             identity: see `from_unet`.
             coarse_heads: see `from_unet`.
+            image_after_text: see `from_unet`.
+            controlnet: see `from_unet`.
             revision: commit, tag or branch of a hub id.
             dtype: of the frozen U-Net; what is trained is float32.
         """
         unet = load_diffusers(UNet2DConditionModel, path, "unet", revision)
-        net = cls.from_unet(unet, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads)
+        net = cls.from_unet(
+            unet,
+            processor,
+            image_dim,
+            image_attention,
+            pixel_attention,
+            identity,
+            coarse_heads,
+            image_after_text,
+            controlnet,
+        )
         nn.Module.to(net.unet, getattr(torch, dtype))
         return net
 
@@ -139,11 +183,21 @@ class ControlledUNet(nn.Module):
         pixel_attention: Sequence[str] = ("up",),
         identity: bool = True,
         coarse_heads: int | None = None,
+        image_after_text: bool = False,
+        controlnet: bool = True,
     ) -> Self:
         """Build a U-Net from its configuration and train it too; see `from_unet` for the rest."""
-        net = UNet2DConditionModel(**unet)
         return cls.from_unet(
-            net, processor, image_dim, image_attention, pixel_attention, identity, coarse_heads, train_unet=True
+            UNet2DConditionModel(**unet),
+            processor,
+            image_dim,
+            image_attention,
+            pixel_attention,
+            identity,
+            coarse_heads,
+            image_after_text,
+            controlnet,
+            train_unet=True,
         )
 
     @classmethod
@@ -196,6 +250,8 @@ class ControlledUNet(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """ControlNet residuals for the U-Net's skips, finest first, and for its mid block."""
         net = self.controlnet
+        if isinstance(net, NoControlNet):
+            return net(sample)
         hidden = net.conv_in(sample)
         if features.shape[-2:] != hidden.shape[-2:]:
             size, latent = tuple(features.shape[-2:]), tuple(hidden.shape[-2:])
@@ -233,9 +289,9 @@ class ControlledUNet(nn.Module):
             for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
                 name, residual = f"up{level}_{index}", residuals.pop()
                 hidden = run(block, resnet, torch.cat([hidden, spread(skips.pop(), hidden)], dim=1), temb)
-                hidden = self.unet_image(name, hidden, image_embeds)  # implicit semantic prior
-                hidden = attention(hidden, prompt_embeds)  # explicit semantic prior
-                hidden = self.unet_pixel(name, hidden, residual)  # structure prior
+                # Implicit and explicit semantic priors, then the structure prior
+                hidden = attend(name, hidden, self.unet_image, image_embeds, attention, prompt_embeds)
+                hidden = self.unet_pixel(name, hidden, residual)
             for upsample in block.upsamplers or ():
                 hidden = upsample(hidden, skips[-1].shape[-2:])
         noise: Tensor = net.conv_out(net.conv_act(net.conv_norm_out(hidden)))

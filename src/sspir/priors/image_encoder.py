@@ -14,7 +14,14 @@ from sspir.priors.dinov2_encoder import DINOv2ImageEncoder
 from sspir.priors.open_clip_encoder import OpenCLIPImageEncoder
 from sspir.priors.patch_encoder import PatchEncoder, chosen_layers, preprocess, require_width
 
-__all__ = ["CLIPImageEncoder", "DINOv2ImageEncoder", "OpenCLIPImageEncoder", "RefineLayer", "preprocess"]
+__all__ = [
+    "CLIPImageEncoder",
+    "DINOv2ImageEncoder",
+    "NoImageEncoder",
+    "OpenCLIPImageEncoder",
+    "RefineLayer",
+    "preprocess",
+]
 
 
 class CLIPImageEncoder(PatchEncoder):
@@ -148,6 +155,33 @@ class CLIPImageEncoder(PatchEncoder):
         """Hidden states (B, 1 + patches, width) of the chosen layers."""
         states = self.vision(pixels, output_hidden_states=True).hidden_states
         return [states[number] for number in self.config.taken or [-1]]
+
+
+class NoImageEncoder(ModelMixin, ConfigMixin):
+    """An image encoder that sees nothing: the same empty token for every image.
+
+    Args:
+        dim: width of the token, D.
+    """
+
+    @register_to_config
+    def __init__(self, dim: int = 32) -> None:
+        super().__init__()
+        self.register_buffer("token", torch.zeros(1, 1, dim))
+
+    @property
+    def dim(self) -> int:
+        """Width of the token, D."""
+        return int(self.config.dim)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, L."""
+        return 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Zeros (B, 1, D) for images (B, 3, H, W)."""
+        return self.token.expand(len(images), -1, -1)
 
 
 class RefineLayer(ModelMixin, ConfigMixin):

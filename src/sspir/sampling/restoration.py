@@ -174,7 +174,7 @@ class Restoration:
         padded = F.pad(upscaled, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         embedding = self.backbone.controlnet.controlnet_cond_embedding
-        features, images = self.backbone.structure(padded.to(embedding.conv_in.weight.dtype))
+        features, images = self.backbone.structure(padded.to(next(embedding.parameters(), padded).dtype))
         images = [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
         dtype = self.backbone.unet.dtype
         priors = Priors(self.prompt_embeds.to(dtype), tokens, features.to(dtype))
