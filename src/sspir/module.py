@@ -47,7 +47,7 @@ class RestorationModule(pl.LightningModule):
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
         structure_steps: optimizer steps at the start that train the Processor alone, so that a residual has a base to
-            refer to; on one device.
+            refer to; on one device. None where the Processor is not supervised.
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
@@ -170,7 +170,7 @@ class RestorationModule(pl.LightningModule):
         lq = upscale(batch.lq, (batch.hq.shape[-2], batch.hq.shape[-1]))
         features, images = self.backbone.structure(lq)
         losses = self.loss.structure(images, batch.hq)
-        if self.global_step >= self.structure_steps:
+        if self.global_step >= self.structure_steps or not losses:  # an unsupervised Processor learns from the noise
             losses["noise"] = self.noise_loss(batch, lq, features, images)
         total = torch.stack(list(losses.values())).sum()
         logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
