@@ -36,9 +36,9 @@ def finished(root: Path) -> dict[str, int]:
 
 
 def test_finished_runs_are_skipped_and_failed_ones_retried(photo_folder: Path, tmp_path: Path) -> None:
-    broken = sweep(tmp_path, photo_folder, "ablation=none", "loss.rgb=1,0.5")  # both would be none-s0
+    broken = sweep(tmp_path, photo_folder, "ablation=no_controlnet,none")
     assert broken.returncode == 2
-    assert "holds a run with another configuration" in broken.stderr
+    assert "residual needs a Processor with a front that predicts a full-size image, and a ControlNet" in broken.stderr
     before = finished(tmp_path)
     assert set(before) == {"none-s0"}
     done = sweep(tmp_path, photo_folder, "ablation=no_rgb_loss,none,no_frequency_loss")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,17 +126,40 @@ def test_a_broken_checkpoint_is_refused(finished: Path, tmp_path: Path) -> None:
         RestorationModule.from_run(folder)
     whole = find_checkpoint(finished).read_bytes()
     (folder / "checkpoints" / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"truncated or corrupted \(File is not a zip file\); there is no other one"):
         RestorationModule.from_run(folder)
     with pytest.raises(UserError, match="no run folder"):
         RestorationModule.from_run(tmp_path)
+
+
+def test_a_flipped_bit_is_found_and_the_checkpoint_before_goes_on(
+    finished: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / "summary.json").unlink()
+    last = find_checkpoint(folder)
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(UserError, match=r"last-1.ckpt is whole: name it by resume=last-1 to train on"):
+        tiny_run(folder, photo_folder)
+    assert load_checkpoint(find_checkpoint(folder, "last-1"))["global_step"] == 2
+    tiny_run(folder, photo_folder, "resume=last-1")
+    whole, again = (load_checkpoint(find_checkpoint(each))["ema"] for each in (finished, folder))
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"takes no files \(Not a directory\); make room, or name another"):
+        tiny_run(tmp_path / "file" / "run", photo_folder)
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         (["resume=must"], "no .*last.ckpt"),
-        (["resume=maybe"], "resume=maybe"),
+        (["resume=maybe"], "resume=maybe is none of auto, must and never"),
         (["monitor=psnr"], "monitor=psnr is not validated; choose one of psnr_y, ssim_y"),
         (["dataset.train.root=/nowhere"], "/nowhere"),
         (["text_encoder.dim=8", "backbone.unet.cross_attention_dim=12"], "text_encoder gives 8 channels"),

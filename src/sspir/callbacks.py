@@ -1,7 +1,5 @@
-"""What happens around training: averaged weights, pictures to look at, checkpoints that survive."""
+"""What happens around training: averaged weights, pictures to look at, when to save and when to stop."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +7,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm import tqdm
 
 from sspir.batch import Batch
+from sspir.checkpoint import LAST
 from sspir.errors import UserError
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
@@ -178,7 +176,7 @@ class SaveAtEnd(Callback):
     """
 
     def __init__(self, folder: str) -> None:
-        self.path = Path(folder) / "last.ckpt"
+        self.path = Path(folder) / LAST
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Save after the last step."""
@@ -229,22 +227,3 @@ class SkipNaN(Callback):
                 f"{trainer.global_step} with the images {', '.join(ids)}; the last checkpoint is a good one: lower the "
                 f"learning rate or use bf16 instead of fp16, and start the same command again."
             )
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all: written beside their place, flushed, then moved onto it."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise

@@ -25,11 +25,12 @@ class TrainConfig:
         seed: of data order, crops, degradations, noise and new weights.
         scale: upscaling of the low-quality images.
         resume: "auto" goes on with the run folder's last checkpoint if there is one, "must" insists on one, "never"
-            starts anew.
+            starts anew; the name of a checkpoint, such as "last-1", goes on from that one.
         folder: of the run.
         batch_size: images per step and device.
         workers: processes that read and cut photos, per device.
         checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the last ones are kept; the best one is kept besides.
         monitor: validation metric by which the best checkpoint is kept.
         matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
         threads: CPU threads of torch; null leaves its own choice.
@@ -45,6 +46,7 @@ class TrainConfig:
     batch_size: int = 16
     workers: int = 0
     checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
     monitor: str = "psnr_y"
     resume: str = "auto"
     matmul_precision: str = "high"

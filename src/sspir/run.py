@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from sspir.checkpoint import load_checkpoint
 from sspir.config import register
 from sspir.errors import UserError
 
@@ -30,6 +31,7 @@ _MAY_CHANGE = (
     "data.workers",
     "data.degrade_in_workers",
     "checkpoint_every",
+    "keep_checkpoints",
     "monitor",
     "trainer.",
     "callbacks.",
@@ -60,19 +62,6 @@ def find_checkpoint(folder: Path, checkpoint: str = "last") -> Path:
     present = sorted(path.name for path in where.glob("*.ckpt"))
     found = f"it has {', '.join(present)}" if present else "it has none yet"
     raise UserError(f"The run {folder} has no checkpoint {name!r}; {found}.")
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it.
-
-    Raises:
-        UserError: the file is broken.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(f"The checkpoint {path} cannot be read ({error}); take an earlier one.") from error
-    return checkpoint
 
 
 def load_run(folder: Path, checkpoint: str = "last") -> Any:

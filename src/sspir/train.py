@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchmetrics import MetricCollection
 
-from sspir.callbacks import AtomicCheckpointIO
+from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, twin
 from sspir.errors import UserError
 from sspir.loggers import METRICS
 from sspir.run import (
@@ -26,7 +26,7 @@ from sspir.run import (
     ENVIRONMENT,
     build_module,
     environment,
-    load_checkpoint,
+    find_checkpoint,
     refuse_another_configuration,
 )
 
@@ -54,11 +54,9 @@ def train(config: DictConfig) -> dict[str, float]:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
     checkpoint = _resume_from(folder, config.resume)
-    folder.mkdir(parents=True, exist_ok=True)
     if checkpoint:
         _forget_after(folder / METRICS, load_checkpoint(Path(checkpoint))["global_step"])
-    write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-    write_atomically(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    _write_record(folder, config)
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -70,7 +68,7 @@ def train(config: DictConfig) -> dict[str, float]:
         config.trainer,
         callbacks=[*_built(config.callbacks), _best_checkpoint(folder, module.metrics["val"], config.monitor)],
         logger=_built(config.logger),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
     _introduce(trainer, module, config)
@@ -88,6 +86,22 @@ def train(config: DictConfig) -> dict[str, float]:
         raise SystemExit(143) from None
     finally:
         _finish_wandb(trainer)
+
+
+def _write_record(folder: Path, config: DictConfig) -> None:
+    """Write what was asked for, and with what it was done.
+
+    Raises:
+        UserError: the folder takes no files.
+    """
+    try:
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+        write_atomically(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"The run folder {folder} takes no files ({error.strerror}); make room, or name another by folder=FOLDER."
+        ) from error
 
 
 def _built(nodes: DictConfig) -> list[Any]:
@@ -135,9 +149,15 @@ def _finished(summary: Path, config: DictConfig) -> dict[str, float] | None:
 
 def _resume_from(folder: Path, resume: str) -> str | None:
     """Path of the checkpoint to go on from, None to start anew."""
+    last = folder / CHECKPOINTS / LAST
     if resume not in ("auto", "must", "never"):
-        raise UserError(f"resume={resume} is not known; choose auto, must or never.")
-    last = folder / CHECKPOINTS / "last.ckpt"
+        if not (last.with_name(f"{resume}.ckpt")).is_file():
+            raise UserError(f"resume={resume} is none of auto, must and never, nor a checkpoint in {last.parent}.")
+        chosen = find_checkpoint(folder, resume)
+        load_checkpoint(chosen)
+        if chosen != last:
+            twin(chosen, last)  # the steps after it are made again
+        return str(last)
     if resume == "must" and not last.exists():
         raise UserError(f"resume=must, but there is no {last}; name the folder of a run, or use resume=auto.")
     return str(last) if resume != "never" and last.exists() else None
