@@ -15,9 +15,9 @@ from tests.networks import wake
 
 
 @cache
-def tiny_pipeline() -> RestorationPipeline:
+def tiny_pipeline(*overrides: str) -> RestorationPipeline:
     """The tiny experiment's, untrained, with every zeroed layer awake so that nothing is hidden."""
-    config = compose_config("train", ["experiments=tiny"])
+    config = compose_config("train", ["experiments=tiny", *overrides])
     module = build_module(config).eval()
     wake(module.backbone)
     module.backbone.processor.front.conv_last.weight.data.mul_(0.1)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sspir.models.latent import decode, encode
+from sspir.pipeline import RestorationPipeline
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.sampler import Sampler
 from tests.pipelines import photo, tiny_pipeline
@@ -15,13 +17,27 @@ def distance(image: torch.Tensor, lq: torch.Tensor) -> float:
     return float((again[0] - lq).square().mean())
 
 
+def turned(pipeline: RestorationPipeline, lq: torch.Tensor) -> list[torch.Tensor]:
+    restored = [pipeline(lq, output_type="pt", fidelity=share).images[0] for share in (0, 0.25, 0.5, 0.75, 1)]
+    assert torch.equal(restored[0], pipeline(lq, output_type="pt").images[0])
+    return restored
+
+
 def test_the_more_faithful_the_nearer_to_the_photo() -> None:
     lq = photo(24, 20)
-    restored = [tiny_pipeline()(lq, output_type="pt", fidelity=share).images[0] for share in (0, 0.25, 0.5, 0.75, 1)]
-    distances = [distance(image, lq) for image in restored]
+    distances = [distance(image, lq) for image in turned(tiny_pipeline("module.residual=null"), lq)]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.3 * distances[0]
-    assert torch.equal(restored[0], tiny_pipeline()(lq, output_type="pt").images[0])
+
+
+def test_a_model_of_residuals_ends_at_the_processors_picture() -> None:
+    lq = photo(24, 20)
+    pipeline = tiny_pipeline()
+    processor = pipeline(lq, output_type="pt").structure[0]
+    processor = decode(pipeline.vae, encode(pipeline.vae, processor[None]))[0].clamp(0, 1)
+    distances = [float((image - processor).square().mean()) for image in turned(pipeline, lq)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1e-9 < distances[0]
 
 
 def test_an_image_that_agrees_with_the_photo_is_left_alone() -> None:

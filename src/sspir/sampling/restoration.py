@@ -85,6 +85,10 @@ class Restoration:
         self.on_step = on_step
         self.multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
         self.settings = replace(settings, tile=self._tile(settings))
+        # A residual refers to the Processor's picture: faithful is to leave that as it is, not to put the noise of the
+        # photo back
+        self.residual_share = (1 - settings.fidelity) / pipeline.config.residual if pipeline.config.residual else 1.0
+        self.drawn = 0.0 if pipeline.config.residual else settings.fidelity
         negatives = [settings.negative_caption] * len(captions) if settings.guided else []
         self.prompt_embeds = encode_captions(pipeline.tokenizer, pipeline.text_encoder, [*negatives, *captions])
         self._fit_autoencoder()
@@ -119,7 +123,7 @@ class Restoration:
         upscaled = upscale(self.lq, self.size)
         images, structure = self.part(upscaled, self.embed(upscaled), self.on_step)
         images = fix_colour(images, upscaled, self.settings.colour, self.settings.colour_strength)
-        return Restored(drawn_to(self.lq, images, self.settings.fidelity), structure, self.captions)
+        return Restored(drawn_to(self.lq, images, self.drawn), structure, self.captions)
 
     def in_regions(self) -> Restored:
         """Region by region: the images alone, as the Processor's of the whole would double the memory."""
@@ -140,7 +144,7 @@ class Restoration:
             canvas[..., rows.start : rows.stop, columns.start : columns.stop] += image
         if self.settings.colour == "adain":
             match_moments(canvas, self.lq, self.settings.colour_strength)
-        return Restored(drawn_to(self.lq, canvas, self.settings.fidelity), [], self.captions)
+        return Restored(drawn_to(self.lq, canvas, self.drawn), [], self.captions)
 
     def _counted(self, number: int, count: int) -> OnStep | None:
         on_step = self.on_step
@@ -183,7 +187,7 @@ class Restoration:
         known, base = self._start(padded, images, generators)
         schedule = self.pipeline.scheduler
         latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise)
-        latents = base + latents / (self.pipeline.config.residual or 1.0)
+        latents = base + latents * self.residual_share
         restored = decode(self.vae, latents)[..., :height, :width].clamp(0, 1)
         return restored, [image[..., :height, :width] for image in images]
 

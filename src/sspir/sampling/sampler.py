@@ -34,7 +34,8 @@ class Sampler:
         colour: "none", "adain", "wavelet" or "ycbcr": correction towards the colours of the low-quality image.
         colour_strength: 0 for none to 1 for the whole of it.
         fidelity: 0 restores as the settings say, 1 stays as close to what was photographed as it can; in between, the
-            start sinks towards the last timestep, and the result is drawn towards the low-quality image.
+            start sinks towards the last timestep, and the result is drawn towards the low-quality image; a model of
+            residuals is drawn towards the Processor's picture instead.
         tile: side of a latent tile; larger latents are denoised in tiles that are blended at every step. "auto" decides
             from the image's size and the free memory, None never tiles.
         overlap: of neighbouring tiles, in latent pixels.
