@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
 
 from sspir.__main__ import main
 from sspir.errors import UserError
@@ -75,6 +77,22 @@ def test_a_run_is_repeated_from_its_record(finished: Path, tmp_path: Path) -> No
     assert record["packages"]["torch"] == torch.__version__.split("+")[0]
     assert main(["train", "--from", str(finished), "folder=x", "sede=1"]) == 2
     assert main(["train", "--from", str(finished)]) == 2
+
+
+def test_a_repetition_on_other_photos_warns(
+    finished: Path, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+    places = [f"dataset.train.root={copied}", f"dataset.validation.photos.root={copied}", "trainer.max_steps=1"]
+    assert main(["train", "--from", str(finished), f"folder={tmp_path / 'same'}", "seed=1", *places]) == 0
+    repeated = OmegaConf.load(tmp_path / "same" / "config.yaml")
+    assert repeated.data.seed == repeated.module.seed == repeated.seed == 1
+    assert "photos are not those" not in caplog.text
+    (copied / "train" / "0.png").unlink()
+    Image.new("RGB", (40, 40)).save(copied / "val" / "0.png")
+    assert main(["train", "--from", str(finished), f"folder={tmp_path / 'other'}", *places]) == 0
+    assert f"not those that {finished} was trained on" in caplog.text
+    assert "the 2 photos of photos have other names or sizes; train had 3 photos, now 2" in caplog.text
 
 
 def test_the_metric_says_which_checkpoint_is_best(photo_folder: Path, tmp_path: Path) -> None:

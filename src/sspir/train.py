@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchmetrics import MetricCollection
 
 from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, twin
+from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import UserError
 from sspir.loggers import METRICS
 from sspir.run import (
@@ -34,11 +35,12 @@ log = logging.getLogger(__name__)
 SUMMARY = "summary.json"
 
 
-def train(config: DictConfig) -> dict[str, float]:
+def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     """Train until `trainer.max_steps`, going on from the run folder's last checkpoint if there is one.
 
     Args:
         config: composed `conf/train.yaml`.
+        like: folder of the run that is repeated; by default the run's own, where there is something to go on with.
 
     Returns:
         The last validation's metrics.
@@ -56,13 +58,13 @@ def train(config: DictConfig) -> dict[str, float]:
     checkpoint = _resume_from(folder, config.resume)
     if checkpoint:
         _forget_after(folder / METRICS, load_checkpoint(Path(checkpoint))["global_step"])
-    _write_record(folder, config)
+    data = instantiate(config.data)
+    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like or folder)
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
 
-    data = instantiate(config.data)
     module = build_module(config)
     trainer = instantiate(
         config.trainer,
@@ -88,16 +90,19 @@ def train(config: DictConfig) -> dict[str, float]:
         _finish_wandb(trainer)
 
 
-def _write_record(folder: Path, config: DictConfig) -> None:
-    """Write what was asked for, and with what it was done.
+def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> None:
+    """Write what was asked for, and with what it is done; warn where a run goes on or is repeated with other photos.
 
     Raises:
         UserError: the folder takes no files.
     """
+    before = json.loads((like / ENVIRONMENT).read_text()).get("data") if (like / ENVIRONMENT).is_file() else None
+    if before and (words := difference(before, manifest)):
+        log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-        write_atomically(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+        write_atomically(folder / ENVIRONMENT, json.dumps({**environment(), "data": manifest}, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"The run folder {folder} takes no files ({error.strerror}); make room, or name another by folder=FOLDER."

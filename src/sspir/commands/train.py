@@ -51,9 +51,8 @@ def _repeat(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = OmegaConf.load(recorded)
     OmegaConf.set_struct(config, True)
-    changes = OmegaConf.from_dotlist(arguments)
     try:
-        merged = OmegaConf.merge(config, changes)
+        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(_followed(arguments)))
     except Exception as error:
         raise UserError(" ".join(str(error).split())) from error
     if merged.folder == config.folder:
@@ -61,8 +60,32 @@ def _repeat(arguments: list[str]) -> int:
 
     from sspir.train import train
 
-    train(OmegaConf.create(_moved(OmegaConf.to_container(merged), config.folder, merged.folder)))
+    train(OmegaConf.create(_moved(OmegaConf.to_container(merged), config.folder, merged.folder)), recorded.parent)
     return 0
+
+
+def _followed(changes: list[str]) -> list[str]:
+    """The changes, each also where the recorded, resolved configuration holds a copy of what it names."""
+    from omegaconf import OmegaConf
+
+    from sspir.config import home
+
+    shipped = OmegaConf.to_container(OmegaConf.load(home() / "conf" / "train.yaml"))
+    assert isinstance(shipped, dict)
+    copies = {"module.backbone.processor": "processor"} | {
+        f"{part}.{name}": source[2:-1]
+        for part in ("data", "module")
+        for name, source in shipped[part].items()
+        if str(source).startswith("${")
+    }
+    followed = []
+    for change in changes:
+        key, _, value = change.partition("=")
+        places = [
+            copy + key.removeprefix(source) for copy, source in copies.items() if f"{key}.".startswith(f"{source}.")
+        ]
+        followed += [change, *(f"{place}={value}" for place in places)]
+    return followed
 
 
 def _moved(node: Any, old: str, new: str) -> Any:

@@ -1,5 +1,6 @@
 """What all data sets of photos share: whole photos become samples, cropped or not."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,10 @@ class CroppedPhotos(Dataset[Sample]):
         Raises:
             ImageError: for a broken file.
         """
+        raise NotImplementedError
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Every file's name, and what tells its content."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Sample:

@@ -1,6 +1,6 @@
 """Photos in folders."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -63,6 +63,10 @@ class ImageFolder(CroppedPhotos):
         """Read a photo."""
         path, name = self.files[index]
         return Photo(name, self.captions(path, name), self.read(path))
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Every photo's name and size in bytes."""
+        return ((name, str(path.stat().st_size)) for path, name in self.files)
 
 
 def short_side(path: Path) -> int:

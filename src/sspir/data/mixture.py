@@ -1,7 +1,7 @@
 """Several data sets as one."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -46,6 +46,10 @@ class Mixture(Dataset[Sample]):
     def weights(self) -> Tensor:
         """(N,) how often each photo is seen in an epoch, on average."""
         return torch.cat([d.weights() * factor for d, factor in zip(self.datasets, self.factors, strict=True)])
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Those of all data sets."""
+        return (entry for dataset in self.datasets for entry in dataset.contents())
 
     def _locate(self, index: int) -> tuple[Photos, int]:
         number = bisect_right(self.ends, index)

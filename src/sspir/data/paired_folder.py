@@ -1,5 +1,6 @@
 """Pairs of low- and high-quality photos in two folders."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from sspir.data.captions import find_captions
@@ -59,6 +60,11 @@ class PairedFolder(CroppedPhotos):
             )
         name = path.relative_to(self.root).as_posix()
         return Photo(name, self.captions(path, name), hq, lq)
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Every pair's name and the sizes of both in bytes."""
+        for lq, hq in self.pairs:
+            yield hq.relative_to(self.root).as_posix(), f"{lq.stat().st_size} {hq.stat().st_size}"
 
 
 def match_pairs(lq: Path, hq: Path) -> list[tuple[Path, Path]]:

@@ -1,5 +1,6 @@
 """What a data set is to the rest of the program."""
 
+from collections.abc import Iterator
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
@@ -43,4 +44,8 @@ class Photos(Protocol):
 
     def weights(self) -> Tensor:
         """(N,) how often each photo should be seen in an epoch, on average."""
+        ...
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Every file's name below its root, and what tells its content: its size, or a hash where one is at hand."""
         ...

@@ -70,6 +70,10 @@ class Shards(CroppedPhotos):
         name = str(described["file_name"])
         return Photo(name, str(described["caption"]), decode(Path(name), pixels, self.max_pixels).pixels)
 
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Every shard's name and hash, from the manifest."""
+        return ((str(shard["file"]), str(shard["sha256"])) for shard in read_manifest(self.folder)["shards"])
+
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a packed set: its count, and file, bytes, count and sha256 of each shard."""
