@@ -19,7 +19,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m pip install --quiet --editable '.[dev,demo]'
 	touch $@
 
-demo: setup  ## train a small model on photos for three minutes and restore some: make demo ARGS="--photos DIR"
+demo: setup  ## restore some photos with the model that comes along: make demo ARGS="--photos DIR"
 	$(SSPIR) demo $(ARGS)
 
 test: setup  ## run the fast tests
