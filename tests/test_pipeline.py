@@ -116,5 +116,5 @@ def test_unknown_settings_and_uneven_lists_are_refused() -> None:
 
 def test_every_step_is_told() -> None:
     steps: list[tuple[int, int]] = []
-    restored(photo(), on_step=lambda number, total, latents: steps.append((number, total)), steps=3)
+    restored(photo(), on_step=lambda step: steps.append((step.number, step.total)), steps=3)
     assert steps == [(1, 3), (2, 3), (3, 3)]

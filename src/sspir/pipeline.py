@@ -15,14 +15,15 @@ from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import factor_of, upscale
+from sspir.models.latent import factor_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
 from sspir.priors.text_encoder import caption_ids
+from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
-from sspir.sampling.restoration import LARGEST_SEEN, Restored, restore_batch
+from sspir.sampling.restoration import Restored, restore_batch
 from sspir.sampling.sampler import Sampler
 
 __all__ = ["RestorationPipeline", "Restored"]
@@ -60,7 +61,8 @@ class RestorationPipeline(DiffusionPipeline):
             `pipeline.captioner` to use it.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->refine->processor->controlnet->unet->vae"
+    # Without the ControlNet and the adapters: they take turns with the U-Net at every step, so they stay once fetched
+    model_cpu_offload_seq = "text_encoder->image_encoder->refine->processor->unet->vae"
     _optional_components = ["controlnet", "processor", "unet_image", "controlnet_image", "unet_pixel"]  # noqa: RUF012 (diffusers')
 
     def __init__(
@@ -126,6 +128,7 @@ class RestorationPipeline(DiffusionPipeline):
         seed: int | Sequence[int] = 0,
         scale: float | None = None,
         output_type: str = "pil",
+        shown: str = "lq",
         on_step: OnStep | None = None,
         batch: int = 1,
         **changes: Any,
@@ -137,8 +140,10 @@ class RestorationPipeline(DiffusionPipeline):
             caption: what they show; None asks `self.captioner`.
             seed: of the noise; one for all, or one per image.
             scale: upscaling; the trained one by default.
+            shown: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
-            on_step: called after each step with its number, the number of steps and the latents; `preview` shows them.
+            on_step: called after each step with a `Step`: its number, how many there are, the latents, and a preview
+                of the result that costs next to nothing.
             batch: images of one size that are restored together; how many changes no picture.
             changes: fields of `Sampler` to use instead of the pipeline's, such as steps=20 or guidance=5.5.
 
@@ -156,13 +161,12 @@ class RestorationPipeline(DiffusionPipeline):
         if not len(photos) == len(seeds) == len(captions):
             raise UserError(f"{len(photos)} images came with {len(captions)} captions and {len(seeds)} seeds.")
         settings = self.settings(**changes)
-        images = [to_tensor(photo) for photo in photos]
+        images = [to_tensor(photo)[0] for photo in photos]
+        texts = captions_of(self, images, captions, scale, shown)
         results: list[Restored | None] = [None] * len(photos)
         for group in batched_by(range(len(photos)), lambda index: tuple(images[index].shape), batch):
-            lq = torch.cat([images[index] for index in group])
+            lq, given = torch.stack([images[index] for index in group]), [texts[index] for index in group]
             size = self.size_of(lq, scale)
-            texts = [captions[index] for index in group]
-            given = [self.caption(lq[[n]], size)[0] if text is None else text for n, text in enumerate(texts)]
             together = self.restore(lq, given, size, [seeds[index] for index in group], settings, on_step)
             for number, index in enumerate(group):
                 results[index] = together[number]
@@ -193,15 +197,23 @@ class RestorationPipeline(DiffusionPipeline):
         self.backbone.controlnet.controlnet_cond_embedding.to(torch.float32)
         return self
 
+    def compiled(self, backend: str = "inductor") -> Self:
+        """Compile the denoiser, for a GPU and many photos of few sizes: the first step at each size takes a minute.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        self.backbone.predict = torch.compile(self.backbone.predict, backend=backend)  # type: ignore[method-assign]
+        return self
+
     def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:
         """Height and width of the restored images of lq (B, 3, h, w); by default at the trained scale."""
         height, width = (max(1, round(side * (scale or self.config.scale))) for side in lq.shape[-2:])
         return height, width
 
-    def caption(self, lq: Tensor, size: tuple[int, int]) -> list[str]:
-        """What the captioner says of lq (B, 3, h, w), which it sees at the output's size, as in training."""
-        shrink = min(1.0, LARGEST_SEEN / max(size))
-        return self.captioner(upscale(lq, (round(size[0] * shrink), round(size[1] * shrink))), [""] * len(lq))
+    def caption(self, lq: Tensor, size: tuple[int, int], shown: str = "lq") -> list[str]:
+        """What the captioner says of lq (B, 3, h, w); `size` and `shown` as of `sspir.sampling.look.look`."""
+        return self.captioner(look(self, lq, size, shown), [""] * len(lq))
 
     def settings(self, **changes: Any) -> Sampler:
         """The pipeline's sampler with some fields changed.
@@ -232,7 +244,7 @@ class RestorationPipeline(DiffusionPipeline):
             size: (H, W) of the result; the default scale times (h, w).
             seeds: one per image: the same seed gives the same noise whatever the batch. Default: 0, 1, ...
             sampler: settings; the pipeline's own by default.
-            on_step: called after each step with its number from 1, the number of steps and the latents (B, C, h, w).
+            on_step: called after each step with a `Step`.
         """
         settings = (sampler or self.sampler).faithful()
         lq = lq.to(self._execution_device, torch.float32)
@@ -248,6 +260,7 @@ class RestorationPipeline(DiffusionPipeline):
             )
             for group in groups
         ]
+        self.maybe_free_model_hooks()
         return parts[0] if len(parts) == 1 else Restored.joined(parts, [n for group in groups for n in group])
 
 

@@ -5,17 +5,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import sspir.pipeline
 from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.images.io import read_image
+from sspir.models.latent import upscale
+from sspir.priors.captioner import Captioner, Images
 from sspir.restoring.jobs import find_jobs
 from sspir.restoring.journal import Journal
 from sspir.restoring.restore import Request, Restorer
@@ -241,6 +245,86 @@ def test_captions_from_every_source(tmp_path: Path, weights: str) -> None:
         for name, caption in zip("ab", captions, strict=True):
             told = next(line["caption"] for line in lines(out) if line["output"] == f"{name}.png")
             assert told == caption or (caption is None and told.startswith("a "))
+
+
+class Recorded(Captioner):
+    """Says the size of what it sees, and notes when it is asked and freed."""
+
+    notes: ClassVar[list[str]] = []
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        self.notes.append(f"asked about {len(images)}")
+        return [f"{image.shape[2]} x {image.shape[1]}, {image.mean():.6f}" for image in images]
+
+    def close(self) -> None:
+        self.notes.append("freed")
+
+
+def test_captions_come_first_together_and_their_model_is_freed(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        write_photo(tmp_path / "in" / f"{number}.png", 8 + number, 8, seed=number)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
+    sampled = sspir.pipeline.restore_batch
+    monkeypatch.setattr(
+        sspir.pipeline, "restore_batch", lambda *rest: Recorded.notes.append("sampled") or sampled(*rest)
+    )
+    Recorded.notes.clear()
+    flags = ["--captioner", tmp_path / "recorded.yaml", "--weights", weights]
+    assert restore(tmp_path / "in", "--out", tmp_path / "out", *flags) == 1
+    assert Recorded.notes == ["asked about 8", "asked about 1", "freed", *["sampled"] * 9]
+    told = {line["output"]: line.get("caption", "") for line in lines(tmp_path / "out")}
+    assert told["0.png"].startswith("32 x 32")
+    assert told["8.png"].startswith("32 x 64")
+
+
+def test_what_is_described_is_a_choice(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture) -> None:
+    write_photo(tmp_path / "a.png")
+    (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
+    told = {}
+    for shown in ("lq", "processor", "restored"):
+        flags = ["--captioner", tmp_path / "recorded.yaml", "--shown", shown, "--weights", weights]
+        assert restore(tmp_path / "a.png", "--out", tmp_path / "out", *flags) == 0
+        assert "1 restored, 0 were done" in capsys.readouterr().out  # another choice, another picture
+        told[shown] = lines(tmp_path / "out")[-1]["caption"]
+    lq = read_image(tmp_path / "a.png").tensor()[None]
+    pipeline = tiny_pipeline()
+    images = {
+        "lq": upscale(lq, (96, 80))[0],
+        "processor": pipeline.restore(lq, [""]).structure[0][0],
+        "restored": pipeline.restore(lq, [""], sampler=pipeline.settings(steps=8, guidance=1.0)).images[0],
+    }
+    for shown, image in images.items():
+        words, _, mean = told[shown].rpartition(", ")
+        assert words == "80 x 96"
+        assert abs(float(mean) - image.mean()) < 1e-4
+    assert len(set(told.values())) == 3
+    result = pipeline(lq[0], shown="processor", output_type="pt", steps=1)
+    assert result.captions == pipeline.caption(lq, (96, 80), "processor")
+
+
+def test_another_captioner_is_another_result(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture) -> None:
+    write_photo(tmp_path / "a.png")
+    for flags, done in ((["none"], 1), (["measured"], 1), (["measured"], 0)):
+        arguments = ["--out", tmp_path / "out", "--weights", weights, "--captioner", *flags]
+        assert restore(tmp_path / "a.png", *arguments) == 0
+        assert f"{done} restored" in capsys.readouterr().out
+        assert restore(tmp_path / "a.png", *arguments) == 0
+        assert "0 restored" in capsys.readouterr().out
+
+
+def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, weights: str) -> None:
+    write_photo(tmp_path / "a.png")
+    (tmp_path / "gone.yaml").write_text(
+        "_target_: sspir.priors.endpoint.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
+    )
+    flags = ["--out", tmp_path / "out", "--weights", weights, "--captioner", tmp_path / "gone.yaml"]
+    assert restore(tmp_path / "a.png", *flags) == 0
+    (line,) = lines(tmp_path / "out")
+    assert line["caption"] == ""
+    assert "restored without a caption: The captioner at http://127.0.0.1:9" in line["warnings"][0]
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,6 @@ def test_a_regions_side_must_leave_room() -> None:
 
 def test_progress_goes_on_from_region_to_region() -> None:
     seen: list[tuple[int, int]] = []
-    tiny_pipeline()(photo(10, 60), region=128, steps=2, on_step=lambda *step: seen.append(step[:2]))
+    tiny_pipeline()(photo(10, 60), region=128, steps=2, on_step=lambda step: seen.append(step[:2]))
     count = len(spans_of(240, 80, 10, 4))
     assert seen == [(number, 2 * count) for number in range(1, 2 * count + 1)]

@@ -142,25 +142,15 @@ def _look(options: argparse.Namespace) -> "Look":
     """What of a photo is shown to the captioner."""
     if options.shown == "lq":
         return lambda photo: photo
-    from dataclasses import replace
-
     from sspir.evaluate import device_of
-    from sspir.priors.captioner import CaptionerUnavailableError
+    from sspir.sampling.look import look
     from sspir.weights import load_pipeline
 
     pipeline = load_pipeline(options.weights)
     pipeline.to(device_of(options.device))
-    steps = options.steps if options.shown == "restored" else 1
-    sampler = replace(pipeline.sampler, steps=steps, guidance=1.0)
 
-    def look(photo: "Tensor") -> "Tensor":
-        restored = pipeline.restore(photo[None], [""], sampler=sampler)
-        if options.shown == "restored":
-            return restored.images[0]
-        if not restored.structure:
-            raise CaptionerUnavailableError(
-                f"{options.weights} has no Processor that predicts images; use --shown restored."
-            )
-        return restored.structure[0][0]
+    def shown(photo: "Tensor") -> "Tensor":
+        lq = photo[None]
+        return look(pipeline, lq, pipeline.size_of(lq), options.shown, options.steps)[0]
 
-    return look
+    return shown

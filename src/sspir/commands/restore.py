@@ -85,6 +85,7 @@ def _restore(options: argparse.Namespace) -> int:
         options.compare,
         options.dtype,
         f"{options.weights} of {weights_time(options.weights)}",
+        options.shown,
     )
     request.settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
     with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
@@ -98,6 +99,8 @@ def _restore(options: argparse.Namespace) -> int:
             bar.update,
         )
         left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
+        for _ in tqdm(restorer.describe(left), desc="captions", unit="photo", disable=None, leave=False):
+            pass
         bar.reset(total=len(left))
         failed = restorer.run(left)
     for name, sentence in failed.items():
@@ -164,6 +167,8 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     logging.disable_progress_bar()
     disable_progress_bar()
     pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip)
+    if options.shown == "processor" and not pipeline.backbone.processor.predicts_image:
+        raise UserError(f"{options.weights} has no Processor that predicts images; use --shown restored.")
     if options.captioner:
         pipeline.captioner = instantiate(load_choice("captioner", options.captioner))
     try:
@@ -172,7 +177,8 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
         reason = str(error).splitlines()[0]
         raise UserError(f"The device {options.device!r} cannot be used ({reason}); try --device cpu.") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.in_dtype(options.dtype)
+    pipeline.in_dtype(options.dtype)
+    return pipeline.compiled() if options.compile else pipeline
 
 
 def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":

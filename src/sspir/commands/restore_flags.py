@@ -76,6 +76,12 @@ def _of_the_words(group: "argparse._ArgumentGroup") -> None:
         metavar="NAME",
         help="who describes the others: none, measured, ... or a .yaml (default: as trained)",
     )
+    add(
+        "--shown",
+        choices=("lq", "processor", "restored"),
+        default="lq",
+        help="what the captioner sees: the photo as it is (default), the Processor's image, or a quick restoration",
+    )
     add("--negative", metavar="TEXT", help="what the photos shall not look like; needs guidance")
 
 
@@ -88,6 +94,12 @@ def _of_the_machine(group: "argparse._ArgumentGroup") -> None:
         choices=("float32", "bfloat16", "float16"),
         default="float32",
         help="of the denoiser (default float32)",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the denoiser: for GPUs and many photos of few sizes, as the first step at each new size waits "
+        "for the compiler (a minute or more) and later ones gain; does not pay on a CPU",
     )
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
 

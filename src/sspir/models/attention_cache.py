@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
@@ -43,12 +44,14 @@ class SharedAttention:
         return projected
 
     def _key_and_value(self, attn: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
-        for seen, key, value in self.held:
+        # A compiled step is a function of its inputs: it keeps nothing, and computes keys and values again
+        remembering = self.remember and not torch.compiler.is_compiling()
+        for seen, key, value in self.held if remembering else ():
             if seen is context:
                 return key, value
         normed = attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
         key, value = (_split(project(normed), attn.heads) for project in (attn.to_k, attn.to_v))
-        if self.remember and len(self.held) < _MOST_HELD:
+        if remembering and len(self.held) < _MOST_HELD:
             self.held.append((context, key, value))
         return key, value
 

@@ -23,6 +23,7 @@ from sspir.models.blocks import (
     texts_of,
 )
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
+from sspir.offload import fetch
 from sspir.pretrained import load_diffusers
 
 Processor = StructureProcessor | NoProcessor
@@ -236,6 +237,7 @@ class ControlledUNet(nn.Module):
         Returns:
             Features (B, C, h, w) at latent size and the supervised images, largest first.
         """
+        fetch(self.controlnet)
         features, images = self.processor(self.controlnet.controlnet_cond_embedding, lq)
         return features, images
 
@@ -252,6 +254,7 @@ class ControlledUNet(nn.Module):
         net = self.controlnet
         if isinstance(net, NoControlNet):
             return net(sample)
+        fetch(net)
         hidden = net.conv_in(sample)
         if features.shape[-2:] != hidden.shape[-2:]:
             size, latent = tuple(features.shape[-2:]), tuple(hidden.shape[-2:])
@@ -278,6 +281,7 @@ class ControlledUNet(nn.Module):
     ) -> Tensor:
         """Noise (B, 4, h, w) that the U-Net sees under the three priors."""
         net = self.unet
+        fetch(net)
         prompt_embeds, pooled = split_pooled(net, prompt_embeds)
         temb = embed_time(net, timestep, sample, pooled)
         hidden = net.conv_in(sample) if pooled is None else spread(net.conv_in(sample), pooled)

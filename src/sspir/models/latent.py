@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspir.offload import fetch
+
 
 def factor_of(vae: Any) -> int:
     """Image pixels per latent pixel, along one side."""
@@ -28,6 +30,7 @@ def encode(vae: Any, images: Tensor, generator: torch.Generator | list[torch.Gen
     Returns:
         (B, C, H / factor, W / factor) in the dtype of `images`.
     """
+    fetch(vae)
     encoded = vae.encode((2 * images - 1).to(vae.dtype))
     latents = encoded.latent_dist.sample(generator) if "latent_dist" in encoded else encoded.latents
     shift = vae.config.get("shift_factor") or 0.0
@@ -38,6 +41,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     """Decode scaled latents (B, C, h, w) to images (B, 3, h * factor, w * factor), unclamped, about [0, 1]."""
     shift = vae.config.get("shift_factor") or 0.0
     unscaled = latents / vae.config.get("scaling_factor", 1.0) + shift
+    fetch(vae)
     images: Tensor = vae.decode(unscaled.to(vae.dtype)).sample
     return (images / 2 + 0.5).to(latents.dtype)
 

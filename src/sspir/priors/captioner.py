@@ -28,6 +28,9 @@ class CaptionerUnavailableError(CaptionError):
 class Captioner(ABC):
     """Captions images; one that needs no image, or no known text, ignores it."""
 
+    sees = True
+    """Whether the images count."""
+
     @abstractmethod
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One caption per image.
@@ -51,6 +54,8 @@ class Captioner(ABC):
 class NoCaption(Captioner):
     """Says nothing: the model is steered by the image alone."""
 
+    sees = False
+
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """An empty caption per image."""
         return [""] * len(images)
@@ -58,6 +63,8 @@ class NoCaption(Captioner):
 
 class Precomputed(Captioner):
     """Says what came with the image, "" where nothing did."""
+
+    sees = False
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """The known texts."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.offload import device_of
 from sspir.pretrained import load_transformers
 from sspir.priors.dual_text_encoder import DualTextEncoder
 
@@ -119,7 +120,7 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str], 
     Raises:
         UserError: for another length.
     """
-    ids = caption_ids(tokenizer, captions, length).to(text_encoder.device)
+    ids = caption_ids(tokenizer, captions, length).to(device_of(text_encoder))
     return encode_ids(text_encoder, ids)
 
 

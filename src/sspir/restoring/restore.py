@@ -17,9 +17,11 @@ from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
 from sspir.pipeline import RestorationPipeline, Restored
+from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job
 from sspir.restoring.journal import Journal
 from sspir.restoring.samples import Samples, write_samples
+from sspir.sampling.loop import Step
 from sspir.sampling.memory import peak_bytes, reset_peak
 from sspir.sampling.sampler import Sampler
 
@@ -39,6 +41,7 @@ class Request:
         compare: write what was given and what came out side by side, too.
         dtype: of the denoiser.
         weights: what the pipeline was made of, for the record.
+        shown: what of a photo a captioner describes, see `sspir.sampling.look.look`.
     """
 
     settings: Sampler
@@ -48,6 +51,7 @@ class Request:
     compare: bool = False
     dtype: str = "float32"
     weights: str = ""
+    shown: str = "lq"
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -104,6 +108,7 @@ class Restorer:
         self.batch = batch
         self.max_pixels = max_pixels
         self.on_progress = on_progress
+        self.describer = Describer(pipeline, request.scale, request.shown, max_pixels)
 
     def is_done(self, job: Job) -> bool:
         """Whether the journal says that this very photo was restored in this very way, and the result is there."""
@@ -120,12 +125,18 @@ class Restorer:
         Returns:
             Name and sentence of each that failed.
         """
+        for _ in self.describe(jobs):
+            pass
         self.journal.begin()
         failed: dict[str, str] = {}
         for group in self._groups(jobs, failed):
             for opened, error in self._attempt(group):
                 self._fail(opened.job, error, failed)
         return failed
+
+    def describe(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Have every photo that came without a caption described; yields each when it is. `run` does the rest."""
+        return self.describer([job for job in jobs if self.caption_of(job) is None])
 
     def _groups(self, jobs: Sequence[Job], failed: dict[str, str]) -> Iterator[list[Opened]]:
         """Photos of one size, at most `batch` together, with few waiting for others of their size."""
@@ -175,12 +186,12 @@ class Restorer:
         return None
 
     def _restore(self, group: list[Opened], settings: Sampler) -> None:
-        device = self.pipeline.device
+        device = self.pipeline._execution_device
         reset_peak(device)
         started = time.monotonic()
         lq = torch.stack([opened.lq for opened in group])
         size = self.pipeline.size_of(lq, self.request.scale)
-        captions = [self._caption(opened, size) for opened in group]
+        captions = [self._caption(opened) for opened in group]
         drawn = [self._sample(lq, captions, size, number, settings) for number in range(self.request.samples)]
         for index, opened in enumerate(group):
             images = torch.stack([restored.images[index] for restored in drawn])
@@ -199,15 +210,13 @@ class Restorer:
                 }
             )
 
-    def _caption(self, opened: Opened, size: tuple[int, int]) -> str:
-        """The caption that was given, or the captioner's; a captioner that fails steers with no words."""
+    def _caption(self, opened: Opened) -> str:
+        """The caption that was given, or the captioner's."""
         if opened.given is not None:
             return opened.given
-        try:
-            return self.pipeline.caption(opened.lq[None], size)[0]
-        except UserError as error:
-            opened.warnings.append(f"restored without a caption: {error}")
-            return ""
+        caption, warnings = self.describer.of(opened.job)
+        opened.warnings += warnings
+        return caption
 
     def _sample(
         self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int, settings: Sampler
@@ -215,8 +224,8 @@ class Restorer:
         seeds = [self.request.seed + number] * len(lq)
         shares = len(lq) / self.request.samples
 
-        def on_step(step: int, total: int, latents: Tensor) -> None:
-            self.on_progress(shares / total)
+        def on_step(step: Step) -> None:
+            self.on_progress(shares / step.total)
 
         return self.pipeline.restore(lq, captions, size, seeds, settings, on_step)
 
@@ -234,12 +243,13 @@ class Restorer:
 
     def _identity(self, job: Job) -> dict[str, Any]:
         """What must be equal for a result to be still good."""
-        status = job.source.stat()
+        status, given = job.source.stat(), self.caption_of(job)
         return {
             "source": str(job.source),
             "source_bytes": status.st_size,
             "source_mtime_ns": status.st_mtime_ns,
-            "given_caption": self.caption_of(job),
+            "given_caption": given,
+            "captioner": self.pipeline.captioner.provenance() if given is None else None,
             **self.request.record,
         }
 

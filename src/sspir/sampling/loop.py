@@ -1,6 +1,7 @@
 """The only sampler loop there is: from a start to a clean latent under the three priors."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import signature
 from itertools import count
 from typing import NamedTuple
@@ -11,10 +12,29 @@ from torch import Tensor
 
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.sampling.preview import foreseen
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.tiling import tiled
 
-OnStep = Callable[[int, int, Tensor], None]
+
+class Step(NamedTuple):
+    """What is told after a denoising step.
+
+    Attributes:
+        number: of the step, from 1.
+        total: number of steps.
+        latents: (B, C, h, w), still noisy.
+        preview: call it for what the result would be by now, (B, 3, h, w) in [0, 1], rough and at the latents' size;
+            it costs less than a thousandth of a step, and nothing where it is not called.
+    """
+
+    number: int
+    total: int
+    latents: Tensor
+    preview: Callable[[], Tensor]
+
+
+OnStep = Callable[[Step], None]
 
 
 class Priors(NamedTuple):
@@ -45,6 +65,7 @@ def sample(
     generators: Sequence[torch.Generator],
     on_step: OnStep | None = None,
     noise: Tensor | None = None,
+    show: Callable[[Tensor], Tensor] = lambda latents: latents,
 ) -> Tensor:
     """Denoise from the start to a clean latent.
 
@@ -55,8 +76,9 @@ def sample(
         known: (B, C, h, w) clean latents to which `settings.start` adds noise; otherwise only their shape counts.
         priors: of the images.
         generators: one per image, so that an image's noise does not depend on its batch.
-        on_step: called after each step with its number from 1, the number of steps, and the latents (B, C, h, w).
+        on_step: called after each step.
         noise: (B, C, h, w) to start with; drawn from the generators by default.
+        show: makes of the clean latents (B, C, h, w) that a step foresees what `Step.preview` returns.
 
     Returns:
         (B, C, h, w).
@@ -78,8 +100,15 @@ def sample(
             predicted = predict(predictor, scaled, timestep)
             latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
             if on_step:
-                on_step(number, len(timesteps), latents)
+                preview = partial(_preview, show, schedule, scaled, predicted, timestep)
+                on_step(Step(number, len(timesteps), latents, preview))
     return latents
+
+
+def _preview(
+    show: Callable[[Tensor], Tensor], schedule: DDPMScheduler, noisy: Tensor, predicted: Tensor, timestep: Tensor
+) -> Tensor:
+    return show(foreseen(schedule, noisy, predicted, timestep))
 
 
 class Predictor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
 from sspir.errors import UserError
+from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
 from sspir.priors.text_encoder import encode_captions
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.memory import free_bytes
+from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
 
@@ -67,7 +70,8 @@ class Restoration:
         size: (H, W) of the result.
         seeds: B.
         settings: of the loop.
-        on_step: see `RestorationPipeline.restore`; with regions its number goes on from one to the next.
+        on_step: called after each step; with regions its number goes on from one to the next, and its latents and
+            preview are those of the region at work.
     """
 
     def __init__(
@@ -150,7 +154,7 @@ class Restoration:
         on_step = self.on_step
         if on_step is None:
             return None
-        return lambda step, total, latents: on_step(number * total + step, count * total, latents)
+        return lambda step: on_step(step._replace(number=number * step.total + step.number, total=count * step.total))
 
     def _noise(self, rows: Span, columns: Span) -> Tensor:
         factor, channels = factor_of(self.vae), channels_of(self.vae)
@@ -175,20 +179,28 @@ class Restoration:
             Images (B, 3, H, W) in [0, 1], and the Processor's, largest first.
         """
         height, width = upscaled.shape[-2:]
-        padded = F.pad(upscaled, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        padded = padded_to(self.multiple, upscaled)
         generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-        embedding = self.backbone.controlnet.controlnet_cond_embedding
-        features, images = self.backbone.structure(padded.to(next(embedding.parameters(), padded).dtype))
-        images = [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
+        features, images = structure_of(self.backbone, padded)
         dtype = self.backbone.unet.dtype
         priors = Priors(self.prompt_embeds.to(dtype), tokens, features.to(dtype))
         if self.settings.tile_tokens == "tile":
             priors = priors._replace(image=padded, embed=self.embed)
         known, base = self._start(padded, images, generators)
         schedule = self.pipeline.scheduler
-        latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise)
-        latents = base + latents * self.residual_share
-        restored = decode(self.vae, latents)[..., :height, :width].clamp(0, 1)
+
+        @cache
+        def colours() -> Colours:
+            if isinstance(base, Tensor):
+                return Colours(base, images[0])
+            return Colours(encode(self.vae, padded) if self.settings.start is None else known, padded)
+
+        def show(latents: Tensor) -> Tensor:
+            rows, columns = (-(-side // factor_of(self.vae)) for side in (height, width))
+            return colours()(base + latents * self.residual_share)[..., :rows, :columns]
+
+        latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
+        restored = decode(self.vae, base + latents * self.residual_share)[..., :height, :width].clamp(0, 1)
         return restored, [image[..., :height, :width] for image in images]
 
     def _start(
@@ -203,6 +215,19 @@ class Restoration:
         factor = factor_of(self.vae)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0
+
+
+def padded_to(multiple: int, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) continued by their last rows and columns to sides that are multiples."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def structure_of(backbone: ControlledUNet, padded: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Structure features (B, C, h, w) of images (B, 3, H, W) in [0, 1], and the Processor's images in [0, 1]."""
+    embedding = backbone.controlnet.controlnet_cond_embedding
+    features, images = backbone.structure(padded.to(next(embedding.parameters(), padded).dtype))
+    return features, [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
 
 
 def restore_batch(

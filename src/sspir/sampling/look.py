@@ -1,0 +1,70 @@
+"""What a captioner is shown of a photo: many describe blur and noise as if they had been photographed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sspir.models.latent import upscale
+from sspir.priors.captioner import CaptionerUnavailableError
+from sspir.sampling.restoration import LARGEST_SEEN, padded_to, structure_of
+
+SHOWN = ("lq", "processor", "restored")
+
+
+def look(pipeline: Any, lq: Tensor, size: tuple[int, int], shown: str = "lq", steps: int = 8) -> Tensor:
+    """A photo as it is, or after a first restoration.
+
+    Args:
+        pipeline: a `RestorationPipeline`.
+        lq: (B, 3, h, w) in [0, 1].
+        size: (H, W) of the restored image, reduced to 1024 pixels on its longest side.
+        shown: "lq", the photo as it is, enlarged as in training; "processor", the Processor's clean image; "restored",
+            a quick restoration that no words steer.
+        steps: of that.
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+
+    Raises:
+        CaptionerUnavailableError: there is no such image.
+    """
+    shrink = min(1.0, LARGEST_SEEN / max(size))
+    height, width = (max(1, round(side * shrink)) for side in size)
+    if shown == "lq":
+        return upscale(lq, (height, width))
+    if shown == "restored":
+        sampler = replace(pipeline.sampler, steps=steps, guidance=1.0)
+        restored: Tensor = pipeline.restore(lq, [""] * len(lq), (height, width), sampler=sampler).images
+        return restored
+    if shown != "processor":
+        raise CaptionerUnavailableError(f"shown={shown!r} is not known; choose {', '.join(SHOWN)}.")
+    processor = pipeline.backbone.processor
+    if not processor.predicts_image:
+        raise CaptionerUnavailableError("This model has no Processor that predicts images; show restored instead.")
+    enlarged = upscale(lq.to(pipeline._execution_device, torch.float32), (height, width))
+    with torch.no_grad():
+        _, images = structure_of(pipeline.backbone, padded_to(processor.multiple, enlarged))
+    pipeline.maybe_free_model_hooks()
+    return images[0][..., :height, :width]
+
+
+def captions_of(
+    pipeline: Any, images: Sequence[Tensor], given: Sequence[str | None], scale: float | None, shown: str
+) -> list[str]:
+    """The captions that were given and, for None, the captioner's, which is freed before diffusion needs the memory.
+
+    Args:
+        pipeline: a `RestorationPipeline`.
+        images: (3, h, w) in [0, 1] each.
+        given: one per image.
+        scale: of the restored images; None: the trained one.
+        shown: see `look`.
+    """
+    asked = [image[None] for image, text in zip(images, given, strict=True) if text is None]
+    looks = [look(pipeline, lq, pipeline.size_of(lq, scale), shown)[0] for lq in asked]
+    said = iter(pipeline.captioner(looks, [""] * len(looks)) if looks else [])
+    pipeline.captioner.close()
+    return [next(said) if text is None else text for text in given]
