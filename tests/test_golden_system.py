@@ -105,7 +105,7 @@ def test_sampling_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[Tensor] = []
     final = sspir.sampling.loop.sample(
         network, schedule, settings, known, sspir.sampling.loop.Priors(prompt_embeds, image_embeds, features),
-        [torch.Generator()], lambda number, total, latents: steps.append(latents),
+        [torch.Generator()], lambda step: steps.append(step.latents),
     )  # fmt: skip
     assert len(steps) == len(about["timesteps_run"])
     for number, latents in enumerate(steps):

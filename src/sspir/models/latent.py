@@ -1,11 +1,14 @@
 """Images to latents and back, whatever the autoencoder: the one place that knows its scaling and its range."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspir.models.tiling import tiled
 from sspir.offload import fetch
 
 
@@ -19,31 +22,62 @@ def channels_of(vae: Any) -> int:
     return int(vae.config.get("latent_channels") or sum(vae.config.kept))
 
 
-def encode(vae: Any, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+def encode(
+    vae: Any,
+    images: Tensor,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    tile: int | None = None,
+) -> Tensor:
     """Encode images to scaled latents.
 
     Args:
         vae: an autoencoder of diffusers, or one with its calls.
         images: (B, 3, H, W) in [0, 1]; H and W multiples of the factor.
         generator: draws from the posterior of a variational autoencoder, as the authors do.
+        tile: side in latent pixels of tiles that are encoded one by one and blended; None: all at once.
 
     Returns:
         (B, C, H / factor, W / factor) in the dtype of `images`.
     """
     fetch(vae)
-    encoded = vae.encode((2 * images - 1).to(vae.dtype))
-    latents = encoded.latent_dist.sample(generator) if "latent_dist" in encoded else encoded.latents
+
+    def moments(tiles: list[Tensor]) -> Tensor:
+        encoded = vae.encode(tiles[1])
+        found: Tensor = encoded.latent_dist.parameters if "latent_dist" in encoded else encoded.latents
+        return found
+
+    pixels, factor = (2 * images - 1).to(vae.dtype), factor_of(vae)
+    places = pixels.new_empty(len(pixels), 0, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
+    latents = _tiled(moments, [places, pixels], tile)
+    if latents.shape[1] == 2 * channels_of(vae):  # mean and logarithm of the variance
+        latents = DiagonalGaussianDistribution(latents).sample(generator)
     shift = vae.config.get("shift_factor") or 0.0
     return ((latents - shift) * vae.config.get("scaling_factor", 1.0)).to(images.dtype)
 
 
-def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Decode scaled latents (B, C, h, w) to images (B, 3, h * factor, w * factor), unclamped, about [0, 1]."""
-    shift = vae.config.get("shift_factor") or 0.0
-    unscaled = latents / vae.config.get("scaling_factor", 1.0) + shift
+def decode(vae: Any, latents: Tensor, tile: int | None = None) -> Tensor:
+    """Decode scaled latents (B, C, h, w) to images (B, 3, h * factor, w * factor), unclamped, about [0, 1].
+
+    Args:
+        vae: see `encode`.
+        latents: see above.
+        tile: see `encode`.
+    """
     fetch(vae)
-    images: Tensor = vae.decode(unscaled.to(vae.dtype)).sample
+    shift = vae.config.get("shift_factor") or 0.0
+    unscaled = (latents / vae.config.get("scaling_factor", 1.0) + shift).to(vae.dtype)
+    factor = factor_of(vae)
+    if tile is None or max(unscaled.shape[-2:]) <= tile:
+        images: Tensor = vae.decode(unscaled).sample
+    else:  # tiles are measured in the values that come out
+        places = unscaled.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        images = _tiled(lambda tiles: vae.decode(tiles[0][..., ::factor, ::factor]).sample, [places], tile * factor)
     return (images / 2 + 0.5).to(latents.dtype)
+
+
+def _tiled(function: Callable[[list[Tensor]], Tensor], images: list[Tensor], tile: int | None) -> Tensor:
+    side = max(images[0].shape[-2:]) if tile is None else tile
+    return tiled(function, images, side, side // 4)
 
 
 def upscale(lq: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.tiling import tiled
 from sspir.sampling.preview import foreseen
 from sspir.sampling.sampler import Sampler
-from sspir.sampling.tiling import tiled
 
 
 class Step(NamedTuple):

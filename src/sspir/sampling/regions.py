@@ -1,6 +1,6 @@
 """Images of any size in bounded memory: regions restored one after the other and faded into each other.
 
-Within a region the sampler blends tiles at every step (`sspir.sampling.tiling`). Regions meet only as finished pixels,
+Within a region the sampler blends tiles at every step (`sspir.models.tiling`). Regions meet only as finished pixels,
 which is why nothing of the whole image but the low-quality one and the result has to be in memory. Neighbours start
 from the same noise where they overlap, so that they invent the same detail there.
 """

@@ -22,6 +22,7 @@ from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
 
+_VAE_TILE = 64  # latent pixels: what Stable Diffusion was trained on
 LARGEST_SEEN = 1024
 """Longest side, in pixels, at which captioner and image encoder are shown an image larger than a region."""
 
@@ -95,7 +96,7 @@ class Restoration:
         self.drawn = 0.0 if pipeline.config.residual else settings.fidelity
         negatives = [settings.negative_caption] * len(captions) if settings.guided else []
         self.prompt_embeds = encode_captions(pipeline.tokenizer, pipeline.text_encoder, [*negatives, *captions])
-        self._fit_autoencoder()
+        self.vae_tile = self._vae_tile()
 
     def _tile(self, settings: Sampler) -> int | None:
         """Side of a tile in latent pixels; "auto" is the largest of the usual ones that half the memory can hold."""
@@ -107,14 +108,15 @@ class Restoration:
         pixels = free_bytes(self.lq.device) / 2 / each
         return next((side for side in (96, 64, 48) if side**2 <= pixels and side > settings.overlap), 48)
 
-    def _fit_autoencoder(self) -> None:
-        """Let a large autoencoder work in tiles where its maps would not fit in half of the memory."""
-        if not hasattr(self.vae, "enable_tiling"):
-            return
+    def _vae_tile(self) -> int | None:
+        """Side of the tiles of a large autoencoder, in latent pixels, where half the memory cannot hold its maps."""
+        widths = self.vae.config.get("block_out_channels")
+        if not widths:
+            return None
         pixels = len(self.lq) * min(self.size[0] * self.size[1], (self.settings.region or 2**31) ** 2)
         # The decoder's last level: about ten maps of its width
-        needed = 10 * 4 * self.vae.config.block_out_channels[0] * pixels
-        (self.vae.enable_tiling if needed > free_bytes(self.lq.device) / 2 else self.vae.disable_tiling)()
+        needed = 10 * 4 * widths[0] * pixels
+        return _VAE_TILE if needed > free_bytes(self.lq.device) / 2 else None
 
     def embed(self, images: Tensor) -> Tensor:
         """Image embeddings (B, L, D) of images (B, 3, H, W) in [0, 1]."""
@@ -193,25 +195,26 @@ class Restoration:
         def colours() -> Colours:
             if isinstance(base, Tensor):
                 return Colours(base, images[0])
-            return Colours(encode(self.vae, padded) if self.settings.start is None else known, padded)
+            started = self.settings.start is not None
+            return Colours(known if started else encode(self.vae, padded, tile=self.vae_tile), padded)
 
         def show(latents: Tensor) -> Tensor:
             rows, columns = (-(-side // factor_of(self.vae)) for side in (height, width))
             return colours()(base + latents * self.residual_share)[..., :rows, :columns]
 
         latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
-        restored = decode(self.vae, base + latents * self.residual_share)[..., :height, :width].clamp(0, 1)
-        return restored, [image[..., :height, :width] for image in images]
+        restored = decode(self.vae, base + latents * self.residual_share, self.vae_tile)
+        return restored[..., :height, :width].clamp(0, 1), [image[..., :height, :width] for image in images]
 
     def _start(
         self, padded: Tensor, images: list[Tensor], generators: list[torch.Generator]
     ) -> tuple[Tensor, Tensor | float]:
         """Clean latents that the loop starts from, and the latent that its result is added to."""
         if self.pipeline.config.residual:
-            base = encode(self.vae, images[0])
+            base = encode(self.vae, images[0], tile=self.vae_tile)
             return torch.zeros_like(base), base
         if self.settings.start is not None:
-            return encode(self.vae, padded, generators), 0.0
+            return encode(self.vae, padded, generators, self.vae_tile), 0.0
         factor = factor_of(self.vae)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0

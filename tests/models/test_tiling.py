@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.sampling.tiling import tile_weights, tiled, tiles_of
+from sspir.models.tiling import tile_weights, tiled, tiles_of
 from tests.reference import assert_golden, deviation, recording
 
 CASES = ("wide", "tall_cfg", "narrow", "exact")
