@@ -49,6 +49,34 @@ def chart(series: Mapping[str, Points], x_label: str, lines: bool = True) -> str
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 
+def forest(rows: Mapping[str, tuple[float, float, float]]) -> str:
+    """Means with their intervals, one line each, against zero.
+
+    Args:
+        rows: name -> (mean, low, high).
+    """
+    left, line = 150, 20
+    height = TOP + BOTTOM + line * len(rows)
+    x_ticks = ticks([0.0, *(value for values in rows.values() for value in values)])
+
+    def across(x: float) -> float:
+        return left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - left - RIGHT)
+
+    parts = []
+    for tick in x_ticks:
+        x, style = across(tick), 'stroke="currentColor"' if abs(tick) < 1e-12 else 'class="grid"'
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}" {style}/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 15}" text-anchor="middle">{tick:.4g}</text>')
+    for index, (name, (mean, low, high)) in enumerate(rows.items()):
+        y = TOP + line * (index + 0.5)
+        title = f"<title>{escape(name)}: {mean:.5g} [{low:.5g}, {high:.5g}]</title>"
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        ends = f'x1="{across(low):.1f}" x2="{across(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+        parts.append(f'<line {ends} stroke="{COLORS[0]}" stroke-width="1.8">{title}</line>')
+        parts.append(f'<circle cx="{across(mean):.1f}" cy="{y:.1f}" r="4" fill="{COLORS[0]}">{title}</circle>')
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+
+
 def thin(points: Points) -> Points:
     """At most MOST_POINTS points: means over neighbours, so that noise is averaged and not sampled."""
     if len(points) <= MOST_POINTS:

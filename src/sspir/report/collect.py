@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -14,6 +14,14 @@ from sspir.errors import UserError
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 NOT_CURVES = ("step", "epoch")
+
+
+class Trained(NamedTuple):
+    """Which run of a sweep was measured."""
+
+    experiment: str
+    variant: str
+    seed: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class ResultSet:
         values: image -> method -> metric -> value.
         files: image -> "hq", "lq" or method -> path of the picture.
         captions: image -> text, where there is one.
+        trained: the run whose folder it lies in, if it lies in one.
     """
 
     name: str
@@ -33,6 +42,7 @@ class ResultSet:
     values: dict[str, dict[str, dict[str, float]]]
     files: dict[str, dict[str, Path]]
     captions: dict[str, str]
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,16 @@ def read_results(folder: Path, name: str) -> ResultSet:
         summary["methods"], summary["metrics"], summary["comparisons"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"The results in {folder} cannot be read ({error!r}); measure again.") from error
-    return ResultSet(name, summary, values, files, texts)
+    return ResultSet(name, summary, values, files, texts, _trained(folder))
+
+
+def _trained(folder: Path) -> Trained | None:
+    configs = (parent / "config.yaml" for parent in folder.resolve().parents)
+    config = next((path for path in configs if path.is_file()), None)
+    settings = flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
+    if not {"name", "variant", "seed"} <= settings.keys():
+        return None
+    return Trained(settings["name"], settings["variant"], settings["seed"])
 
 
 def read_run(folder: Path, name: str) -> Run:

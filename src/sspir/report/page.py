@@ -8,7 +8,8 @@ from typing import Any
 
 from sspir.metrics.measure import NOISE
 from sspir.metrics.table import best_of, heading, number, verdict_text
-from sspir.report.charts import COLORS, chart
+from sspir.report.ablation import FULL, Row, Study, studies, validations
+from sspir.report.charts import COLORS, chart, forest
 from sspir.report.collect import ResultSet, Run, differing_settings
 from sspir.report.pictures import gallery
 
@@ -28,6 +29,7 @@ def build(results: Sequence[ResultSet], runs: Sequence[Run], title: str, images:
     sections, galleries = [], {}
     if len(results) > 1:
         sections.append(_overview(results))
+    sections += [_study_section(study) for study in studies(results)]
     for index, result in enumerate(results):
         shown = gallery(result, images, quality)
         galleries[f"gallery-{index}"] = {"metrics": result.summary["metrics"], "images": shown}
@@ -57,6 +59,40 @@ def _overview(results: Sequence[ResultSet]) -> str:
     comparable = all(result.values.keys() == results[0].values.keys() for result in results)
     note = "" if comparable else '<p class="note">Different images: compare methods within one set only.</p>'
     return f"<section><h2>All results</h2>{note}{_method_table(methods, metrics, comparable)}</section>"
+
+
+def _study_section(study: Study) -> str:
+    """The ablation table of a sweep, and per metric a plot of the gains."""
+    head = "".join(f"<th>{escape(heading(name, dict(facts)))}</th>" for name, facts in study.metrics.items())
+    variants = dict.fromkeys(row.variant for rows in study.rows.values() for row in rows)
+    body, figures = [], []
+    for variant in variants:
+        found = {metric: row for metric, rows in study.rows.items() for row in rows if row.variant == variant}
+        cells = "".join(_study_cell(found.get(metric)) for metric in study.metrics)
+        body.append(f"<tr><th>{escape(variant)}</th>{cells}<td>{max(row.seeds for row in found.values())}</td></tr>")
+    for metric, rows in study.rows.items():
+        gains = {row.variant: row.gain.gain for row in rows if row.gain}
+        if gains:
+            drawn = forest({name: (gain.mean, gain.low, gain.high) for name, gain in gains.items()})
+            figures.append(f"<figure>{drawn}<figcaption>{escape(metric)}: gain over {FULL}</figcaption></figure>")
+    note = (
+        f"Mean ± standard deviation over seeds; below it the gain over the full method ({FULL}; positive: better) with "
+        "its paired 95 % bootstrap interval over the images, bold where it excludes zero."
+    )
+    table = _table(f"<th>variant</th>{head}<th>seeds</th>", body)
+    plots = f'<div class="charts">{"".join(figures)}</div>'
+    return f'<section><h2>Ablation: {escape(study.title)}</h2>{table}<p class="note">{note}</p>{plots}</section>'
+
+
+def _study_cell(row: Row | None) -> str:
+    if row is None:
+        return "<td>–</td>"
+    text = number(row.mean) + (f" ± {number(row.spread)}" if row.spread is not None else "")
+    if row.gain is None:
+        return f"<td>{text}</td>"
+    gain = row.gain.gain
+    words = f"{number(gain.mean)} [{number(gain.low)}, {number(gain.high)}]"
+    return f"<td>{text}<small>{f'<b>{words}</b>' if row.gain.significant else words}</small></td>"
 
 
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
@@ -153,7 +189,21 @@ def _ablation_table(runs: Sequence[Run]) -> str:
             f"<td>{escape(text)}</td>" for text in [*(run.settings.get(key, "") for key in settings), *ends]
         )
         rows.append(f"<tr><th>{escape(run.name)}</th>{cells}</tr>")
-    return f"<h3>Last validation</h3>{_table(head, rows)}"
+    return f"<h3>Last validation</h3>{_table(head, rows)}{_over_seeds(runs)}"
+
+
+def _over_seeds(runs: Sequence[Run]) -> str:
+    """Where the validation of each variant ended, over its seeds."""
+    of_metrics = validations(runs)
+    if not of_metrics:
+        return ""
+    variants = {row.variant: row.seeds for rows in of_metrics.values() for row in rows}
+    body = []
+    for variant, seeds in variants.items():
+        found = [next((row for row in rows if row.variant == variant), None) for rows in of_metrics.values()]
+        body.append(f"<tr><th>{escape(variant)}</th>{''.join(map(_study_cell, found))}<td>{seeds}</td></tr>")
+    head = "".join(f"<th>{escape(name)}</th>" for name in of_metrics)
+    return f"<h3>Over seeds: mean ± standard deviation</h3>{_table(f'<th>variant</th>{head}<th>seeds</th>', body)}"
 
 
 def _sweeps(runs: Sequence[Run]) -> str:
