@@ -6,7 +6,7 @@ EXP ?= ssp_ir
 RUN ?= runs/$(EXP)/none-s0
 BENCH ?= photos
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format train sweep evaluate restore bench smoke-sd15 clean
+.PHONY: help setup demo test test-slow lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,15 @@ train: setup  ## make train EXP=tiny ARGS="trainer.max_steps=10"
 
 sweep: setup  ## make sweep EXP=tiny OVER="'ablation=glob(*)' seed=0,1,2"
 	$(SSPIR) train --multirun experiments=$(EXP) $(OVER) $(ARGS)
+
+# Ray's launcher pins another cloudpickle: it has an environment of its own above .venv, whose packages it sees
+sweep-ray: setup  ## the same on a Ray cluster of this machine's cores, or of RAY_ADDRESS
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	below=$$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+	own=$$(.venv-ray/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+	echo "import site; site.addsitedir('$$below')" > "$$own/below.pth"
+	.venv-ray/bin/python -m pip install --quiet 'hydra-ray-launcher>=1.2,<2'
+	.venv-ray/bin/python -m sspir train --multirun hydra/launcher=ray experiments=$(EXP) $(OVER) $(ARGS)
 
 evaluate: setup  ## make evaluate RUN=runs/tiny/none-s0 BENCH=set14
 	$(SSPIR) evaluate run=$(RUN) benchmark=$(BENCH) $(ARGS)

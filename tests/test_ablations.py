@@ -107,6 +107,11 @@ PROOFS: dict[str, Callable[[RestorationModule], bool]] = {
 }
 
 
+def test_every_ablation_says_what_it_asks() -> None:
+    described = (home() / "experiments" / "README.md").read_text()
+    assert [name for name in ABLATIONS if f"| `{name}` |" not in described] == []
+
+
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if ("tiny", name) not in REFUSED])
 def test_an_ablation_changes_what_it_says(name: str) -> None:
     assert PROOFS[name](ablated(name))

@@ -55,6 +55,7 @@ def test_finished_runs_are_skipped_and_failed_ones_retried(photo_folder: Path, t
     [
         ("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
         ("submitit_local", "hydra_plugins.hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
+        ("ray", "hydra_plugins.hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=1"]),
     ],
 )
 def test_launchers_of_the_ecosystem_run_sweeps(
@@ -65,7 +66,7 @@ def test_launchers_of_the_ecosystem_run_sweeps(
     except ModuleNotFoundError:
         present = False
     if not present:
-        pytest.skip(f"{launcher} is not installed: pip install 'sspir[joblib,slurm]'")
+        pytest.skip(f"{launcher} is not installed: pip install 'sspir[joblib,slurm]', or .venv-ray of `make sweep-ray`")
     done = sweep(tmp_path, photo_folder, f"hydra/launcher={launcher}", *options, "seed=0,1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(finished(tmp_path)) == {"none-s0", "none-s1"}

@@ -16,6 +16,7 @@ from sspir.checkpoint import LAST
 from sspir.errors import UserError
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
+from sspir.models.sharding import shared_as, whole
 
 
 class EMA(Callback):
@@ -34,7 +35,7 @@ class EMA(Callback):
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start from the weights as they are, or go on with those of a checkpoint."""
         current = _trained(module)
-        self.average = {key: self.average.get(key, value).to(value.device, copy=True) for key, value in current.items()}
+        self.average = {key: shared_as(self.average.get(key, value), value).clone() for key, value in current.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -65,9 +66,9 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the average beside the raw weights; a checkpoint within validation holds the raw ones too."""
-        checkpoint["ema"] = dict(self.average)
+        checkpoint["ema"] = {key: whole(value) for key, value in self.average.items()}
         if self.raw:
-            checkpoint["state_dict"] |= self.raw
+            checkpoint["state_dict"] |= {key: whole(value) for key, value in self.raw.items()}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the checkpoint's average."""
@@ -211,7 +212,7 @@ class SkipNaN(Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         """Drop the gradients of a broken step: an optimizer leaves alone what has none."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         ids, self.ids = self.ids, []
         if torch.isfinite(norm):
             self.in_a_row = 0

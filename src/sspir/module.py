@@ -17,10 +17,12 @@ from sspir.losses import RestorationLoss
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
+from sspir.models.sharding import shard
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.sampler import Sampler
+from sspir.strategy import ShardedStrategy
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -47,7 +49,7 @@ class RestorationModule(pl.LightningModule):
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
         structure_steps: optimizer steps at the start that train the Processor alone, so that a residual has a base to
-            refer to; on one device. None where the Processor is not supervised.
+            refer to. None where the Processor is not supervised.
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
@@ -147,6 +149,12 @@ class RestorationModule(pl.LightningModule):
         for part in self.frozen():
             part.eval()
         return self
+
+    def configure_model(self) -> None:
+        """Share the weights over the processes, where the strategy says so; called by the trainer."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            for part in (self.backbone, self.refine):
+                shard(part, self.trainer.strategy.device_mesh["data_parallel"])
 
     @property
     def pipeline(self) -> RestorationPipeline:
@@ -275,7 +283,10 @@ class RestorationModule(pl.LightningModule):
         """Refuse a checkpoint of another network, with the first differences."""
         prefixes = tuple(f"{name}." for name in self.trainable())
         ours = {key: value.shape for key, value in self.state_dict().items() if key.startswith(prefixes)}
-        theirs = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+        if "state_dict" in checkpoint:  # else the strategy has loaded it, share by share
+            theirs = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+        else:
+            theirs = ours
         differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if differing:
             raise UserError(

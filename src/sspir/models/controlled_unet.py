@@ -22,6 +22,7 @@ from sspir.models.blocks import (
     spread,
     texts_of,
 )
+from sspir.models.sharding import whole
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.offload import fetch
 from sspir.pretrained import load_diffusers
@@ -343,7 +344,9 @@ class ControlledUNet(nn.Module):
 
     def base(self) -> Tensor | None:
         """Some weights of the frozen U-Net, by which a checkpoint knows the base it was trained on; None if trained."""
-        return None if self.train_unet else self.unet.conv_in.weight.detach().flatten()[:512].float().cpu().clone()
+        if self.train_unet:
+            return None
+        return whole(self.unet.conv_in.weight.detach()).flatten()[:512].float().cpu().clone()
 
     def is_on(self, base: Tensor | None) -> bool:
         """Whether the frozen U-Net is the one that `base` came from, but for the rounding of half precision."""
