@@ -1,8 +1,9 @@
-"""What Lightning, callbacks and logging cost over a bare loop, and what bf16 autocast gains on this CPU.
+"""What Lightning, callbacks and logging cost over a bare loop, what bf16 autocast gains, and what it does to the loss.
 
     python benchmarks/bench_training.py [--steps 40] [--repeats 3]
 
-CPU seconds per step, the lesser of alternating repeats; one thread, seed 0, random photos. Ratios are of one run.
+CPU seconds per step, the lesser of alternating repeats; one thread, random photos. Ratios are of one run. The loss
+curve in bf16 is compared with that in fp32, and with that of another seed.
 """
 
 import argparse
@@ -82,7 +83,36 @@ def overhead(steps: int, repeats: int) -> None:
     print(f"ratio {seconds['Lightning'] / seconds['bare loop']:.3f} (aim: at most 1.05)")
 
 
-def precision(repeats: int) -> None:
+def curves(network: torch.nn.Module, given: dict[str, torch.Tensor], steps: int) -> None:
+    """Losses of predicting noise, in fp32 with two seeds and in bf16 with the first of them."""
+    runs = {}
+    for name, seed, context in (
+        ("fp32", 0, nullcontext()), ("fp32, another seed", 1, nullcontext()),
+        ("bf16", 0, torch.autocast("cpu", torch.bfloat16)),
+    ):  # fmt: skip
+        trained = copy.deepcopy(network).requires_grad_(True)
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=2e-4)
+        generator = torch.Generator().manual_seed(seed)
+        losses = []
+        for _ in range(steps):
+            noise = torch.randn(given["sample"].shape, generator=generator)
+            with context:
+                prediction = trained(**{**given, "sample": 0.3 * given["sample"] + noise}).noise
+            loss = torch.nn.functional.mse_loss(prediction.float(), noise)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        runs[name] = torch.tensor(losses)
+        print(f"{name:<20} loss {losses[0]:.4f} -> {losses[-1]:.4f} in {steps} steps")
+    half = steps // 2
+    first = runs.pop("fp32")
+    apart = {name: (losses - first)[half:].abs().mean().item() for name, losses in runs.items()}
+    told = ", ".join(f"{name} {value:.5f}" for name, value in apart.items())
+    print(f"mean distance from the fp32 curve over the second half: {told} (aim: bf16 nearer than another seed)")
+
+
+def precision(repeats: int, steps: int) -> None:
     """A Stable-Diffusion-shaped network of about 20 M parameters, and the tiny one, in fp32 and bf16 autocast."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -110,6 +140,8 @@ def precision(repeats: int) -> None:
         seconds = least(
             {"fp32": lambda: step(nullcontext()), "bf16": lambda: step(torch.autocast("cpu", torch.bfloat16))}, repeats
         )
+        if name == "wide":
+            curves(network, given, steps)
         print(
             f"{name} ({size:.1f} M): fp32 {seconds['fp32']:.3f}, bf16 autocast {seconds['bf16']:.3f} CPU s per forward "
             f"and backward; {seconds['fp32'] / seconds['bf16']:.2f}x as fast"
@@ -123,4 +155,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     torch.set_num_threads(1)
     overhead(options.steps, options.repeats)
-    precision(options.repeats + 1)
+    precision(options.repeats + 1, options.steps)
