@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
+from sspir.__main__ import main
 from sspir.errors import UserError
+from sspir.images.io import read_image
 from sspir.priors.image_encoder import RefineLayer
 from sspir.weights import load_authors, load_pipeline
+from tests.pipelines import write_photo
 from tests.reference import recording
 from tests.stable_diffusion import save_stable_diffusion
 
@@ -84,3 +87,18 @@ def _drop(folder: Path, key: str) -> None:
     state = load_file(path)
     del state[key]
     save_file(state, path)
+
+
+def test_the_command_restores_with_the_authors_checkpoint(
+    folders: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_photo(tmp_path / "a.png", 10, 9)
+    command = ["restore", str(source), "--weights", str(folders[0]), "--steps", "2", "--caption", "a photo"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "lacks the frozen networks" in capsys.readouterr().err
+    networks = ["--stable-diffusion", str(folders[1]), "--clip", str(folders[2])]
+    assert main([*command, *networks, "--out", str(tmp_path / "out")]) == 0
+    pipeline = load_authors(folders[0], str(folders[1]), str(folders[2]))
+    wanted = pipeline(source, "a photo", steps=2, output_type="pt").images[0]
+    written = read_image(tmp_path / "out" / "a.png").tensor()
+    assert (written - wanted).abs().max() < 1 / 255

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,7 @@ from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import factor_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
+from sspir.pretrained import require_whole
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
@@ -180,8 +182,15 @@ class RestorationPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:
-        """Load what `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`."""
+        """Load what `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            UserError: a part of a local folder lacks weights, which the libraries would draw at random.
+        """
         pipeline: Self = super().from_pretrained(*arguments, **options)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                require_whole(Path(arguments[0]), name, part)
         # Weights stay in the mapped file, at addresses that some kernels round differently for; and files change
         for part in pipeline.components.values():
             for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():

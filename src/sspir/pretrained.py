@@ -7,6 +7,7 @@ without a word.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
@@ -200,6 +201,28 @@ def _require_whole(cls: Any, path: str, setting: str, info: dict[str, Any]) -> N
         raise UserError(
             f"{path} ({setting}) lacks {len(lacking)} weights of a {cls.__name__}, {lacking[0]} first; "
             f"give the folder or hub id of a whole one."
+        )
+
+
+def require_whole(folder: Path, name: str, part: Any) -> None:
+    """Refuse a part of a saved pipeline whose files do not hold all its weights.
+
+    Args:
+        folder: of the pipeline; one that is not here is not looked into.
+        name: of the part, and of its folder.
+        part: as loaded.
+    """
+    from safetensors import safe_open
+
+    held: set[str] = set()
+    for file in (folder / name).glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            held |= set(weights.keys())
+    lacking = sorted({key for key, _ in part.named_parameters()} - held)
+    if held and lacking:
+        raise UserError(
+            f"The pipeline in {folder} is broken ({name} lacks {len(lacking)} of its weights, {lacking[0]} first); "
+            f"save or copy it again."
         )
 
 

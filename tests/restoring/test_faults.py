@@ -1,0 +1,208 @@
+"""Bad photos, bad weights, full disks and signals: what `sspir restore` says, leaves and returns."""
+
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from sspir.__main__ import main
+from sspir.images.io import read_image
+from tests.images.test_io import COLOUR, REFUSED, jpeg
+from tests.pipelines import tiny_pipeline, write_photo
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "pipeline"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def restore(*arguments: object) -> int:
+    return main(["restore", *map(str, arguments), "--steps", "1", "--captioner", "none"])
+
+
+def lines(out: Path) -> dict[str, dict]:
+    told = [json.loads(line) for line in (out / "restore.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {line["output"]: line for line in told}
+
+
+def in_a_process(work: Callable[[], int]) -> int:
+    """Fork; returns the child's number."""
+    child = os.fork()
+    if child == 0:
+        os._exit(work())
+    return child
+
+
+def status_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_photo_that_cannot_be_restored_is_named_and_the_others_are_done(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_photo(folder / "good.png", 8, 8)
+    for name, (content, _) in REFUSED.items():
+        (folder / f"{name}.png").write_bytes(content)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert restore(folder, "--out", out, "--weights", weights) == 1
+    told, errors = lines(out), capsys.readouterr().err
+    assert told["good.png"]["status"] == "done"
+    failed = {output for output, line in told.items() if line["status"] == "failed"}
+    assert failed == {f"{name}.png" for name in REFUSED} | {"gone.png"}
+    for output in failed:
+        assert f"failed: {output}: {folder / output}" in errors
+    assert {path.name for path in out.iterdir()} == {"good.png", "restore.jsonl"}
+    assert restore(folder / "empty.png", "--out", tmp_path / "alone", "--weights", weights) == 2
+
+
+def test_odd_but_good_photos_are_restored(tmp_path: Path, weights: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    small = Image.fromarray(COLOUR[:8, :8])
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", icc_profile=b"no profile at all")
+    (folder / "profile.jpg").write_bytes(buffer.getvalue())
+    (folder / "jpeg in truth.png").write_bytes(jpeg())
+    (folder / "junk behind.jpg").write_bytes(jpeg() + b"\0\1junk" * 99)
+    for name, value in (("black", 0), ("white", 255)):
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(folder / f"{name}.png")
+    small.save(folder / "two\nlines.png")
+    small.save(folder / f"{'long' * 62}.png")  # 252 bytes; 255 is the limit of most disks
+    Image.fromarray(COLOUR[:1, :1]).save(folder / "point.png")
+    Image.fromarray(np.resize(COLOUR, (1, 90, 3))).save(folder / "line.png")
+    assert restore(folder, "--out", out, "--weights", weights) == 0
+    told = lines(out)
+    assert len(told) == 9
+    for output, line in told.items():
+        width, height = Image.open(folder / Path(output).with_suffix(Path(line["source"]).suffix)).size
+        assert read_image(out / output).pixels.shape == (4 * height, 4 * width, 3)
+    assert any("profile" in warning for warning in told["profile.png"]["warnings"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_is_told_to_stop_stops_and_goes_on(
+    tmp_path: Path, weights: Path, number: signal.Signals
+) -> None:
+    for index in range(6):
+        write_photo(tmp_path / "in" / f"{index}.png", 8, 8)
+    out = tmp_path / "out"
+    command = [tmp_path / "in", "--out", out, "--weights", weights]
+    child = in_a_process(lambda: restore(*command))
+    while not (out / "0.png").exists():
+        time.sleep(0.001)
+    os.kill(child, number)
+    assert status_of(child) == 128 + number
+    done = {output for output, line in lines(out).items() if line["status"] == "done"}
+    assert len(done) < 6
+    assert done <= {path.name for path in out.glob("*.png")}
+    assert not list(out.glob(".*"))
+    before = {name: (out / name).stat().st_mtime_ns for name in done}
+    assert restore(*command) == 0
+    assert len(lines(out)) == 6
+    assert all((out / name).stat().st_mtime_ns == time_ for name, time_ in before.items())
+
+
+def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(tmp_path: Path, weights: Path) -> None:
+    write_photo(tmp_path / "a.png", 40, 40)
+    out = tmp_path / "out"
+
+    def with_little_room() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # what the system says is that of a full disk
+        return restore(tmp_path / "a.png", "--out", out, "--weights", weights)
+
+    assert status_of(in_a_process(with_little_room)) == 2
+    assert "cannot be written" in lines(out)["a.png"]["error"]
+    assert {path.name for path in out.iterdir()} == {"restore.jsonl"}
+    assert restore(tmp_path / "a.png", "--out", out, "--weights", weights) == 0
+
+
+def test_an_output_folder_that_cannot_be_is_refused_before_anything(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_photo(tmp_path / "a.png")
+    assert restore(tmp_path / "a.png", "--out", tmp_path / "a.png" / "out", "--weights", weights) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("/tmp/sspir-was-here",)
+
+
+def cut(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def without(folder: Path) -> None:
+    file = folder / "unet_pixel" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors[min(tensors)]
+    save_file(tensors, file)
+
+
+def without_words(folder: Path) -> None:
+    (file,) = (folder / "text_encoder").glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[min(tensors)]
+    save_file(tensors, file, {"format": "pt"})
+
+
+def widened(folder: Path) -> None:
+    file = folder / "refine" / "diffusion_pytorch_model.safetensors"
+    save_file({key: torch.cat([value, value]) for key, value in load_file(file).items()}, file)
+
+
+def pickled(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+
+
+def newer(folder: Path) -> None:
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"block_out_channels"', '"block_widths"'))
+
+
+def renamed(folder: Path) -> None:
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("AttentionAdapter", "Popen"))
+
+
+@pytest.mark.parametrize("spoil", [cut, without, without_words, widened, pickled, newer, renamed])
+def test_broken_weights_are_refused_before_any_photo(
+    tmp_path: Path, weights: Path, spoil: Callable[[Path], None], capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    spoil(folder)
+    write_photo(tmp_path / "a.png")
+    assert restore(tmp_path / "a.png", "--out", tmp_path / "out", "--weights", folder) == 2
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(folder) in sentence
+    assert "broken" in sentence
+    assert not list(tmp_path.glob("out/*.png"))
+    assert not Path("/tmp/sspir-was-here").exists()
