@@ -5,7 +5,9 @@ results in levels of 255:
 - the plain loop (every prior computed anew at each step, both halves of guidance whole) beside ours, in float32 and
   bfloat16, for the tiny model and for one of Stable Diffusion 1.5's shape at a tenth of the width, random weights;
 - instead of these, with `--weights` and `--pairs` (a folder with LQ/ and HQ/), 50 ancestral steps beside few-step
-  settings of that model: CPU-seconds, PSNR, SSIM and NIQE.
+  settings of that model: CPU-seconds, PSNR, SSIM and NIQE;
+- instead of these, with `--colours` (a folder of photos), how far the colours of the results are from the photos'
+  before and after each colour fix.
 """
 
 import argparse
@@ -13,14 +15,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
+from torch.nn import functional as F
 
+from sspir.color import ColourMode, fix_colour
 from sspir.config import compose_config
 from sspir.images.io import list_images, read_image
 from sspir.metrics.fidelity import PSNR, SSIM
@@ -33,7 +37,7 @@ from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder, encode_captions
 from sspir.run import build_module
 from sspir.sampling.sampler import Sampler
-from sspir.weights import load_pipeline
+from sspir.weights import SHIPPED, load_pipeline
 
 
 def tiny() -> RestorationPipeline:
@@ -153,16 +157,48 @@ def compare_steps(pipe: RestorationPipeline, pairs: Path, limit: int) -> None:
         )
 
 
+def colour_shift(image: Tensor, lq: Tensor) -> tuple[float, float]:
+    """Mean difference of colours, in levels of 255: of the whole images' means, and place by place.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        lq: (B, 3, h, w) in [0, 1]; places are a sixteenth of its width and of its height.
+    """
+    whole = image.mean(dim=(2, 3)) - lq.mean(dim=(2, 3))
+    local = F.interpolate(image, (16, 16), mode="area") - F.interpolate(lq, (16, 16), mode="area")
+    return float(whole.abs().mean()) * 255, float(local.abs().mean()) * 255
+
+
+def compare_colours(pipe: RestorationPipeline, photos: Path, limit: int) -> None:
+    """Print the mean colour shift without a colour fix and after each."""
+    files = list_images(photos)[:limit]
+    shifts: dict[str, list[tuple[float, float]]] = {mode: [] for mode in get_args(ColourMode)}
+    for file in files:
+        lq = read_image(file).tensor()[None, :, :128, :128]
+        size = pipe.size_of(lq)
+        restored = pipe.restore(lq, pipe.caption(lq, size), size, [0], pipe.settings(colour="none")).images
+        for mode, shift in shifts.items():
+            shift.append(colour_shift(fix_colour(restored, upscale(lq, size), mode, 1.0), lq))
+    sys.stdout.write(f"mean colour shift of {len(files)} photos in levels of 255: whole, place by place\n")
+    for mode, found in shifts.items():
+        whole, local = (sum(column) / len(files) for column in zip(*found, strict=True))
+        sys.stdout.write(f"  {mode:<8}{whole:7.3f}{local:7.3f}\n")
+
+
 def main() -> None:
     """Parse the flags and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small images, few steps")
     parser.add_argument("--weights", help="a trained model, for the comparison of few steps")
     parser.add_argument("--pairs", type=Path, help="a folder with LQ/ and HQ/")
-    parser.add_argument("--limit", type=int, default=6, help="pairs to restore")
+    parser.add_argument("--colours", type=Path, help="a folder of photos, for the colour fixes")
+    parser.add_argument("--limit", type=int, default=6, help="pairs or photos to restore")
     options = parser.parse_args()
     torch.set_num_threads(1)
     side, steps, rounds = (128, 4, 1) if options.quick else (256, 12, 2)
+    if options.colours:
+        compare_colours(load_pipeline(options.weights or SHIPPED), options.colours, options.limit)
+        return
     if options.weights and options.pairs:
         compare_steps(load_pipeline(options.weights), options.pairs, options.limit)
         return
