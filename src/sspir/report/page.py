@@ -8,10 +8,12 @@ from typing import Any
 
 from sspir.metrics.measure import NOISE
 from sspir.metrics.table import best_of, heading, number, verdict_text
-from sspir.report.ablation import FULL, Row, Study, studies, validations
-from sspir.report.charts import COLORS, chart, forest
+from sspir.report.ablation import studies
+from sspir.report.charts import COLORS, chart
 from sspir.report.collect import ResultSet, Run, differing_settings
+from sspir.report.html import details, table
 from sspir.report.pictures import gallery
+from sspir.report.study import over_seeds, study_section
 
 MOST_SWEEPS = 6  # scatter plots of a setting against a result
 
@@ -29,7 +31,7 @@ def build(results: Sequence[ResultSet], runs: Sequence[Run], title: str, images:
     sections, galleries = [], {}
     if len(results) > 1:
         sections.append(_overview(results))
-    sections += [_study_section(study) for study in studies(results)]
+    sections += [study_section(study) for study in studies(results)]
     for index, result in enumerate(results):
         shown = gallery(result, images, quality)
         galleries[f"gallery-{index}"] = {"metrics": result.summary["metrics"], "images": shown}
@@ -61,40 +63,6 @@ def _overview(results: Sequence[ResultSet]) -> str:
     return f"<section><h2>All results</h2>{note}{_method_table(methods, metrics, comparable)}</section>"
 
 
-def _study_section(study: Study) -> str:
-    """The ablation table of a sweep, and per metric a plot of the gains."""
-    head = "".join(f"<th>{escape(heading(name, dict(facts)))}</th>" for name, facts in study.metrics.items())
-    variants = dict.fromkeys(row.variant for rows in study.rows.values() for row in rows)
-    body, figures = [], []
-    for variant in variants:
-        found = {metric: row for metric, rows in study.rows.items() for row in rows if row.variant == variant}
-        cells = "".join(_study_cell(found.get(metric)) for metric in study.metrics)
-        body.append(f"<tr><th>{escape(variant)}</th>{cells}<td>{max(row.seeds for row in found.values())}</td></tr>")
-    for metric, rows in study.rows.items():
-        gains = {row.variant: row.gain.gain for row in rows if row.gain}
-        if gains:
-            drawn = forest({name: (gain.mean, gain.low, gain.high) for name, gain in gains.items()})
-            figures.append(f"<figure>{drawn}<figcaption>{escape(metric)}: gain over {FULL}</figcaption></figure>")
-    note = (
-        f"Mean ± standard deviation over seeds; below it the gain over the full method ({FULL}; positive: better) with "
-        "its paired 95 % bootstrap interval over the images, bold where it excludes zero."
-    )
-    table = _table(f"<th>variant</th>{head}<th>seeds</th>", body)
-    plots = f'<div class="charts">{"".join(figures)}</div>'
-    return f'<section><h2>Ablation: {escape(study.title)}</h2>{table}<p class="note">{note}</p>{plots}</section>'
-
-
-def _study_cell(row: Row | None) -> str:
-    if row is None:
-        return "<td>–</td>"
-    text = number(row.mean) + (f" ± {number(row.spread)}" if row.spread is not None else "")
-    if row.gain is None:
-        return f"<td>{text}</td>"
-    gain = row.gain.gain
-    words = f"{number(gain.mean)} [{number(gain.low)}, {number(gain.high)}]"
-    return f"<td>{text}<small>{f'<b>{words}</b>' if row.gain.significant else words}</small></td>"
-
-
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     summary = result.summary
     warnings = [verdict_text(verdict) for verdict in summary.get("noise_control", []) if not verdict["beaten"]]
@@ -103,8 +71,8 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     parts = [
         f"<section><h2>{escape(result.name)}</h2>",
         *(f'<p class="warning">{escape(text)}</p>' for text in warnings),
-        _details("Metrics that could not run", missing),
-        _details("Problems", [escape(text) for text in problems]),
+        details("Metrics that could not run", missing),
+        details("Problems", [escape(text) for text in problems]),
         _method_table(summary["methods"], summary["metrics"]),
         '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold.</p>',
         _comparisons(summary["comparisons"]),
@@ -127,7 +95,7 @@ def _method_table(methods: Mapping[str, Mapping[str, Any]], metrics: Mapping[str
         count = max((cell["n"] for cell in cells.values()), default=0)
         kind = ' class="control"' if NOISE in method else ""
         body.append(f"<tr{kind}><th>{escape(method)}</th>{row}<td>{count}</td></tr>")
-    return _table(f"<th>method</th>{head}<th>images</th>", body)
+    return table(f"<th>method</th>{head}<th>images</th>", body)
 
 
 def _value(cell: Mapping[str, Any] | None, best: bool) -> str:
@@ -149,7 +117,7 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     head = "<th>methods</th><th>metric</th><th>gain of the first (positive: better)</th><th>wins</th><th>better</th>"
-    return f"<details><summary>Differences, image by image</summary>{_table(head, rows)}</details>"
+    return f"<details><summary>Differences, image by image</summary>{table(head, rows)}</details>"
 
 
 def _runs_section(runs: Sequence[Run]) -> str:
@@ -161,7 +129,7 @@ def _runs_section(runs: Sequence[Run]) -> str:
     parts.append(_sweeps(runs))
     for run in runs:
         settings = [f"{escape(key)} = {escape(value)}" for key, value in run.settings.items()]
-        parts.append(_details(f"Configuration of {escape(run.name)}", settings))
+        parts.append(details(f"Configuration of {escape(run.name)}", settings))
     return "".join([*parts, "</section>"])
 
 
@@ -189,21 +157,7 @@ def _ablation_table(runs: Sequence[Run]) -> str:
             f"<td>{escape(text)}</td>" for text in [*(run.settings.get(key, "") for key in settings), *ends]
         )
         rows.append(f"<tr><th>{escape(run.name)}</th>{cells}</tr>")
-    return f"<h3>Last validation</h3>{_table(head, rows)}{_over_seeds(runs)}"
-
-
-def _over_seeds(runs: Sequence[Run]) -> str:
-    """Where the validation of each variant ended, over its seeds."""
-    of_metrics = validations(runs)
-    if not of_metrics:
-        return ""
-    variants = {row.variant: row.seeds for rows in of_metrics.values() for row in rows}
-    body = []
-    for variant, seeds in variants.items():
-        found = [next((row for row in rows if row.variant == variant), None) for rows in of_metrics.values()]
-        body.append(f"<tr><th>{escape(variant)}</th>{''.join(map(_study_cell, found))}<td>{seeds}</td></tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in of_metrics)
-    return f"<h3>Over seeds: mean ± standard deviation</h3>{_table(f'<th>variant</th>{head}<th>seeds</th>', body)}"
+    return f"<h3>Last validation</h3>{table(head, rows)}{over_seeds(runs)}"
 
 
 def _sweeps(runs: Sequence[Run]) -> str:
@@ -228,14 +182,3 @@ def _legend(names: Sequence[str]) -> str:
         for i, name in enumerate(names)
     ]
     return f'<p class="legend">{"".join(items)}</p>'
-
-
-def _table(head: str, rows: Sequence[str]) -> str:
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _details(title: str, lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    items = "".join(f"<li>{line}</li>" for line in lines)
-    return f"<details><summary>{title} ({len(lines)})</summary><ul>{items}</ul></details>"

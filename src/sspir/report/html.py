@@ -1,0 +1,16 @@
+"""Pieces of HTML that sections of the page are made of."""
+
+from collections.abc import Sequence
+
+
+def table(head: str, rows: Sequence[str]) -> str:
+    """A table that scrolls sideways, of header cells and whole rows."""
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def details(title: str, lines: Sequence[str]) -> str:
+    """A list that unfolds under its title; nothing for an empty one."""
+    if not lines:
+        return ""
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return f"<details><summary>{title} ({len(lines)})</summary><ul>{items}</ul></details>"

@@ -1,0 +1,58 @@
+"""Ablation studies as tables and plots."""
+
+from collections.abc import Sequence
+from html import escape
+
+from sspir.metrics.table import heading, number
+from sspir.report.ablation import FULL, Row, Study, validations
+from sspir.report.charts import forest
+from sspir.report.collect import Run
+from sspir.report.html import table
+
+
+def study_section(study: Study) -> str:
+    """The ablation table of a sweep, and per metric a plot of the gains."""
+    head = "".join(f"<th>{escape(heading(name, dict(facts)))}</th>" for name, facts in study.metrics.items())
+    variants = dict.fromkeys(row.variant for rows in study.rows.values() for row in rows)
+    body, figures = [], []
+    for variant in variants:
+        found = {metric: row for metric, rows in study.rows.items() for row in rows if row.variant == variant}
+        cells = "".join(_cell(found.get(metric)) for metric in study.metrics)
+        body.append(f"<tr><th>{escape(variant)}</th>{cells}<td>{max(row.seeds for row in found.values())}</td></tr>")
+    for metric, rows in study.rows.items():
+        gains = {row.variant: row.gain.gain for row in rows if row.gain}
+        if gains:
+            drawn = forest({name: (gain.mean, gain.low, gain.high) for name, gain in gains.items()})
+            figures.append(f"<figure>{drawn}<figcaption>{escape(metric)}: gain over {FULL}</figcaption></figure>")
+    note = (
+        f"Mean ± standard deviation over seeds; below it the gain over the full method ({FULL}; positive: better) with "
+        "its paired 95 % bootstrap interval over the images, bold where it excludes zero."
+    )
+    shown = table(f"<th>variant</th>{head}<th>seeds</th>", body)
+    plots = f'<div class="charts">{"".join(figures)}</div>'
+    return f'<section><h2>Ablation: {escape(study.title)}</h2>{shown}<p class="note">{note}</p>{plots}</section>'
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "<td>–</td>"
+    text = number(row.mean) + (f" ± {number(row.spread)}" if row.spread is not None else "")
+    if row.gain is None:
+        return f"<td>{text}</td>"
+    gain = row.gain.gain
+    words = f"{number(gain.mean)} [{number(gain.low)}, {number(gain.high)}]"
+    return f"<td>{text}<small>{f'<b>{words}</b>' if row.gain.significant else words}</small></td>"
+
+
+def over_seeds(runs: Sequence[Run]) -> str:
+    """Where the validation of each variant ended, over its seeds."""
+    of_metrics = validations(runs)
+    if not of_metrics:
+        return ""
+    variants = {row.variant: row.seeds for rows in of_metrics.values() for row in rows}
+    body = []
+    for variant, seeds in variants.items():
+        found = [next((row for row in rows if row.variant == variant), None) for rows in of_metrics.values()]
+        body.append(f"<tr><th>{escape(variant)}</th>{''.join(map(_cell, found))}<td>{seeds}</td></tr>")
+    head = "".join(f"<th>{escape(name)}</th>" for name in of_metrics)
+    return f"<h3>Over seeds: mean ± standard deviation</h3>{table(f'<th>variant</th>{head}<th>seeds</th>', body)}"
