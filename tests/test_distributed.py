@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sspir.run import find_checkpoint, load_checkpoint
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, tiny_run
 
 PLAIN = [
     "optimizer._target_=torch.optim.SGD",
@@ -62,3 +62,18 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert abs(summaries[0]["val/psnr_y"] - summaries[1]["val/psnr_y"]) < 1e-3
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (two, one)]
     assert stopped or len(lines[0]) == len(lines[1])  # one record, not two; a stop adds a validation
+
+
+def test_shared_weights_go_on_from_their_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
+    alone = ["trainer=fsdp", "trainer.devices=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    try:
+        tiny_run(tmp_path / "shared", photo_folder, *alone, "trainer.max_steps=2")
+        tiny_run(tmp_path / "shared", photo_folder, *alone, "trainer.max_steps=3")
+    finally:
+        torch.distributed.destroy_process_group()
+    tiny_run(tmp_path / "plain", photo_folder, "trainer.max_steps=3")
+    ours, theirs = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("shared", "plain"))
+    for part in ("state_dict", "ema"):
+        assert ours[part].keys() == theirs[part].keys()
+        for key, value in theirs[part].items():
+            assert torch.allclose(ours[part][key], value, atol=1e-5), f"{part} {key}"

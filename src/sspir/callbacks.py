@@ -32,8 +32,8 @@ class EMA(Callback):
         self.raw: dict[str, Tensor] = {}
         self.steps = 0
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Start from the weights as they are, or go on with those of a checkpoint."""
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start from the weights as they are, or go on with those of a checkpoint, which is read by now."""
         current = _trained(module)
         self.average = {key: shared_as(self.average.get(key, value), value).clone() for key, value in current.items()}
 
