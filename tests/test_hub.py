@@ -1,0 +1,79 @@
+"""A hub that answers, but not with the model: removed, gated."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+CODE = """
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+from sspir.errors import UserError
+from sspir.pretrained import load_diffusers, load_transformers
+for name in ("someone/removed", "someone/gated"):
+    for load in (
+        lambda: load_transformers(CLIPTextModel, name, "text_encoder.path", "text_encoder"),
+        lambda: load_diffusers(UNet2DConditionModel, name, "unet"),
+    ):
+        try:
+            load()
+        except UserError as error:
+            print(error)
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Speaks as the hub does of repositories that are gone, and of those that need an agreement."""
+
+    def do_HEAD(self) -> None:
+        if "gated" in self.path:
+            self.answer(403, "GatedRepo", "Access to model someone/gated is restricted.")
+        elif "removed" in self.path:
+            self.answer(404, "RepoNotFound", "Repository not found")
+        else:
+            self.answer(200, "", "")
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+
+    def answer(self, status: int, code: str, message: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_removed_or_gated_model_is_one_sentence_with_the_files_and_the_setting(hub: str, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CODE], capture_output=True, text=True, env=environment)
+    sentences = done.stdout.strip().splitlines()
+    assert len(sentences) == 4, done.stdout + done.stderr
+    names = ["someone/removed"] * 2 + ["someone/gated"] * 2
+    settings = ["text_encoder.path", "backbone.path"] * 2
+    for sentence, name, setting in zip(sentences, names, settings, strict=True):
+        assert sentence.startswith(f"{name} ({setting}) cannot be had from the hub (")
+        assert "get its config.json and" in sentence
+        assert sentence.endswith(f"set {setting} to the folder.")
