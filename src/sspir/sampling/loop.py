@@ -25,7 +25,7 @@ class Step(NamedTuple):
         total: number of steps.
         latents: (B, C, h, w), still noisy.
         preview: call it for what the result would be by now, (B, 3, h, w) in [0, 1], rough and at the latents' size;
-            it costs less than a thousandth of a step, and nothing where it is not called.
+            it costs less than a thousandth of decoding, and nothing where it is not called.
     """
 
     number: int
