@@ -48,8 +48,10 @@ def _repeat(arguments: list[str]) -> int:
 
     from omegaconf import OmegaConf
 
+    from sspir.config import TrainConfig
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config = OmegaConf.load(recorded)
+    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(recorded))  # older records lack keys
     OmegaConf.set_struct(config, True)
     try:
         merged = OmegaConf.merge(config, OmegaConf.from_dotlist(_followed(arguments)))
