@@ -133,9 +133,12 @@ def ours(weights: str, checkpoint: str) -> tuple[dict[str, Method], Captioner]:
 
 @torch.no_grad()
 def restore_set(name: str, methods: dict[str, Method], captioner: Captioner, out: Path, limit: int | None) -> None:
-    """Write every method's pictures of a set, and its CPU seconds per picture."""
+    """Write every method's pictures of a set, and its CPU seconds per picture; what is there stays."""
     benchmark = benchmark_of(name)
     count = min(len(benchmark), limit or len(benchmark))
+    record = out / name / "cpu_seconds.json"
+    known: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
+    methods = {method: apply for method, apply in methods.items() if method not in known}
     seconds = dict.fromkeys(methods, 0.0)
     for index in tqdm(range(count), desc=name, unit="image"):
         batch = benchmark[index]
@@ -150,7 +153,7 @@ def restore_set(name: str, methods: dict[str, Method], captioner: Captioner, out
             target = out / name / method / f"{stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, to_picture(picture[0]))
-    (out / name / "cpu_seconds.json").write_text(json.dumps({key: value / count for key, value in seconds.items()}))
+    record.write_text(json.dumps(known | {method: value / count for method, value in seconds.items()}, indent=1))
 
 
 def sheet(out: Path, names: Sequence[str], count: int = 20, worst: int = 7, side: int = 160) -> Image.Image:
@@ -198,6 +201,7 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, help="folder with the unpacked wheels")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--limit", type=int, help="images per set")
+    parser.add_argument("--only", nargs="+", default=[], help="restore with these methods alone, and measure nothing")
     parser.add_argument("--workers", default=2, type=int, help="of the measuring")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -207,11 +211,16 @@ def main() -> int:
     filters = {kind: linear_filter(kind) for kind in DEGRADATIONS}
     for name in options.sets or SETS:
         folder = options.out / name
-        restore_set(name, methods | {"linear": filters[SETS[name][1]]}, captioner, options.out, options.limit)
-        given = [f"--method={method}={folder / method}" for method in (*methods, "linear")]
+        wanted = methods | {"linear": filters[SETS[name][1]]}
+        chosen = {method: apply for method, apply in wanted.items() if method in (options.only or wanted)}
+        restore_set(name, chosen, captioner, options.out, options.limit)
+        if options.only:
+            continue
+        given = [f"--method={method}={folder / method}" for method in wanted]
         truth = ["--hq", str(folder / "hq"), "--lq", str(folder / "lq"), "--out", str(folder)]
         sspir(["compare", *given, *truth, "--noise-control", "processor", "--workers", str(options.workers)])
-    sheet(options.out, options.sets or list(SETS)).save(options.out / "sheet.jpg", quality=88)
+    if not options.only:
+        sheet(options.out, options.sets or list(SETS)).save(options.out / "sheet.jpg", quality=88)
     return 0
 
 

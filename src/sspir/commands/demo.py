@@ -10,8 +10,8 @@ def run(arguments: list[str]) -> int:
     """Parse the flags and run the demo. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="sspir demo",
-        description="Restore photos with the small model that ships with sspir, and show them side by side with a table "
-        "of PSNR and SSIM. Needs no network, no GPU and no account.",
+        description="Restore photos with the small model that ships with sspir, and show them side by side with a "
+        "table of PSNR and SSIM. Needs no network, no GPU and no account.",
         epilog="example: sspir demo --photos ~/Pictures --bad ~/Pictures/old.jpg",
     )
     parser.add_argument("--out", default="demo", type=Path, help="folder for everything it writes (default: demo)")
