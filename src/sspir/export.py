@@ -29,8 +29,6 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
     Raises:
         UserError: `run` is no run, or `out` exists.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from sspir.weights import load_pipeline
 
     run, out = Path(run), Path(out)
@@ -38,7 +36,6 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
         raise UserError(f"{out} exists; choose another folder, or remove it first.")
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the folder of a trained run.")
-    disable_progress_bar()
     pipeline = load_pipeline(run, checkpoint)
     pipeline.in_dtype(dtype)
     for part in (pipeline.text_encoder, pipeline.image_encoder, pipeline.refine):

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 from sspir.errors import UserError
 from sspir.export import verify
@@ -38,6 +40,8 @@ def load_pipeline(
     Raises:
         UserError: the folder is none of those, or its files are not what its SHA256SUMS say.
     """
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # of shards and components; ours count photos
     folder = Path(path).expanduser()
     if (folder / CONFIG).is_file():
         from sspir.module import RestorationModule

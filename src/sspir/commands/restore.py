@@ -156,16 +156,12 @@ def _text(path: Path) -> str | None:
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
-    from diffusers.utils import logging
     from hydra.utils import instantiate
-    from transformers.utils.logging import disable_progress_bar
 
     from sspir.config import load_choice
     from sspir.evaluate import device_of
     from sspir.weights import load_pipeline
 
-    logging.disable_progress_bar()
-    disable_progress_bar()
     pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip)
     if options.shown == "processor" and not pipeline.backbone.processor.predicts_image:
         raise UserError(f"{options.weights} has no Processor that predicts images; use --shown restored.")
