@@ -46,7 +46,7 @@ def test_an_experiment_that_needs_nothing_is_ready(capsys: pytest.CaptureFixture
     assert "missing" not in told
     assert "an optimizer step sees 48 images: 16 per device x 1 device(s) x 3 accumulated" in told
     assert "M parameters are trained" in told
-    assert "a step of 16 images of 64 x 64 in 32-true takes about" in told
+    assert "a step of 16 images of 64 x 64 in bf16-mixed takes about" in told
 
 
 def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.CaptureFixture[str]) -> None:
