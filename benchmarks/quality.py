@@ -166,7 +166,8 @@ def sheet(out: Path, names: Sequence[str], count: int = 20, worst: int = 7, side
         gains += [(psnr[stem, "restored"] - psnr[stem, "bicubic"], name, stem) for stem in stems]
     gains.sort()
     rest = gains[worst:]
-    chosen = gains[:worst] + rest[:: -(-len(rest) // (count - worst))]
+    others = min(count - worst, len(rest))
+    chosen = gains[:worst] + [rest[number * len(rest) // others] for number in range(others)]
     rows = []
     for gain, name, stem in chosen:
         files = {method: out / name / method / f"{stem}.png" for method in ("lq", "processor", "restored", "hq")}
