@@ -65,4 +65,4 @@ smoke-sd15: setup  ## one training step and one restoration at Stable Diffusion'
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
 
 clean:  ## remove what can be made again, but no runs
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-ray dist build .mypy_cache .ruff_cache .pytest_cache

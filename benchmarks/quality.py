@@ -41,6 +41,7 @@ from sspir.images.io import read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
 from sspir.priors.captioner import Captioner
+from sspir.sampling.look import look
 from sspir.weights import SHIPPED, load_pipeline
 
 SYNTHETIC = ("set14", "urban20", "photos_val")
@@ -120,12 +121,7 @@ def ours(weights: str, checkpoint: str) -> tuple[dict[str, Method], Captioner]:
         )
 
     def processor(lq: Tensor, caption: str, name: str) -> Tensor:
-        padded = upscale(lq, pipeline.size_of(lq))
-        height, width = padded.shape[-2:]
-        multiple = pipeline.backbone.processor.multiple
-        padded = F.pad(padded, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        image: Tensor = pipeline.backbone.structure(padded)[1][0]
-        return (image[..., :height, :width] / 2 + 0.5).clamp(0, 1)
+        return look(pipeline, lq, pipeline.size_of(lq), "processor")
 
     methods = {"processor": processor, "restored": restore(), "faithful": restore(fidelity=1.0)}
     return methods, pipeline.captioner

@@ -9,11 +9,13 @@ from skimage import data
 from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.export import export
+from sspir.images.io import read_image
 from sspir.images.photo import to_tensor
 from sspir.metrics.fidelity import psnr
 from sspir.models.latent import upscale
 from sspir.weights import SHIPPED, load_pipeline
 from tests.degradation.presets import preset
+from tests.pipelines import write_photo
 from tests.runs import tiny_run
 
 
@@ -53,6 +55,12 @@ def test_damaged_weights_are_refused_in_words(run: Path, tmp_path: Path) -> None
 
 def test_what_is_no_run_is_not_exported(tmp_path: Path) -> None:
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "model")]) == 2
+
+
+def test_the_command_restores_with_nothing_but_a_photo(tmp_path: Path) -> None:
+    photo = write_photo(tmp_path / "photo.png")
+    assert main(["restore", str(photo), "--out", str(tmp_path / "out")]) == 0
+    assert read_image(tmp_path / "out" / "photo.png").pixels.shape == (96, 80, 3)
 
 
 def test_the_shipped_model_improves_a_photo_it_never_saw() -> None:

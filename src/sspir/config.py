@@ -130,7 +130,7 @@ def load_choice(group: str, name: str) -> DictConfig:
         UserError: there is no such choice or file.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return OmegaConf.load(name)  # type: ignore[return-value]
+        return OmegaConf.load(name)  # type: ignore[return-value]  # a choice is a mapping
     folder = home() / "conf" / group
     if not (folder / f"{name}.yaml").is_file():
         names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))

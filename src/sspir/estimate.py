@@ -63,7 +63,7 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     with torch.device("meta"), _as_kernels_do(HALF.get(precision)) as end_autocast, live:
         loss = _loss(module, batch_size, size)
         end_autocast()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
     count = sum(parameter.numel() for parameter in trained)
     return Estimate(
         trained=count,
@@ -99,7 +99,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: list[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.now, self.peak = 0, 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
 

@@ -38,7 +38,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
     results = Results(metrics, unavailable, config.seed)
-    settings = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]
+    settings = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     count = min(len(benchmark), config.limit or len(benchmark))
     captions = {}
     for index in tqdm(range(count), desc=benchmark.name, unit="image"):

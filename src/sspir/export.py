@@ -1,6 +1,5 @@
 """A trained run as a folder to publish: a pipeline, a model card, and the sums that prove it whole."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from sspir.errors import UserError
+from sspir.metrics.weight_files import sha256
 from sspir.run import CONFIG, ENVIRONMENT
+from sspir.weights import SUMS, load_pipeline
 
-SUMS = "SHA256SUMS"
 CARD = "README.md"
 TRAINING = "training.yaml"
 
@@ -29,8 +29,6 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
     Raises:
         UserError: `run` is no run, or `out` exists.
     """
-    from sspir.weights import load_pipeline
-
     run, out = Path(run), Path(out)
     if out.exists():
         raise UserError(f"{out} exists; choose another folder, or remove it first.")
@@ -60,29 +58,6 @@ def card(run: Path, checkpoint: str) -> str:
     }
     lines = [f"- **{name}**: {value}" for name, value in facts.items()]
     return "\n".join([f"# {config.name}", "", *lines, "", f"Every setting stands in `{TRAINING}`.", ""])
-
-
-def verify(folder: Path) -> None:
-    """Refuse a folder whose files are not what its sums say; one without sums is taken as it is.
-
-    Raises:
-        UserError: a file is missing or differs.
-    """
-    if not (folder / SUMS).is_file():
-        return
-    for line in (folder / SUMS).read_text().splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing; copy or install the weights again.")
-        if sha256(path) != expected:
-            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {SUMS}; copy or install it again.")
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

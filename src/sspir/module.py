@@ -49,7 +49,7 @@ class RestorationModule(pl.LightningModule):
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
         structure_steps: optimizer steps at the start that train the Processor alone, so that a residual has a base to
-            refer to. None where the Processor is not supervised.
+            refer to; without supervision there are none.
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.

@@ -212,7 +212,7 @@ class RestorationPipeline(DiffusionPipeline):
         Args:
             backend: of `torch.compile`.
         """
-        self.backbone.predict = torch.compile(self.backbone.predict, backend=backend)  # type: ignore[method-assign]
+        self.backbone.predict = torch.compile(self.backbone.predict, backend=backend)  # type: ignore[method-assign]  # as torch documents
         return self
 
     def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:

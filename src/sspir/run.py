@@ -26,6 +26,7 @@ _MAY_CHANGE = (
     "resume",
     "folder",
     "threads",
+    "fused_attention",
     "matmul_precision",
     "workers",
     "data.workers",
@@ -70,7 +71,7 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
     register()
     state = load_checkpoint(find_checkpoint(folder, checkpoint))
-    module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]
+    module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]  # a mapping
     module.on_load_checkpoint(state)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
     module.backbone.float()  # a U-Net held in half for training meets float32 parts outside autocast

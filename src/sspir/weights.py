@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sspir.errors import UserError
-from sspir.export import verify
+from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained import load_autoencoder, load_noise_schedule
@@ -22,6 +22,7 @@ from sspir.run import CONFIG
 from sspir.sampling.sampler import Sampler
 
 SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
+SUMS = "SHA256SUMS"  # written by `sspir export`
 AUTHORS_PARTS = ("unet", "controlnet", "refine")
 AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)
 
@@ -64,6 +65,23 @@ def load_pipeline(
         f"{folder} holds no weights: name a run folder (with {CONFIG}), a saved pipeline (with model_index.json), "
         f"or the authors' checkpoint (with {', '.join(AUTHORS_PARTS)})."
     )
+
+
+def verify(folder: Path) -> None:
+    """Refuse a folder whose files are not what its sums say; one without sums is taken as it is.
+
+    Raises:
+        UserError: a file is missing or differs.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    for line in (folder / SUMS).read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; copy or install the weights again.")
+        if sha256(path) != expected:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {SUMS}; copy or install it again.")
 
 
 def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> RestorationPipeline:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from sspir.degradation import sample_seed
+from sspir.degradation import Degradation, sample_seed
 from sspir.degradation.operation import Step
+from sspir.errors import UserError
 from tests.degradation.presets import PRESETS, preset
 from tests.degradation.test_laws import images
 
@@ -165,3 +166,12 @@ def test_sample_seeds_differ_and_stay() -> None:
     seeds = {sample_seed(s, e, n) for s in range(5) for e in range(5) for n in ("a", "b", "1\na")}
     assert len(seeds) == 75
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_mixture_draws_its_parts_as_often_as_it_says() -> None:
+    parts = {"bicubic": preset("bicubic"), "none": Degradation([], 4)}
+    mixture = Degradation.mixture(parts, {"bicubic": 3, "none": 1})
+    untouched = sum(not mixture.draw(seed, (64, 64)) for seed in range(DRAWS))
+    assert 0.21 * DRAWS < untouched < 0.29 * DRAWS
+    with pytest.raises(UserError, match="give each part a weight"):
+        Degradation.mixture(parts, {"bicubic": 1})

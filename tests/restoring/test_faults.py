@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,7 @@ from safetensors.torch import load_file, save_file
 from sspir.__main__ import main
 from sspir.images.io import read_image
 from tests.images.test_io import COLOUR, REFUSED, jpeg
-from tests.pipelines import tiny_pipeline, write_photo
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "pipeline"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.pipelines import write_photo
 
 
 def restore(*arguments: object) -> int:

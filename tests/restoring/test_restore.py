@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,21 +26,6 @@ from sspir.restoring.restore import Request, Restorer
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("weights") / "pipeline"
-    tiny_pipeline().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def restore(*arguments: object) -> int:
     return main(["restore", *map(str, arguments), "--steps", "1"])
 
@@ -50,7 +35,7 @@ def lines(out: Path) -> list[dict]:
 
 
 def test_a_folder_is_mirrored_and_a_broken_photo_stops_nothing(
-    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_photo(tmp_path / "in" / "größe & co = 1.jpg", 24, 20)
     write_photo(tmp_path / "in" / "deep" / "er" / "b.png", 9, 31)
@@ -80,7 +65,7 @@ def test_a_folder_is_mirrored_and_a_broken_photo_stops_nothing(
     assert "failed: empty.jpg: " in errors
 
 
-def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture) -> None:
+def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     for name in ("a", "b", "c"):
         write_photo(tmp_path / "in" / f"{name}.png", seed=ord(name))
     out, command = tmp_path / "out", [tmp_path / "in", "--out", tmp_path / "out", "--weights", weights]
@@ -99,7 +84,7 @@ def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: str, c
 
 
 def test_a_signal_stops_it_and_the_next_run_goes_on(
-    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for number in range(12):
         write_photo(tmp_path / "in" / f"{number}.png")
@@ -126,7 +111,7 @@ def test_a_signal_stops_it_and_the_next_run_goes_on(
 
 
 def test_stopped_between_a_result_and_its_line_it_knows_its_own_file(
-    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_photo(tmp_path / "in" / "0.png")
     out = tmp_path / "out"
@@ -138,7 +123,7 @@ def test_stopped_between_a_result_and_its_line_it_knows_its_own_file(
     assert [line["status"] for line in lines(out)] == ["done"]
 
 
-def test_killed_outright_it_leaves_no_partial_file(tmp_path: Path, weights: str) -> None:
+def test_killed_outright_it_leaves_no_partial_file(tmp_path: Path, weights: Path) -> None:
     for number in range(12):
         write_photo(tmp_path / "in" / f"{number}.png")
     out = tmp_path / "out"
@@ -168,7 +153,7 @@ def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
     assert "été" in journal.path.read_text(encoding="utf-8")
 
 
-def test_depth_grey_alpha_and_metadata_come_back(tmp_path: Path, weights: str) -> None:
+def test_depth_grey_alpha_and_metadata_come_back(tmp_path: Path, weights: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     rgb = Image.fromarray((np.random.default_rng(0).random((12, 8, 3)) * 255).astype(np.uint8))
@@ -197,7 +182,7 @@ def test_depth_grey_alpha_and_metadata_come_back(tmp_path: Path, weights: str) -
     assert read_image(out / "grey.png").grey
 
 
-def test_samples_compare_and_format(tmp_path: Path, weights: str) -> None:
+def test_samples_compare_and_format(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png")
     out = tmp_path / "out"
     arguments = [
@@ -226,7 +211,7 @@ def test_samples_compare_and_format(tmp_path: Path, weights: str) -> None:
     assert compare[1] > 2 * 80
 
 
-def test_captions_from_every_source(tmp_path: Path, weights: str) -> None:
+def test_captions_from_every_source(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "in" / "a.png")
     write_photo(tmp_path / "in" / "b.png")
     table = tmp_path / "captions.jsonl"
@@ -261,7 +246,7 @@ class Recorded(Captioner):
 
 
 def test_captions_come_first_together_and_their_model_is_freed(
-    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(9):
         write_photo(tmp_path / "in" / f"{number}.png", 8 + number, 8, seed=number)
@@ -280,7 +265,7 @@ def test_captions_come_first_together_and_their_model_is_freed(
     assert told["8.png"].startswith("32 x 64")
 
 
-def test_what_is_described_is_a_choice(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_described_is_a_choice(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "a.png")
     (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
     told = {}
@@ -305,7 +290,7 @@ def test_what_is_described_is_a_choice(tmp_path: Path, weights: str, capsys: pyt
     assert result.captions == pipeline.caption(lq, (96, 80), "processor")
 
 
-def test_another_captioner_is_another_result(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture) -> None:
+def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "a.png")
     for flags, done in ((["none"], 1), (["measured"], 1), (["measured"], 0)):
         arguments = ["--out", tmp_path / "out", "--weights", weights, "--captioner", *flags]
@@ -315,7 +300,7 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: str, capsy
         assert "0 restored" in capsys.readouterr().out
 
 
-def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, weights: str) -> None:
+def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png")
     (tmp_path / "gone.yaml").write_text(
         "_target_: sspir.priors.endpoint.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
@@ -348,7 +333,7 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, we
 )
 def test_bad_requests_are_refused_in_a_sentence(
     tmp_path: Path,
-    weights: str,
+    weights: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     flags: list[str],
@@ -370,7 +355,7 @@ def test_bad_requests_are_refused_in_a_sentence(
 
 
 def test_patterns_results_in_the_input_and_a_bomb(
-    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_photo(tmp_path / "p" / "x" / "a.jpg")
@@ -430,7 +415,7 @@ def test_what_is_nan_in_half_precision_is_restored_in_full(tmp_path: Path) -> No
         tiny_pipeline.cache_clear()  # its weights were rounded
 
 
-def test_a_result_that_cannot_be_written_fails_and_leaves_nothing_half(tmp_path: Path, weights: str) -> None:
+def test_a_result_that_cannot_be_written_fails_and_leaves_nothing_half(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "in" / "a.png")
     write_photo(tmp_path / "in" / "b.png")
     out = tmp_path / "out"

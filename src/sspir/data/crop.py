@@ -48,7 +48,7 @@ class Crop:
         low, high = self.resize
         # uniform in the logarithm: halving is as likely as doubling
         patches = self._cut(hq, lq, float(low * (high / low) ** factor), float(top), float(left))
-        return tuple(_turned(patch, self.flip and mirror < 0.5, turns) for patch in patches)  # type: ignore[return-value]
+        return tuple(_turned(patch, self.flip and mirror < 0.5, turns) for patch in patches)  # type: ignore[return-value]  # as many as came
 
     def _cut(
         self, hq: Pixels, lq: Pixels | None, factor: float, top: float, left: float

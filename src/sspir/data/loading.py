@@ -129,7 +129,7 @@ class CountingLoader(DataLoader[Any]):
     photos = 0
     max_broken = 1.0
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch's is not generic
         """Yield batches, counting the broken files among them."""
         broken: set[str] = set()
         batches = super().__iter__()

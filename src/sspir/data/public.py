@@ -142,9 +142,9 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as contents:
             for name in contents.namelist():
-                yield name, lambda name=name: contents.open(name)  # type: ignore[misc]
+                yield name, lambda name=name: contents.open(name)  # type: ignore[misc]  # of a lambda
         return
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile():
-                yield member.name, lambda member=member: tar.extractfile(member)  # type: ignore[misc]
+                yield member.name, lambda member=member: tar.extractfile(member)  # type: ignore[misc]  # of a lambda
