@@ -60,6 +60,11 @@ class RestorationLoss(nn.Module):
         self.frequency_norm: Norm = frequency_norm
         self.min_snr_gamma = min_snr_gamma
 
+    @property
+    def supervises(self) -> bool:
+        """Whether the Processor's images have a loss."""
+        return bool(self.rgb or self.frequency)
+
     def noise(self, prediction: Tensor, target: Tensor, snr: Tensor, prediction_type: str) -> Tensor:
         """Mean squared error of what the network predicts.
 

@@ -49,7 +49,7 @@ class RestorationModule(pl.LightningModule):
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
         structure_steps: optimizer steps at the start that train the Processor alone, so that a residual has a base to
-            refer to; without supervision there are none.
+            refer to, which then stays as it is; without supervision there are none.
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
@@ -172,6 +172,11 @@ class RestorationModule(pl.LightningModule):
             scale=self.scale,
             captioner=type(self.captioner).__name__,
         )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Settle the image that residuals refer to, once it has had its steps."""
+        if self.residual and self.structure_steps and self.loss.supervises:
+            self.backbone.processor.front.requires_grad_(self.global_step < self.structure_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: noise prediction and the Processor's images, each with its loss."""
