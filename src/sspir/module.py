@@ -48,8 +48,8 @@ class RestorationModule(pl.LightningModule):
         caption_source: "hq" captions the truth, as the authors do, "lq" what will be there when restoring.
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
-        structure_steps: optimizer steps at the start that train the Processor alone, so that a residual has a base to
-            refer to, which then stays as it is; without supervision there are none.
+        structure_steps: optimizer steps at the start that train the Processor's full-size image alone, which then stays
+            as it is, so that residuals have a base to refer to; there are none without such an image or supervision.
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
@@ -96,7 +96,7 @@ class RestorationModule(pl.LightningModule):
         self.caption_dropout = caption_dropout
         self.caption_source = caption_source
         self.residual = residual
-        self.structure_steps = structure_steps
+        self.structure_steps = structure_steps if backbone.processor.predicts_image and loss.supervises else 0
         self.scale = scale
         self.seed = seed
         self.config: dict[str, Any] = {}
@@ -175,15 +175,17 @@ class RestorationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Settle the image that residuals refer to, once it has had its steps."""
-        if self.residual and self.structure_steps and self.loss.supervises:
+        if self.structure_steps:
             self.backbone.processor.front.requires_grad_(self.global_step < self.structure_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: noise prediction and the Processor's images, each with its loss."""
         lq = upscale(batch.lq, (batch.hq.shape[-2], batch.hq.shape[-1]))
-        features, images = self.backbone.structure(lq)
-        losses = self.loss.structure(images, batch.hq)
-        if self.global_step >= self.structure_steps or not losses:  # an unsupervised Processor learns from the noise
+        if self.global_step < self.structure_steps:
+            losses = self.loss.structure([self.backbone.processor.full_size(lq)], batch.hq)
+        else:
+            features, images = self.backbone.structure(lq)
+            losses = self.loss.structure(images, batch.hq)
             losses["noise"] = self.noise_loss(batch, lq, features, images)
         total = torch.stack(list(losses.values())).sum()
         logged = {f"loss/{name}": value.detach() for name, value in losses.items()}

@@ -57,6 +57,11 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         """Whether the first image is a full-size one, so that a diffusion may restore what it lacks."""
         return bool(self.config.front_features)
 
+    def full_size(self, lq: Tensor) -> Tensor:
+        """The front's image (B, 3, H, W) in [-1, 1] of lq (B, 3, H, W) in [0, 1]."""
+        image: Tensor = self.front(lq, 2 * lq - 1 if self.config.corrections else lq)
+        return image
+
     def forward(self, embedding: ControlNetConditioningEmbedding, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Embed an image and predict the clean one at every scale.
 
@@ -71,7 +76,7 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         images = []
         guess = 2 * lq - 1
         if self.predicts_image:
-            lq = guess = self.front(lq, guess if self.config.corrections else lq)
+            lq = guess = self.full_size(lq)
             images.append(lq)
         hidden = F.silu(embedding.conv_in(lq))
         pairs = zip(embedding.blocks[::2], embedding.blocks[1::2], self.heads, strict=True)
