@@ -93,14 +93,11 @@ class RestorationDataModule(pl.LightningDataModule):
     @torch.no_grad()
     def prepare(self, batch: Loaded, training: bool) -> Batch:
         """Degrade what is not a pair yet."""
-        hq, lq = batch["hq"], [low for low in batch["lq"] if low is not None]
-        if lq and len(lq) < len(hq):
-            raise UserError("A batch mixes pairs and photos without a low-quality half; train on one kind at a time.")
-        if lq:
-            return Batch(lq=torch.stack(lq), hq=hq, captions=batch["captions"], ids=batch["ids"])
-        degrade = self.degrade if training else self.degrade_validation
-        hq, low = degrade(hq, batch["seeds"])
-        return Batch(lq=low, hq=hq, captions=batch["captions"], ids=batch["ids"])
+        hq, lq = batch["hq"], batch["lq"]
+        if lq is None:
+            degrade = self.degrade if training else self.degrade_validation
+            hq, lq = degrade(hq, batch["seeds"])
+        return Batch(lq=lq, hq=hq, captions=batch["captions"], ids=batch["ids"])
 
     def state_dict(self) -> dict[str, int]:
         """Where the training stands; nothing else is needed to go on."""

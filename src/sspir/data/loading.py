@@ -21,10 +21,10 @@ ATTEMPTS = 100  # broken files in a row before a worker gives up
 
 
 class Loaded(TypedDict):
-    """A batch on its way to the device, before degradation; hq (B, 3, H, W), lq one (3, h, w) or None each."""
+    """A batch on its way to the device, before degradation; hq (B, 3, H, W), lq (B, 3, h, w) or None."""
 
     hq: Tensor
-    lq: list[Tensor | None]
+    lq: Tensor | None
     captions: list[str]
     ids: list[str]
     seeds: list[int]
@@ -105,9 +105,12 @@ def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
     sizes = {tuple(sample["hq"].shape) for sample in samples}
     if len(sizes) > 1:
         raise UserError(f"The photos of a batch have several sizes ({sorted(sizes)}); give the data set a crop.")
+    lq = [sample["lq"] for sample in samples if "lq" in sample]
+    if lq and len(lq) < len(samples):
+        raise UserError("A batch mixes pairs and photos without a low-quality half; train on one kind at a time.")
     return {
         "hq": torch.stack([sample["hq"] for sample in samples]),
-        "lq": [sample.get("lq") for sample in samples],
+        "lq": torch.stack(lq) if lq else None,  # one tensor: each takes a socket of its own out of a worker
         "captions": [sample["caption"] for sample in samples],
         "ids": [sample["id"] for sample in samples],
         "seeds": [seed for _, seed, _ in views],
