@@ -30,9 +30,26 @@ def test_a_run_leaves_its_record(finished: Path) -> None:
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "loss/total" in line]
     assert [line["step"] for line in losses] == [0, 1, 2, 3]
-    assert "loss/noise" not in losses[0]  # the Processor's own step
-    assert all({"loss/noise", "loss/rgb", "loss/frequency"} <= line.keys() for line in losses[1:])
+    assert not any("loss/noise" in line for line in losses[:2])  # of the image that residuals refer to
+    assert all({"loss/noise", "loss/rgb", "loss/frequency"} <= line.keys() for line in losses[2:])
     assert len(list((finished / "panels").glob("*.png"))) == 4  # two photos, two validations
+
+
+def test_the_image_that_residuals_refer_to_is_trained_alone_and_then_stays(photo_folder: Path, tmp_path: Path) -> None:
+    states = []
+    for steps in (1, 2, 4):
+        tiny_run(tmp_path / "run", photo_folder, f"trainer.max_steps={steps}")
+        states.append(
+            load_checkpoint(shutil.copy(find_checkpoint(tmp_path / "run"), tmp_path / f"{steps}.ckpt"))["state_dict"]
+        )
+    changed = [
+        {key for key, value in later.items() if not torch.equal(value, earlier[key])}
+        for earlier, later in zip(states, states[1:], strict=False)
+    ]
+    front = {key for key in states[0] if key.startswith("backbone.processor.front.")}
+    assert changed[0] == front
+    assert not changed[1] & front
+    assert {key.split(".")[1] for key in changed[1]} >= {"unet", "controlnet", "processor", "unet_image"}
 
 
 def test_a_checkpoint_holds_what_is_trained_and_is_safe_to_load(finished: Path) -> None:
@@ -43,9 +60,12 @@ def test_a_checkpoint_holds_what_is_trained_and_is_safe_to_load(finished: Path) 
     assert state["ema"].keys() == state["state_dict"].keys()
     assert state["config"]["name"] == "tiny"
     assert state["rng"].dtype == torch.uint8
-    assert not any(
-        torch.equal(state["ema"][key], value) for key, value in state["state_dict"].items() if value.ndim > 1
-    )
+    for key in (
+        "backbone.processor.front.conv_last.weight",
+        "backbone.unet.conv_out.weight",
+        "backbone.unet.conv_in.weight",
+    ):
+        assert not torch.equal(state["ema"][key], state["state_dict"][key])
 
 
 def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
@@ -118,11 +138,13 @@ def test_a_module_comes_back_from_its_run_bit_for_bit(finished: Path, photo_fold
     assert all(torch.equal(module.state_dict()[key], value) for key, value in ema.items())
 
 
-def test_training_changes_only_what_is_trained(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_training_changes_all_that_is_trained_and_nothing_else(photo_folder: Path, tmp_path: Path) -> None:
     from sspir.run import build_module
 
+    changes = ["module.structure_steps=3", "trainer.max_steps=8", "schedule.num_training_steps=9"]  # zeros in series
+    tiny_run(tmp_path / "run", photo_folder, *changes, "trainer.val_check_interval=100")
     start = build_module(tiny_config(tmp_path, photo_folder)).state_dict()
-    end = RestorationModule.from_run(finished).state_dict()
+    end = RestorationModule.from_run(tmp_path / "run").state_dict()
     trained = ("backbone.", "refine.")
     changed = {key for key, value in end.items() if not torch.equal(value, start[key])}
     assert changed == {key for key in end if key.startswith(trained)}
@@ -202,7 +224,7 @@ def test_gradients_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(
 ) -> None:
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2")
     before = find_checkpoint(tmp_path / "run").read_bytes()
-    monkeypatch.setattr(RestorationLoss, "structure", lambda self, images, hq: {"rgb": images[0].sum() * float("nan")})
+    monkeypatch.setattr(RestorationLoss, "structure", lambda self, images, hq: {"rgb": images[-1].sum() * float("nan")})
     with pytest.raises(UserError, match=r"3 steps in a row .* with the images \d.png"):
         tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=9", "checkpoint_every=100")
     assert find_checkpoint(tmp_path / "run").read_bytes() == before
