@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_one_cosine_rises_and_falls_to_nothing() -> None:
     assert found[:11] == pytest.approx([0.2 * step for step in range(11)])
     assert found[55] == pytest.approx(1.0)
     assert found[100] == pytest.approx(0.0)
-    assert all(later < earlier for earlier, later in zip(found[10:], found[11:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found[10:]))
 
 
 def test_the_second_rise_begins_where_the_first_has_come_to_nothing() -> None:

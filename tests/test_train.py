@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -44,7 +45,7 @@ def test_the_image_that_residuals_refer_to_is_trained_alone_and_then_stays(photo
         )
     changed = [
         {key for key, value in later.items() if not torch.equal(value, earlier[key])}
-        for earlier, later in zip(states, states[1:], strict=False)
+        for earlier, later in itertools.pairwise(states)
     ]
     front = {key for key in states[0] if key.startswith("backbone.processor.front.")}
     assert changed[0] == front

@@ -18,6 +18,7 @@ from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
 from sspir.models.sharding import shard
+from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
@@ -181,8 +182,9 @@ class RestorationModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: noise prediction and the Processor's images, each with its loss."""
         lq = upscale(batch.lq, (batch.hq.shape[-2], batch.hq.shape[-1]))
-        if self.global_step < self.structure_steps:
-            losses = self.loss.structure([self.backbone.processor.full_size(lq)], batch.hq)
+        processor = self.backbone.processor
+        if isinstance(processor, StructureProcessor) and self.global_step < self.structure_steps:
+            losses = self.loss.structure([processor.full_size(lq)], batch.hq)
         else:
             features, images = self.backbone.structure(lq)
             losses = self.loss.structure(images, batch.hq)

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 def cosine(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, structure_steps: int = 0, second: float = 1.0
 ) -> LambdaLR:
-    """Linear warm-up and a cosine to zero: once for the Processor's image, where it is trained first, once for the rest.
+    """Linear warm-up and a cosine to zero: for the Processor's image first, where it is trained alone, then for all.
 
     Args:
         optimizer: whose rate is the height of the first peak.

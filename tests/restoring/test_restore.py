@@ -31,7 +31,9 @@ def restore(*arguments: object) -> int:
 
 
 def lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+    """What became of the photos."""
+    told = [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+    return [line for line in told if line["status"] != "described"]
 
 
 def test_a_folder_is_mirrored_and_a_broken_photo_stops_nothing(
@@ -115,8 +117,15 @@ def test_stopped_between_a_result_and_its_line_it_knows_its_own_file(
 ) -> None:
     write_photo(tmp_path / "in" / "0.png")
     out = tmp_path / "out"
+    append = Journal.append
+
+    def stopped_before_it(journal: Journal, entry: dict) -> None:
+        if entry["status"] == "done":
+            os.kill(os.getpid(), signal.SIGTERM)
+        append(journal, entry)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "append", lambda self, entry: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(Journal, "append", stopped_before_it)
         assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 143
     assert (out / "0.png").exists()
     assert restore(tmp_path / "in", "--out", out, "--weights", weights) == 0
@@ -263,6 +272,23 @@ def test_captions_come_first_together_and_their_model_is_freed(
     told = {line["output"]: line.get("caption", "") for line in lines(tmp_path / "out")}
     assert told["0.png"].startswith("32 x 32")
     assert told["8.png"].startswith("32 x 64")
+
+
+def test_captions_outlive_a_stop(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        write_photo(tmp_path / "in" / f"{number}.png", seed=number)
+    (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
+    flags = ["--captioner", tmp_path / "recorded.yaml", "--weights", weights]
+    with monkeypatch.context() as patched:
+        patched.setattr(sspir.pipeline, "restore_batch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert restore(tmp_path / "in", "--out", tmp_path / "out", *flags) == 143
+    Recorded.notes.clear()
+    write_photo(tmp_path / "in" / "1.png", seed=9)
+    assert restore(tmp_path / "in", "--out", tmp_path / "out", *flags) == 0
+    assert Recorded.notes == ["asked about 1", "freed"]  # the photo that is another one now
+    whole = tmp_path / "whole"
+    assert restore(tmp_path / "in", "--out", whole, *flags) == 0
+    assert [line["caption"] for line in lines(tmp_path / "out")] == [line["caption"] for line in lines(whole)]
 
 
 def test_what_is_described_is_a_choice(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:

@@ -30,8 +30,9 @@ EXAMPLES = """examples:
   the authors' checkpoint, which comes without the frozen networks:
     sspir restore photos/ --out restored --weights checkpoint-100000 --stable-diffusion sd15 --clip clip-vit-l14
 
-OUT/restore.jsonl gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error. The same
-command again restores only what is missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed
+OUT/restore.jsonl gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error; and before it
+one for each caption that a model was asked for, so that it is asked once. The same command again restores only what is
+missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed
 (they are named), 2 nothing could be done, 130 or 143 interrupted.
 """
 

@@ -1,6 +1,7 @@
 """Captions for photos that came without, before the first is restored: the captioner's memory is free by then."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -9,27 +10,38 @@ from sspir.images.io import MAX_PIXELS, read_image
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import CaptionerUnavailableError
 from sspir.restoring.jobs import Job
+from sspir.restoring.journal import Journal
 from sspir.sampling.look import look
 
 _TOGETHER = 8  # photos in memory, for captioners that answer several at a time
 
 
 class Describer:
-    """Asks the pipeline's captioner about photos.
+    """Asks the pipeline's captioner about photos, and keeps what it says in the journal: a stop loses no answer.
 
     Args:
         pipeline: with the captioner, and what a first restoration needs.
+        journal: of the output folder.
         scale: upscaling.
         shown: what of a photo the captioner describes, see `sspir.sampling.look.look`.
+        weights: what the pipeline was made of, for the record.
         max_pixels: larger photos are refused.
     """
 
     def __init__(
-        self, pipeline: RestorationPipeline, scale: float, shown: str = "lq", max_pixels: int = MAX_PIXELS
+        self,
+        pipeline: RestorationPipeline,
+        journal: Journal,
+        scale: float,
+        shown: str = "lq",
+        weights: str = "",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.pipeline = pipeline
+        self.journal = journal
         self.scale = scale
         self.shown = shown
+        self.weights = weights
         self.max_pixels = max_pixels
         self._told: dict[str, tuple[str, list[str]]] = {}
 
@@ -39,12 +51,22 @@ class Describer:
         for start in range(0, len(new), _TOGETHER):
             together = new[start : start + _TOGETHER]
             looks: dict[str, Tensor] = {}
+            lines: dict[str, dict[str, Any]] = {}
             for job in together if self.pipeline.captioner.sees else ():
                 try:
-                    looks[job.name] = self._look(job)
+                    lines[job.name] = line = self._line(job)
+                    before = self.journal.captions.get(job.output, {})
+                    if line.items() <= before.items():
+                        self._told[job.name] = before["caption"], []
+                    else:
+                        looks[job.name] = self._look(job)
                 except (UserError, OSError, MemoryError) as error:
                     self._told[job.name] = _silence(error)
-            self._told |= self._ask(looks)
+            answers = self._ask(looks)
+            self._told |= answers
+            for name, (caption, troubles) in answers.items():
+                if not troubles:
+                    self.journal.append({**lines[name], "caption": caption})
             yield from together
         if new:
             self.pipeline.captioner.close()
@@ -52,6 +74,12 @@ class Describer:
     def of(self, job: Job) -> tuple[str, list[str]]:
         """The caption of a job, and warnings for its record."""
         return self._told.get(job.name, ("", []))
+
+    def _line(self, job: Job) -> dict[str, Any]:
+        """The journal's line of an answer without the caption: where all of it is equal, the answer is still good."""
+        by = self.weights if self.shown != "lq" else None
+        asked = {"captioner": self.pipeline.captioner.provenance(), "shown": self.shown, "shown_by": by}
+        return {**job.content(), **asked, "status": "described", "output": job.output}
 
     def _look(self, job: Job) -> Tensor:
         lq = read_image(job.source, self.max_pixels).tensor()[None]

@@ -4,6 +4,7 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sspir.errors import UserError
 from sspir.images.io import SUFFIXES, list_images
@@ -27,6 +28,15 @@ class Job:
     source: Path
     target: Path
     output: str
+
+    def content(self) -> dict[str, Any]:
+        """What tells that the photo is still the same, as JSON holds it.
+
+        Raises:
+            OSError: it is gone.
+        """
+        status = self.source.stat()
+        return {"source": str(self.source), "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
 
 
 def find_jobs(inputs: Sequence[str], out: Path, form: str = "png") -> list[Job]:

@@ -1,5 +1,6 @@
 """What was done to each image, one JSON line each: the record of a folder, and how an interrupted run goes on."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,10 @@ class Journal:
 
     A line that was cut off by a crash is passed over.
 
+    Attributes:
+        entries: what became of each result.
+        captions: what a captioner said before its photo was restored; these lines have the status "described".
+
     Args:
         folder: of the results; `begin` makes it.
     """
@@ -20,6 +25,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self.entries: dict[str, dict[str, Any]] = {}
+        self.captions: dict[str, dict[str, Any]] = {}
         self._torn = False
         if self.path.is_file():
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -28,11 +34,12 @@ class Journal:
                 self._take(line)
 
     def _take(self, line: str) -> None:
-        try:
-            entry = json.loads(line)
-            self.entries[entry["output"]] = entry
-        except (ValueError, TypeError, KeyError):
-            pass
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            self._keep(json.loads(line))
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        of = self.captions if entry.get("status") == "described" else self.entries
+        of[entry["output"]] = entry
 
     def begin(self) -> None:
         """Make the file before the first result is written, so that a run that is stopped right after knows its own."""
@@ -45,7 +52,7 @@ class Journal:
         Args:
             entry: anything JSON can hold, with the name of its result under "output".
         """
-        self.entries[entry["output"]] = entry
+        self._keep(entry)
         line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:

@@ -108,7 +108,7 @@ class Restorer:
         self.batch = batch
         self.max_pixels = max_pixels
         self.on_progress = on_progress
-        self.describer = Describer(pipeline, request.scale, request.shown, max_pixels)
+        self.describer = Describer(pipeline, journal, request.scale, request.shown, request.weights, max_pixels)
 
     def is_done(self, job: Job) -> bool:
         """Whether the journal says that this very photo was restored in this very way, and the result is there."""
@@ -127,7 +127,6 @@ class Restorer:
         """
         for _ in self.describe(jobs):
             pass
-        self.journal.begin()
         failed: dict[str, str] = {}
         for group in self._groups(jobs, failed):
             for opened, error in self._attempt(group):
@@ -136,6 +135,7 @@ class Restorer:
 
     def describe(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Have every photo that came without a caption described; yields each when it is. `run` does the rest."""
+        self.journal.begin()
         return self.describer([job for job in jobs if self.caption_of(job) is None])
 
     def _groups(self, jobs: Sequence[Job], failed: dict[str, str]) -> Iterator[list[Opened]]:
@@ -243,11 +243,9 @@ class Restorer:
 
     def _identity(self, job: Job) -> dict[str, Any]:
         """What must be equal for a result to be still good."""
-        status, given = job.source.stat(), self.caption_of(job)
+        given = self.caption_of(job)
         return {
-            "source": str(job.source),
-            "source_bytes": status.st_size,
-            "source_mtime_ns": status.st_mtime_ns,
+            **job.content(),
             "given_caption": given,
             "captioner": self.pipeline.captioner.provenance() if given is None else None,
             **self.request.record,
