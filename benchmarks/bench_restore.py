@@ -1,11 +1,11 @@
-"""Speed of restoring: `python benchmarks/bench_restore.py [--quick] [--weights DIR --pairs DIR]`.
+"""Speed of restoring: `python benchmarks/bench_restore.py [--quick] [--weights DIR] [--pairs DIR] [--colours DIR]`.
 
 Prints CPU-seconds per image in one run on one core, as ratios to the plain way, with the largest difference of the
 results in levels of 255:
 - the plain loop (every prior computed anew at each step, both halves of guidance whole) beside ours, in float32 and
   bfloat16, for the tiny model and for one of Stable Diffusion 1.5's shape at a tenth of the width, random weights;
-- instead of these, with `--weights` and `--pairs` (a folder with LQ/ and HQ/), 50 ancestral steps beside few-step
-  settings of that model: CPU-seconds, PSNR, SSIM and NIQE;
+- instead of these, with `--pairs` (a folder with LQ/ and HQ/), 50 ancestral steps of a trained model beside its own
+  few-step setting and others: CPU-seconds and metrics;
 - instead of these, with `--colours` (a folder of photos), how far the colours of the results are from the photos'
   before and after each colour fix.
 """
@@ -29,6 +29,7 @@ from sspir.config import compose_config
 from sspir.images.io import list_images, read_image
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
+from sspir.metrics.perceptual import GMSD, VIF, HaarPSI
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import decode, encode, upscale
 from sspir.models.structure_processor import StructureProcessor
@@ -126,6 +127,7 @@ def compare_loops(name: str, pipe: RestorationPipeline, side: int, steps: int, r
 
 FEW = {
     "50 ancestral steps": {"scheduler": "DDPMScheduler", "steps": 50, "options": {}},
+    "the model's own": {},
     "8 steps of UniPC": {"scheduler": "UniPCMultistepScheduler", "steps": 8, "options": {}},
     "4 steps of DPM++": {"scheduler": "DPMSolverMultistepScheduler", "steps": 4, "options": {}},
 }
@@ -133,25 +135,23 @@ FEW = {
 
 def compare_steps(pipe: RestorationPipeline, pairs: Path, limit: int) -> None:
     """Print cost and quality of 50 ancestral steps and of few-step settings on real pairs."""
-    metrics = {"PSNR": PSNR(), "SSIM": SSIM()}
-    niqe = NIQE()
+    metrics = {"PSNR-Y": PSNR(), "SSIM-Y": SSIM(), "VIF": VIF(), "HaarPSI": HaarPSI(), "GMSD": GMSD(), "NIQE": NIQE()}
+    files = list_images(pairs / "LQ")[:limit]
     reference = 0.0
     for name, changes in FEW.items():
         settings = pipe.settings(**changes)
-        seconds, scores = 0.0, {**dict.fromkeys(metrics, 0.0), "NIQE": 0.0}
-        files = list_images(pairs / "LQ")[:limit]
+        seconds = 0.0
+        for metric in metrics.values():
+            metric.reset()
         for file in files:
             lq, hq = read_image(file).tensor()[None], read_image(pairs / "HQ" / file.name).tensor()[None]
             captions = pipe.caption(lq, pipe.size_of(lq))
-            started = time.process_time()
-            restored = pipe.restore(lq, captions, None, [0], settings).images
-            took = time.process_time() - started
+            took, restored = timed(lambda: pipe.restore(lq, captions, None, [0], settings).images)  # noqa: B023
             seconds += took
-            for metric, function in metrics.items():
-                scores[metric] += float(function(restored, hq)) / len(files)
-            scores["NIQE"] += float(niqe(restored)) / len(files)
+            for metric in metrics.values():
+                metric.update(restored, hq)
         reference = reference or seconds
-        told = ", ".join(f"{metric} {score:.3f}" for metric, score in scores.items())
+        told = ", ".join(f"{metric} {float(function.compute()):.3f}" for metric, function in metrics.items())
         sys.stdout.write(
             f"{name}: {seconds / len(files):.2f} CPU-s per image, {seconds / reference:.2f}x, {told}" + "\n"
         )
@@ -189,7 +189,7 @@ def main() -> None:
     """Parse the flags and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small images, few steps")
-    parser.add_argument("--weights", help="a trained model, for the comparison of few steps")
+    parser.add_argument("--weights", help="a trained model, for --pairs and --colours; without, the shipped one")
     parser.add_argument("--pairs", type=Path, help="a folder with LQ/ and HQ/")
     parser.add_argument("--colours", type=Path, help="a folder of photos, for the colour fixes")
     parser.add_argument("--limit", type=int, default=6, help="pairs or photos to restore")
@@ -199,8 +199,8 @@ def main() -> None:
     if options.colours:
         compare_colours(load_pipeline(options.weights or SHIPPED), options.colours, options.limit)
         return
-    if options.weights and options.pairs:
-        compare_steps(load_pipeline(options.weights), options.pairs, options.limit)
+    if options.pairs:
+        compare_steps(load_pipeline(options.weights or SHIPPED), options.pairs, options.limit)
         return
     compare_loops("tiny model", tiny(), side, steps, rounds)
     compare_loops("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped(), 2 * side, steps, rounds)
