@@ -54,9 +54,7 @@ def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("kills", "steps"), [(1, 24), pytest.param(20, 160, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_ends_as_unbroken(
-    kills: int, steps: int, photo_folder: Path, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments_ends_as_unbroken(kills: int, steps: int, photo_folder: Path, tmp_path: Path) -> None:
     luck = random.Random(kills)
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     for _ in range(kills):
