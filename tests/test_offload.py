@@ -10,6 +10,7 @@ from accelerate import cpu_offload
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import nn
 
+from sspir.errors import UserError
 from sspir.models import controlled_unet, latent
 from sspir.pipeline import RestorationPipeline
 from tests.pipelines import photo, tiny_pipeline
@@ -86,7 +87,9 @@ def test_model_offloading_calls_each_hook_and_changes_nothing(
     assert torch.equal(restored(pipeline), wanted)  # hooks were put back for the next call
 
 
-def test_sequential_offloading_keeps_no_weights_and_changes_nothing(pipeline: RestorationPipeline) -> None:
+def test_sequential_offloading_keeps_no_weights_and_changes_nothing(
+    pipeline: RestorationPipeline, tmp_path: Path
+) -> None:
     wanted = restored(pipeline)
     for part in networks(pipeline).values():  # what diffusers does, which knows no execution on a CPU
         cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
@@ -94,3 +97,8 @@ def test_sequential_offloading_keeps_no_weights_and_changes_nothing(pipeline: Re
         assert torch.equal(restored(pipeline), wanted)
     for name in ("unet", "controlnet", "text_encoder", "image_encoder", "processor", "unet_pixel"):
         assert {parameter.device.type for parameter in getattr(pipeline, name).parameters()} == {"meta"}, name
+    with pytest.raises(UserError, match=r"cannot be saved; call remove_all_hooks\(\) first"):
+        pipeline.save_pretrained(tmp_path / "again")
+    pipeline.remove_all_hooks()
+    pipeline.save_pretrained(tmp_path / "again")
+    assert torch.equal(restored(RestorationPipeline.from_pretrained(tmp_path / "again")), wanted)

@@ -215,6 +215,17 @@ class RestorationPipeline(DiffusionPipeline):
         self.backbone.predict = torch.compile(self.backbone.predict, backend=backend)  # type: ignore[method-assign]  # as torch documents
         return self
 
+    def save_pretrained(self, *arguments: Any, **settings: Any) -> None:
+        """As diffusers does.
+
+        Raises:
+            UserError: the weights are offloaded layer by layer.
+        """
+        parts = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
+        if any(parameter.is_meta for part in parts for parameter in part.parameters()):
+            raise UserError("Weights that are offloaded layer by layer cannot be saved; call remove_all_hooks() first.")
+        super().save_pretrained(*arguments, **settings)
+
     def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:
         """Height and width of the restored images of lq (B, 3, h, w); by default at the trained scale."""
         height, width = (max(1, round(side * (scale or self.config.scale))) for side in lq.shape[-2:])
