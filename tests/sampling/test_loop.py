@@ -11,6 +11,8 @@ from tests.networks import tiny_inputs, tiny_network, wake
 
 SCHEDULE = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
 
+FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+
 
 def network() -> ControlledUNet:
     backbone = tiny_network()
@@ -36,11 +38,16 @@ def test_shared_halves_and_kept_keys_equal_the_plain_way() -> None:
     without, with_text = whole.chunk(2)
     wanted = without + 4.0 * (with_text - without)
     predictor = Predictor(backbone, settings, held)
+    rows: dict[str, int] = {}
+    for path in (FIRST, "mid_block.attentions.0.transformer_blocks.0.attn1"):
+        query = backbone.unet.get_submodule(path).to_q
+        query.register_forward_hook(lambda _, __, found, path=path: rows.update({path: len(found)}))
     with shared_attention(backbone):
         first = predict(predictor, given["sample"], timestep)
         again = predict(predictor, given["sample"], timestep)  # with keys and values from before
     assert (first - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert torch.equal(first, again)
+    assert sorted(rows.values()) == [rows[FIRST], 2 * rows[FIRST]]  # nothing was told apart yet before the first text
     assert not [m for m in backbone.modules() if isinstance(getattr(m, "processor", None), SharedAttention)]
 
 

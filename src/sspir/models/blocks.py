@@ -1,6 +1,7 @@
 """How the blocks of a stock U-Net are run one layer at a time, with attention of ours between their layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -108,8 +109,27 @@ def texts_of(block: Any) -> list[Text]:
     return [partial(_text, attention) for attention in block.attentions]
 
 
-def _text(attention: nn.Module, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
-    return attention(spread(hidden, prompt_embeds), encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+def _text(attention: Any, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
+    with _repeating(attention.transformer_blocks[0].attn1, len(prompt_embeds) // len(hidden)):
+        return attention(spread(hidden, prompt_embeds), encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+
+
+@contextmanager
+def _repeating(attention: Any, copies: int) -> Iterator[None]:
+    """Within, a self-attention computes rows that are there several times in turn once."""
+    if copies == 1 or torch.compiler.is_compiling():  # a compiled step changes no module
+        yield
+        return
+    processor = attention.processor
+
+    def once(attn: nn.Module, hidden_states: Tensor, *context: Any, **settings: Any) -> Tensor:
+        return processor(attn, hidden_states.chunk(copies)[0], *context, **settings).repeat(copies, 1, 1)
+
+    attention.processor = once
+    try:
+        yield
+    finally:
+        attention.processor = processor
 
 
 def spread(hidden: Tensor, rows: Tensor) -> Tensor:
