@@ -41,7 +41,7 @@ from sspir.images.io import read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
 from sspir.priors.captioner import Captioner
-from sspir.sampling.look import look
+from sspir.sampling.restoration import padded_to, structure_of
 from sspir.weights import SHIPPED, load_pipeline
 
 SYNTHETIC = ("set14", "urban20", "photos_val")
@@ -121,7 +121,9 @@ def ours(weights: str, checkpoint: str) -> tuple[dict[str, Method], Captioner]:
         )
 
     def processor(lq: Tensor, caption: str, name: str) -> Tensor:
-        return look(pipeline, lq, pipeline.size_of(lq), "processor")
+        height, width = pipeline.size_of(lq)
+        enlarged = padded_to(pipeline.backbone.processor.multiple, upscale(lq, (height, width)))
+        return structure_of(pipeline.backbone, enlarged)[1][0][..., :height, :width]
 
     methods = {"processor": processor, "restored": restore(), "faithful": restore(fidelity=1.0)}
     return methods, pipeline.captioner
