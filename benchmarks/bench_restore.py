@@ -1,17 +1,24 @@
-"""Speed of restoring: `python benchmarks/bench_restore.py [--quick] [--weights DIR] [--pairs DIR] [--colours DIR]`.
+"""What restoring costs and does, on one core; every comparison is of one run.
 
-Prints CPU-seconds per image in one run on one core, as ratios to the plain way, with the largest difference of the
-results in levels of 255:
-- the plain loop (every prior computed anew at each step, both halves of guidance whole) beside ours, in float32 and
-  bfloat16, for the tiny model and for one of Stable Diffusion 1.5's shape at a tenth of the width, random weights;
-- instead of these, with `--pairs` (a folder with LQ/ and HQ/), 50 ancestral steps of a trained model beside its own
-  few-step setting and others: CPU-seconds and metrics;
-- instead of these, with `--colours` (a folder of photos), how far the colours of the results are from the photos'
-  before and after each colour fix.
+    python benchmarks/bench_restore.py [loops] [--quick]
+    python benchmarks/bench_restore.py steps|fidelity PAIRS [--weights DIR] [--limit N]
+    python benchmarks/bench_restore.py seams|colours PHOTOS [--weights DIR] [--limit N]
+    python benchmarks/bench_restore.py sizes [--weights DIR]
+
+- loops: the plain loop (every prior computed anew at each step, both halves of guidance whole) beside ours, in float32
+  and bfloat16, for the tiny model and for one of Stable Diffusion 1.5's shape at a tenth of the width, random weights:
+  CPU-seconds per image as ratios, and the largest difference of the results in levels of 255;
+- steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/): CPU-seconds and metrics;
+- fidelity: metrics on pairs as `--fidelity` rises from 0 to 1;
+- seams: how much larger steps between pixels are across the borders of tiles than beside them, on photos;
+- colours: how far the colours of the results are from the photos' before and after each colour fix;
+- sizes: peak memory and CPU-seconds for results of 512 to 4,096 pixels on a side, each in a process of its own.
 """
 
 import argparse
+import itertools
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,16 +34,19 @@ from torch.nn import functional as F
 from sspir.color import ColourMode, fix_colour
 from sspir.config import compose_config
 from sspir.images.io import list_images, read_image
+from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.perceptual import GMSD, VIF, HaarPSI
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import decode, encode, upscale
+from sspir.models.latent import decode, encode, factor_of, upscale
 from sspir.models.structure_processor import StructureProcessor
+from sspir.models.tiling import tiles_of
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder, encode_captions
 from sspir.run import build_module
+from sspir.sampling.memory import peak_bytes, reset_peak
 from sspir.sampling.sampler import Sampler
 from sspir.weights import SHIPPED, load_pipeline
 
@@ -125,36 +135,90 @@ def compare_loops(name: str, pipe: RestorationPipeline, side: int, steps: int, r
         )
 
 
-FEW = {
+FEW: dict[str, dict[str, Any]] = {
     "50 ancestral steps": {"scheduler": "DDPMScheduler", "steps": 50, "options": {}},
     "the model's own": {},
     "8 steps of UniPC": {"scheduler": "UniPCMultistepScheduler", "steps": 8, "options": {}},
     "4 steps of DPM++": {"scheduler": "DPMSolverMultistepScheduler", "steps": 4, "options": {}},
 }
+FIDELITY: dict[str, dict[str, Any]] = {
+    f"fidelity {value}": {"fidelity": value} for value in (0.0, 0.25, 0.5, 0.75, 1.0)
+}
 
 
-def compare_steps(pipe: RestorationPipeline, pairs: Path, limit: int) -> None:
-    """Print cost and quality of 50 ancestral steps and of few-step settings on real pairs."""
-    metrics = {"PSNR-Y": PSNR(), "SSIM-Y": SSIM(), "VIF": VIF(), "HaarPSI": HaarPSI(), "GMSD": GMSD(), "NIQE": NIQE()}
+def compare_settings(pipe: RestorationPipeline, settings: dict[str, dict[str, Any]], pairs: Path, limit: int) -> None:
+    """Print cost and quality of several settings on pairs."""
+    metrics = {
+        "PSNR-Y": PSNR(), "SSIM-Y": SSIM(), "VIF": VIF(), "HaarPSI": HaarPSI(), "GMSD": GMSD(),
+        "gradient ratio": GradientRatio(), "NIQE": NIQE(),
+    }  # fmt: skip
     files = list_images(pairs / "LQ")[:limit]
     reference = 0.0
-    for name, changes in FEW.items():
-        settings = pipe.settings(**changes)
-        seconds = 0.0
+    for name, changes in settings.items():
+        chosen, seconds = pipe.settings(**changes), 0.0
         for metric in metrics.values():
             metric.reset()
         for file in files:
             lq, hq = read_image(file).tensor()[None], read_image(pairs / "HQ" / file.name).tensor()[None]
             captions = pipe.caption(lq, pipe.size_of(lq))
-            took, restored = timed(lambda: pipe.restore(lq, captions, None, [0], settings).images)  # noqa: B023
+            took, restored = timed(lambda: pipe.restore(lq, captions, None, [0], chosen).images)  # noqa: B023
             seconds += took
             for metric in metrics.values():
                 metric.update(restored, hq)
         reference = reference or seconds
         told = ", ".join(f"{metric} {float(function.compute()):.3f}" for metric, function in metrics.items())
+        sys.stdout.write(f"{name}: {seconds / len(files):.2f} CPU-s, {seconds / reference:.2f}x, {told}\n")
+
+
+def compare_borders(pipe: RestorationPipeline, photos: Path, limit: int) -> None:
+    """Print the mean step between pixels across the borders of tiles over that beside them, with and without tiles."""
+    files, factor = list_images(photos)[:limit], factor_of(pipe.vae)
+    for tile in (16, 32):
+        ratios: dict[int | None, list[float]] = {tile: [], None: []}
+        for file, (used, found) in itertools.product(files, ratios.items()):
+            lq = read_image(file).tensor()[None, :, :128, :128]
+            settings = pipe.settings(tile=used, overlap=tile // 4)
+            image = pipe.restore(lq, pipe.caption(lq, pipe.size_of(lq)), None, [0], settings).images[0]
+            for turned in (image, image.transpose(1, 2)):
+                length = turned.shape[-1] // factor
+                starts = {x for _, x in tiles_of(tile, length, tile, tile // 4)}
+                borders = [factor * b for b in sorted(starts | {x + tile for x in starts}) if 4 <= b <= length - 4]
+                found.append(step_across(turned, borders, factor))
+        inside, whole = (sum(found) / len(found) for found in ratios.values())
+        sys.stdout.write(f"tiles of {tile * factor} pixels: {inside:.3f}, untiled at the same places {whole:.3f}\n")
+
+
+def step_across(image: Tensor, borders: list[int], factor: int) -> float:
+    """Mean difference of columns across borders over that beside them, at the same place of a block of latents."""
+    steps = image.diff(dim=2).abs().mean(dim=(0, 1))
+    across = torch.stack([steps[border - 1] for border in borders]).mean()
+    beside = torch.stack([steps[border - 1 + factor * k] for border in borders for k in (-3, -2, 2, 3)]).mean()
+    return float(across / beside)
+
+
+def compare_sizes(weights: str) -> None:
+    """Print peak memory and CPU-seconds of results of several sizes, as ratios to those of 1,024 pixels."""
+    found = {}
+    for side in (512, 1024, 2048, 4096):
+        command = [sys.executable, __file__, "size", str(side), "--weights", weights]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        found[side] = [float(value) for value in told.split()]
+    memory, seconds = found[1024]
+    for side, (peak, took) in found.items():
         sys.stdout.write(
-            f"{name}: {seconds / len(files):.2f} CPU-s per image, {seconds / reference:.2f}x, {told}" + "\n"
+            f"{side} x {side}: peak {peak:.0f} MiB, {peak / memory:.2f}x that at 1024; {took:.1f} CPU-s, "
+            f"{took / seconds * (1024 / side) ** 2:.2f}x per pixel\n"
         )
+
+
+def one_size(pipe: RestorationPipeline, side: int) -> None:
+    """Print peak MiB of the process and CPU-seconds of one restoration, the second one of the process."""
+    generator = torch.Generator().manual_seed(0)
+    for length in (256, side):
+        lq = upscale(torch.rand(1, 3, 16, 16, generator=generator), (length // 4, length // 4))
+        reset_peak(torch.device("cpu"))
+        took, _ = timed(lambda: pipe.restore(lq, ["a house"], None, [0]).images)  # noqa: B023
+    sys.stdout.write(f"{peak_bytes(torch.device('cpu')) / 2**20} {took}\n")
 
 
 def colour_shift(image: Tensor, lq: Tensor) -> tuple[float, float]:
@@ -188,22 +252,35 @@ def compare_colours(pipe: RestorationPipeline, photos: Path, limit: int) -> None
 def main() -> None:
     """Parse the flags and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small images, few steps")
-    parser.add_argument("--weights", help="a trained model, for --pairs and --colours; without, the shipped one")
-    parser.add_argument("--pairs", type=Path, help="a folder with LQ/ and HQ/")
-    parser.add_argument("--colours", type=Path, help="a folder of photos, for the colour fixes")
+    what = ("loops", "steps", "fidelity", "seams", "colours", "sizes", "size")
+    parser.add_argument("what", nargs="?", choices=what, default="loops", help="what to compare")
+    parser.add_argument("given", nargs="?", help="PAIRS or PHOTOS, see above")
+    parser.add_argument("--quick", action="store_true", help="loops: small images, few steps")
+    parser.add_argument("--weights", default=str(SHIPPED), help="a trained model (default: the shipped one)")
     parser.add_argument("--limit", type=int, default=6, help="pairs or photos to restore")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    side, steps, rounds = (128, 4, 1) if options.quick else (256, 12, 2)
-    if options.colours:
-        compare_colours(load_pipeline(options.weights or SHIPPED), options.colours, options.limit)
+    if options.what == "loops":
+        side, steps, rounds = (128, 4, 1) if options.quick else (256, 12, 2)
+        compare_loops("tiny model", tiny(), side, steps, rounds)
+        compare_loops("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped(), 2 * side, steps, rounds)
         return
-    if options.pairs:
-        compare_steps(load_pipeline(options.weights or SHIPPED), options.pairs, options.limit)
+    if options.what == "sizes":
+        compare_sizes(options.weights)
         return
-    compare_loops("tiny model", tiny(), side, steps, rounds)
-    compare_loops("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped(), 2 * side, steps, rounds)
+    if not options.given:
+        parser.error(f"{options.what} needs a folder")
+    pipe = load_pipeline(options.weights)
+    pipe.set_progress_bar_config(disable=True)
+    if options.what == "size":
+        one_size(pipe, int(options.given))
+    elif options.what == "seams":
+        compare_borders(pipe, Path(options.given), options.limit)
+    elif options.what == "colours":
+        compare_colours(pipe, Path(options.given), options.limit)
+    else:
+        settings = FEW if options.what == "steps" else FIDELITY
+        compare_settings(pipe, settings, Path(options.given), options.limit)
 
 
 if __name__ == "__main__":
