@@ -60,6 +60,9 @@ restore: setup  ## make restore RUN=runs/tiny/none-s0 IN=photos OUT=restored
 
 bench: setup  ## measure speed, each figure as a ratio within one run
 	for file in benchmarks/bench_*.py; do $(PYTHON) $$file || exit 1; done
+	$(PYTHON) benchmarks/bench_restore.py sizes
+	test -z "$(SSPIR_DATA)" || for what in steps fidelity; do \
+		$(PYTHON) benchmarks/bench_restore.py $$what $(SSPIR_DATA)/benchmarks/realsr_dev || exit 1; done
 
 smoke-sd15: setup  ## one training step and one restoration at Stable Diffusion's true size: 20 GiB, ten minutes
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
