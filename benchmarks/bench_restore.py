@@ -164,7 +164,7 @@ def compare_settings(pipe: RestorationPipeline, settings: dict[str, dict[str, An
             took, restored = timed(lambda: pipe.restore(lq, captions, None, [0], chosen).images)  # noqa: B023
             seconds += took
             for metric in metrics.values():
-                metric.update(restored, hq)
+                metric.update(*((restored,) if isinstance(metric, NIQE) else (restored, hq)))
         reference = reference or seconds
         told = ", ".join(f"{metric} {float(function.compute()):.3f}" for metric, function in metrics.items())
         sys.stdout.write(f"{name}: {seconds / len(files):.2f} CPU-s, {seconds / reference:.2f}x, {told}\n")
