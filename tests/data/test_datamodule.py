@@ -20,7 +20,7 @@ DEGRADATION = Degradation([Resize(["bicubic"], antialias=True), GaussianNoise([5
 def module(folder: Path, **options: object) -> RestorationDataModule:
     train = ImageFolder(folder, Crop(16, rotate=True))
     validation = {"whole": ImageFolder(folder)}
-    return RestorationDataModule(train, validation, DEGRADATION, batch_size=2, **options)  # type: ignore[arg-type]
+    return RestorationDataModule(train, validation, DEGRADATION, batch_size=2, **options)  # type: ignore[arg-type]  # options of any type
 
 
 class Recorder(pl.LightningModule):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from sspir.data import Benchmark, Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.captions import find_captions
 from sspir.data.loading import TrainingViews, collate
+from sspir.data.sample import Sample
 from sspir.data.sampler import EpochSampler, Position
 from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
@@ -28,6 +29,15 @@ def test_image_folder_reads_whole_photos(folder: Path) -> None:
     pixels = torch.from_numpy(np.array(Image.open(folder / "0" / "0.png")))
     assert torch.equal((sample["hq"] * 255).round().byte().permute(1, 2, 0), pixels)
     assert ImageFolder([folder / "0", folder / "1"])[0]["id"] == "0.png"
+
+
+def test_pairs_are_one_tensor_and_do_not_mix_with_photos_alone() -> None:
+    photo: Sample = {"id": "a", "hq": torch.rand(3, 16, 16), "caption": ""}
+    pair: Sample = {**photo, "lq": torch.rand(3, 4, 4)}
+    assert torch.equal(collate([(pair, 0, []), (pair, 1, [])])["lq"], torch.stack([pair["lq"]] * 2))
+    assert collate([(photo, 0, []), (photo, 1, [])])["lq"] is None
+    with pytest.raises(UserError, match=r"mixes pairs and photos"):
+        collate([(pair, 0, []), (photo, 1, [])])
 
 
 def test_views_depend_on_the_seed_alone(folder: Path) -> None:
@@ -139,7 +149,7 @@ def test_mixture_finds_each_photo(folder: Path) -> None:
 
 
 def test_photos_split_by_hash_and_by_folders(folder: Path) -> None:
-    train, validation = (photos(split, str(folder)) for split in ("train", "validation"))  # type: ignore[arg-type]
+    train, validation = (photos(split, str(folder)) for split in ("train", "validation"))  # type: ignore[arg-type]  # literals
     names = [{name for _, name in data.files} for data in (train, validation)]
     assert not names[0] & names[1]
     assert len(names[0] | names[1]) == 10
@@ -195,7 +205,7 @@ def test_shards_read_by_two_ranks_and_two_workers_cover_every_sample_once(folder
         names = []
         for rank in range(2):
             position = Position(epoch, 0, rank, 2)
-            sampler = EpochSampler(torch.ones(10), 1, 0, lambda p=position: p)  # type: ignore[misc]
+            sampler = EpochSampler(torch.ones(10), 1, 0, lambda p=position: p)  # type: ignore[misc]  # of a lambda
             loader = DataLoader(views, batch_sampler=sampler, num_workers=2, collate_fn=collate)
             names += [name for batch in loader for name in batch["ids"]]
         assert sorted(names) == sorted(name for _, name in ImageFolder(folder).files)

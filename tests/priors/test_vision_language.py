@@ -119,7 +119,7 @@ def test_other_troubles_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_quantization_without_its_library_is_one_sentence(folder: Path) -> None:
     pytest.importorskip("transformers")
     try:
-        import bitsandbytes  # noqa: F401
+        import bitsandbytes  # noqa: F401 (is it there?)
     except ImportError:
         with pytest.raises(CaptionerUnavailableError, match="bitsandbytes"):
             captioner(folder, quantization="4bit")(PHOTO[None], [""])

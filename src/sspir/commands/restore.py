@@ -32,8 +32,8 @@ EXAMPLES = """examples:
 
 OUT/restore.jsonl gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error; and before it
 one for each caption that a model was asked for, so that it is asked once. The same command again restores only what is
-missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed
-(they are named), 2 nothing could be done, 130 or 143 interrupted.
+missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing could be
+done, 130 or 143 interrupted.
 """
 
 
