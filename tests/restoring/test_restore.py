@@ -289,6 +289,9 @@ def test_captions_outlive_a_stop(tmp_path: Path, weights: Path, monkeypatch: pyt
     whole = tmp_path / "whole"
     assert restore(tmp_path / "in", "--out", whole, *flags) == 0
     assert [line["caption"] for line in lines(tmp_path / "out")] == [line["caption"] for line in lines(whole)]
+    Recorded.notes.clear()
+    assert restore(tmp_path / "in", "--out", whole, "--scale", "2", *flags) == 0
+    assert Recorded.notes == ["asked about 3", "freed"]  # it is shown smaller images
 
 
 def test_what_is_described_is_a_choice(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:

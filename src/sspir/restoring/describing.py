@@ -77,8 +77,8 @@ class Describer:
 
     def _line(self, job: Job) -> dict[str, Any]:
         """The journal's line of an answer without the caption: where all of it is equal, the answer is still good."""
-        by = self.weights if self.shown != "lq" else None
-        asked = {"captioner": self.pipeline.captioner.provenance(), "shown": self.shown, "shown_by": by}
+        shown = {"shown": self.shown, "shown_by": self.weights if self.shown != "lq" else None, "scale": self.scale}
+        asked = {"captioner": self.pipeline.captioner.provenance(), **shown}
         return {**job.content(), **asked, "status": "described", "output": job.output}
 
     def _look(self, job: Job) -> Tensor:
