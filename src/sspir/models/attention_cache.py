@@ -1,15 +1,15 @@
-"""Cross-attention while sampling: what does not change from step to step or between guidance halves, computed once."""
+"""Attention while sampling: what does not change from step to step or between guidance halves is computed once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.cpu_attention import attend
 
 _MOST_HELD = 4  # contexts per layer: those of the tile batches; tokens of single tiles would pile up
 
@@ -29,17 +29,18 @@ class SharedAttention:
         self,
         attn: Attention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: None = None,
         temb: None = None,
     ) -> Tensor:
-        """Attend from (B, N, C) to a context (b, L, D), which is repeated where b divides B."""
-        key, value = self._key_and_value(attn, encoder_hidden_states)
+        """Attend from (B, N, C) to a context (b, L, D), which is repeated where b divides B, or to itself."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        key, value = self._key_and_value(attn, context)
         query = _split(attn.to_q(hidden_states), attn.heads)
         rows = len(hidden_states) // len(key)
         if rows > 1:
             key, value = (tensor.repeat(rows, 1, 1, 1) for tensor in (key, value))
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = attend(query, key, value).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[0](attended.to(query.dtype))
         return projected
 
@@ -63,13 +64,13 @@ def _split(tokens: Tensor, heads: int) -> Tensor:
 
 @contextmanager
 def shared_attention(backbone: ControlledUNet) -> Iterator[None]:
-    """Within, cross-attention of every part shares and remembers; afterwards all is as it was."""
+    """Within, attention of every part shares and remembers; afterwards all is as it was."""
     replaced: list[tuple[Attention, Any]] = []
     for name, part in backbone.named_children():
         for path, module in part.named_modules():
-            if path.endswith("attn2") and isinstance(module, Attention):
+            if isinstance(module, Attention):
                 replaced.append((module, module.processor))
-                module.processor = SharedAttention(remember=name != "unet_pixel")
+                module.processor = SharedAttention(remember=path.endswith("attn2") and name != "unet_pixel")
     try:
         yield
     finally:

@@ -1,0 +1,59 @@
+"""Attention in bfloat16 on a CPU against the softmax itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sspir.models.cpu_attention import attend
+
+
+def tensors(rows: int, tokens: int, scale: float, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 40, generator=generator) for n in (rows, tokens, tokens))
+    return [(scale * query).to(dtype), (key + 5).to(dtype), value.to(dtype)]
+
+
+def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    scores = query.double() @ key.double().transpose(2, 3) / query.shape[3] ** 0.5
+    return scores.softmax(dim=3) @ value.double()
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1024, 1024), (1000, 1100)])
+@torch.no_grad()
+def test_small_scores_are_as_good_by_products_as_by_the_kernel(rows: int, tokens: int) -> None:
+    given = tensors(rows, tokens, 0.5)
+    found = attend(*given)
+    kernel = F.scaled_dot_product_attention(*given)
+    assert not found.equal(kernel)  # it went the other way
+    errors = [(x.double() - exact(*given)).norm() / exact(*given).norm() for x in (found, kernel)]
+    assert errors[0] < 0.01
+    assert errors[0] < 3 * errors[1]
+
+
+@torch.no_grad()
+def test_large_scores_short_sequences_and_other_types_take_the_kernel() -> None:
+    for given in (tensors(1024, 1024, 50), tensors(64, 64, 0.5), tensors(1024, 1024, 0.5, torch.float32)):
+        assert attend(*given).equal(F.scaled_dot_product_attention(*given))
+
+
+@torch.no_grad()
+def test_one_head_of_large_scores_changes_no_other() -> None:
+    given = tensors(1024, 1024, 0.5)
+    alone = attend(*given)
+    given[0][0, 1] *= 100
+    beside = attend(*given)
+    changed = (alone != beside).flatten(2).any(2)
+    assert changed.tolist() == [[False, True, False], [False, False, False]]
+    torch.testing.assert_close(beside.double(), exact(*given), atol=0.05, rtol=0.05)
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    given = tensors(1024, 1024, 0.5)
+    assert attend(*given)[:1].equal(attend(*(tensor[:1] for tensor in given)))
+
+
+def test_gradients_go_through_the_kernel() -> None:
+    query, key, value = tensors(600, 600, 0.5)
+    attend(query.requires_grad_(), key, value).float().sum().backward()
+    assert query.grad.abs().sum() > 0
