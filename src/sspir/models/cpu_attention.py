@@ -44,11 +44,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _by_products(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> None:
-    """Attention of one head: (N, d), (d, L), (L, d) -> (N, d); a column of ones sums the weights."""
-    value = torch.cat([value, torch.ones_like(value[:, :1])], dim=1)
+    """Attention of one head: (N, d), (d, L), (L, d) -> (N, d)."""
+    width = value.shape[1]
+    # A column of ones sums the weights; up to a multiple of 16 columns the product takes half the time
+    value = torch.cat([value, value.new_ones(len(value), 16 - width % 16)], dim=1)
     step = min(len(query), max(1, _AT_ONCE // key.shape[1]))
     scores = query.new_empty(step, key.shape[1])
     for rows, target in zip(torch.split(query, step), torch.split(attended, step), strict=True):
         weights = torch.mm(rows, key, out=scores[: len(rows)]).exp2_()
         summed = weights @ value
-        torch.div(summed[:, :-1], summed[:, -1:], out=target)
+        torch.div(summed[:, :width], summed[:, -1:], out=target)
