@@ -60,7 +60,7 @@ restore: setup  ## make restore RUN=runs/tiny/none-s0 IN=photos OUT=restored
 
 bench: setup  ## measure speed, each figure as a ratio within one run
 	for file in benchmarks/bench_*.py; do $(PYTHON) $$file || exit 1; done
-	$(PYTHON) benchmarks/bench_restore.py sizes
+	for what in attention sizes; do $(PYTHON) benchmarks/bench_restore.py $$what || exit 1; done
 	test -z "$(SSPIR_DATA)" || for what in steps fidelity; do \
 		$(PYTHON) benchmarks/bench_restore.py $$what $(SSPIR_DATA)/benchmarks/realsr_dev || exit 1; done
 

@@ -1,6 +1,6 @@
 """What restoring costs and does, on one core; every comparison is of one run.
 
-    python benchmarks/bench_restore.py [loops] [--quick]
+    python benchmarks/bench_restore.py [loops] [--quick] | attention
     python benchmarks/bench_restore.py steps|fidelity PAIRS [--weights DIR] [--limit N]
     python benchmarks/bench_restore.py seams|colours PHOTOS [--weights DIR] [--limit N]
     python benchmarks/bench_restore.py sizes [--weights DIR]
@@ -8,7 +8,9 @@
 - loops: the plain loop (every prior computed anew at each step, both halves of guidance whole) beside ours, in float32
   and bfloat16, for the tiny model and for one of Stable Diffusion 1.5's shape at a tenth of the width, random weights:
   CPU-seconds per image as ratios, and the largest difference of the results in levels of 255;
-- steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/): CPU-seconds and metrics;
+- attention: torch's kernel beside ours in bfloat16, for the shapes of Stable Diffusion 1.5 at 512 x 512 pixels;
+- steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/): CPU-seconds and metrics, and
+  what differs significantly (95 % paired bootstrap);
 - fidelity: metrics on pairs as `--fidelity` rises from 0 to 1;
 - seams: how much larger steps between pixels are across the borders of tiles than beside them, on photos;
 - colours: how far the colours of the results are from the photos' before and after each colour fix;
@@ -26,6 +28,7 @@ from typing import Any, get_args
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
@@ -38,7 +41,9 @@ from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.perceptual import GMSD, VIF, HaarPSI
+from sspir.metrics.statistics import compare
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.cpu_attention import attend
 from sspir.models.latent import decode, encode, factor_of, upscale
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
@@ -135,11 +140,32 @@ def compare_loops(name: str, pipe: RestorationPipeline, side: int, steps: int, r
         )
 
 
+@torch.no_grad()
+def compare_attention(rounds: int = 8) -> None:
+    """Print ours over torch's kernel for random heads, the rounds interleaved, and how far each is from the truth."""
+    generator = torch.Generator().manual_seed(0)
+    for heads, queries, keys, width in ((8, 4096, 4096, 40), (8, 1024, 1024, 80), (8, 4096, 256, 40)):
+        query, key, value = (torch.randn(1, heads, n, width, generator=generator) for n in (queries, keys, keys))
+        given = [tensor.bfloat16() for tensor in (0.5 * query, key, value)]
+        truth = F.scaled_dot_product_attention(*(tensor.double() for tensor in given))
+        seconds, errors = {}, {}
+        for way in (F.scaled_dot_product_attention, attend) * rounds:
+            took, found = timed(lambda: way(*given))  # noqa: B023
+            seconds[way] = min(took, seconds.get(way, took))
+            errors[way] = float((found - truth).norm() / truth.norm())
+        (kernel, ours), (far, near) = seconds.values(), errors.values()
+        sys.stdout.write(
+            f"{heads} heads of {width}, {queries} x {keys}: {ours / kernel:.2f}x, error {near:.4f} (kernel {far:.4f})\n"
+        )
+
+
+ANCESTRAL: dict[str, Any] = {"scheduler": "DDPMScheduler", "options": {}}
 FEW: dict[str, dict[str, Any]] = {
-    "50 ancestral steps": {"scheduler": "DDPMScheduler", "steps": 50, "options": {}},
+    "50 ancestral steps": {**ANCESTRAL, "steps": 50},
+    "12 ancestral steps, fidelity 0.5": {**ANCESTRAL, "steps": 12, "fidelity": 0.5},
     "the model's own": {},
+    "the model's own, fidelity 0.5": {"fidelity": 0.5},
     "8 steps of UniPC": {"scheduler": "UniPCMultistepScheduler", "steps": 8, "options": {}},
-    "4 steps of DPM++": {"scheduler": "DPMSolverMultistepScheduler", "steps": 4, "options": {}},
 }
 FIDELITY: dict[str, dict[str, Any]] = {
     f"fidelity {value}": {"fidelity": value} for value in (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -147,27 +173,35 @@ FIDELITY: dict[str, dict[str, Any]] = {
 
 
 def compare_settings(pipe: RestorationPipeline, settings: dict[str, dict[str, Any]], pairs: Path, limit: int) -> None:
-    """Print cost and quality of several settings on pairs."""
+    """Print cost and quality of several settings on pairs, and what is significantly better or worse than the first."""
     metrics = {
         "PSNR-Y": PSNR(), "SSIM-Y": SSIM(), "VIF": VIF(), "HaarPSI": HaarPSI(), "GMSD": GMSD(),
         "gradient ratio": GradientRatio(), "NIQE": NIQE(),
     }  # fmt: skip
     files = list_images(pairs / "LQ")[:limit]
-    reference = 0.0
+    first: tuple[float, dict[str, np.ndarray]] | None = None
     for name, changes in settings.items():
         chosen, seconds = pipe.settings(**changes), 0.0
-        for metric in metrics.values():
-            metric.reset()
+        values: dict[str, list[float]] = {metric: [] for metric in metrics}
         for file in files:
             lq, hq = read_image(file).tensor()[None], read_image(pairs / "HQ" / file.name).tensor()[None]
             captions = pipe.caption(lq, pipe.size_of(lq))
             took, restored = timed(lambda: pipe.restore(lq, captions, None, [0], chosen).images)  # noqa: B023
             seconds += took
-            for metric in metrics.values():
-                metric.update(*((restored,) if isinstance(metric, NIQE) else (restored, hq)))
-        reference = reference or seconds
-        told = ", ".join(f"{metric} {float(function.compute()):.3f}" for metric, function in metrics.items())
-        sys.stdout.write(f"{name}: {seconds / len(files):.2f} CPU-s, {seconds / reference:.2f}x, {told}\n")
+            for metric, function in metrics.items():
+                function.reset()
+                function.update(*((restored,) if metric == "NIQE" else (restored, hq)))
+                values[metric].append(float(function.compute()))
+        found = {metric: np.array(column) for metric, column in values.items()}
+        first = first or (seconds, found)
+        told = ", ".join(f"{metric} {column.mean():.3f}" for metric, column in found.items())
+        sys.stdout.write(f"{name}: {seconds / len(files):.2f} CPU-s, {seconds / first[0]:.2f}x, {told}\n")
+        for metric, column in found.items():
+            sign = -1 if metric in ("GMSD", "NIQE") else 1  # lower is better
+            difference = compare(sign * column, sign * first[1][metric])
+            if difference.significant:
+                low, high = difference.gain.low, difference.gain.high
+                sys.stdout.write(f"    {metric} {'better' if low > 0 else 'worse'} by {low:+.3f} to {high:+.3f}\n")
 
 
 def compare_borders(pipe: RestorationPipeline, photos: Path, limit: int) -> None:
@@ -252,7 +286,7 @@ def compare_colours(pipe: RestorationPipeline, photos: Path, limit: int) -> None
 def main() -> None:
     """Parse the flags and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = ("loops", "steps", "fidelity", "seams", "colours", "sizes", "size")
+    what = ("loops", "attention", "steps", "fidelity", "seams", "colours", "sizes", "size")
     parser.add_argument("what", nargs="?", choices=what, default="loops", help="what to compare")
     parser.add_argument("given", nargs="?", help="PAIRS or PHOTOS, see above")
     parser.add_argument("--quick", action="store_true", help="loops: small images, few steps")
@@ -262,8 +296,12 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.what == "loops":
         side, steps, rounds = (128, 4, 1) if options.quick else (256, 12, 2)
-        compare_loops("tiny model", tiny(), side, steps, rounds)
-        compare_loops("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped(), 2 * side, steps, rounds)
+        compare_loops("tiny model", tiny(), side, steps, 2 * rounds)
+        for length in (side, 2 * side):
+            compare_loops("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped(), length, steps, rounds)
+        return
+    if options.what == "attention":
+        compare_attention()
         return
     if options.what == "sizes":
         compare_sizes(options.weights)
