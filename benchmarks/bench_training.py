@@ -1,6 +1,8 @@
-"""What Lightning, callbacks and logging cost over a bare loop, what bf16 autocast gains, and what it does to the loss.
+"""How soon training starts, what Lightning costs over a bare loop, what bf16 gains, and what it does to the loss.
 
     python benchmarks/bench_training.py [--steps 40] [--repeats 3]
+
+First the seconds from the command `sspir train experiments=tiny` to the record of its first step. Then:
 
 CPU seconds per step, the lesser of alternating repeats; one thread, random photos. Ratios are of one run. The loss
 curve in bf16 is compared with that in fp32, and with that of another seed.
@@ -8,10 +10,13 @@ curve in bf16 is compared with that in fp32, and with that of another seed.
 
 import argparse
 import copy
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +27,7 @@ from sspir.batch import Batch
 from sspir.callbacks import EMA, SkipNaN
 from sspir.config import compose_config
 from sspir.loggers import JsonLinesLogger
+from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
 from sspir.run import build_module
@@ -36,6 +42,23 @@ def least(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, f
             function()
             seconds[name].append(time.process_time() - start)
     return {name: min(values) for name, values in seconds.items()}
+
+
+def start_up() -> None:
+    """Seconds from the command to the record of the first step, logged by W&B too."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "run" / "metrics.jsonl"
+        command = [sys.executable, "-m", "sspir", "train", "experiments=tiny", "trainer.log_every_n_steps=1"]
+        started = time.perf_counter()
+        process = subprocess.Popen([*command, f"folder={record.parent}"], stdout=subprocess.DEVNULL)
+        while not record.is_file() or not record.stat().st_size:
+            if process.poll() is not None:
+                raise SystemExit("the run ended before its first step")
+            time.sleep(0.05)
+        seconds = time.perf_counter() - started
+        process.terminate()
+        process.wait()
+    print(f"{seconds:.1f} s from `sspir train experiments=tiny` to its first step (aim: below 15)")
 
 
 def overhead(steps: int, repeats: int) -> None:
@@ -83,7 +106,7 @@ def overhead(steps: int, repeats: int) -> None:
     print(f"ratio {seconds['Lightning'] / seconds['bare loop']:.3f} (aim: at most 1.05)")
 
 
-def curves(network: torch.nn.Module, given: dict[str, torch.Tensor], steps: int) -> None:
+def curves(network: ControlledUNet, given: dict[str, torch.Tensor], steps: int) -> None:
     """Losses of predicting noise, in fp32 with two seeds and in bf16 with the first of them."""
     runs = {}
     for name, seed, context in (
@@ -96,7 +119,7 @@ def curves(network: torch.nn.Module, given: dict[str, torch.Tensor], steps: int)
         losses = []
         for _ in range(steps):
             noise = torch.randn(given["sample"].shape, generator=generator)
-            with context:
+            with context, shared_attention(trained, remember=False):
                 prediction = trained(**{**given, "sample": 0.3 * given["sample"] + noise}).noise
             loss = torch.nn.functional.mse_loss(prediction.float(), noise)
             optimizer.zero_grad()
@@ -132,7 +155,7 @@ def precision(repeats: int, steps: int) -> None:
         }
 
         def step(context, network=network, given=given) -> None:
-            with context:
+            with context, shared_attention(network, remember=False):
                 loss = network(**given).noise.float().square().mean()
             loss.backward()
             network.zero_grad()
@@ -153,6 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    start_up()
     torch.set_num_threads(1)
     overhead(options.steps, options.repeats)
     precision(options.repeats + 1, options.steps)

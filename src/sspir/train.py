@@ -21,6 +21,7 @@ from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import UserError
 from sspir.loggers import METRICS
+from sspir.models.attention_cache import shared_attention
 from sspir.run import (
     CHECKPOINTS,
     CONFIG,
@@ -76,7 +77,8 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     _introduce(trainer, module, config)
     _summarise_best(trainer, module)
     try:
-        with nullcontext() if config.fused_attention else sdpa_kernel(SDPBackend.MATH):
+        fused = nullcontext() if config.fused_attention else sdpa_kernel(SDPBackend.MATH)
+        with fused, shared_attention(module.backbone, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         done = {"step": trainer.global_step, **metrics}

@@ -1,4 +1,4 @@
-"""Attention while sampling: what does not change from step to step or between guidance halves is computed once."""
+"""Attention in training and sampling; what does not change between steps or guidance halves is computed once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +41,9 @@ class SharedAttention:
         if rows > 1:
             key, value = (tensor.repeat(rows, 1, 1, 1) for tensor in (key, value))
         attended = attend(query, key, value).transpose(1, 2).flatten(2)
-        projected: Tensor = attn.to_out[0](attended.to(query.dtype))
-        return projected
+        projected, dropout = attn.to_out
+        result: Tensor = dropout(projected(attended.to(query.dtype)))
+        return result
 
     def _key_and_value(self, attn: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
         # A compiled step is a function of its inputs: it keeps nothing, and computes keys and values again
@@ -63,14 +64,14 @@ def _split(tokens: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def shared_attention(backbone: ControlledUNet) -> Iterator[None]:
-    """Within, attention of every part shares and remembers; afterwards all is as it was."""
+def shared_attention(backbone: ControlledUNet, remember: bool = True) -> Iterator[None]:
+    """Within, attention of every part shares and, but in training, remembers; afterwards all is as it was."""
     replaced: list[tuple[Attention, Any]] = []
     for name, part in backbone.named_children():
         for path, module in part.named_modules():
             if isinstance(module, Attention):
                 replaced.append((module, module.processor))
-                module.processor = SharedAttention(remember=path.endswith("attn2") and name != "unet_pixel")
+                module.processor = SharedAttention(remember and path.endswith("attn2") and name != "unet_pixel")
     try:
         yield
     finally:
