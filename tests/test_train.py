@@ -12,6 +12,7 @@ from PIL import Image
 from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.losses import RestorationLoss
+from sspir.models.cpu_attention import attend
 from sspir.module import RestorationModule
 from sspir.run import find_checkpoint, load_checkpoint
 from tests.runs import tiny_config, tiny_run
@@ -149,6 +150,18 @@ def test_training_changes_all_that_is_trained_and_nothing_else(photo_folder: Pat
     trained = ("backbone.", "refine.")
     changed = {key for key, value in end.items() if not torch.equal(value, start[key])}
     assert changed == {key for key in end if key.startswith(trained)}
+
+
+def test_steps_take_our_attention(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = []
+
+    def watched(*tensors: torch.Tensor) -> torch.Tensor:
+        learning.append(torch.is_grad_enabled())  # not in validation, which samples
+        return attend(*tensors)
+
+    monkeypatch.setattr("sspir.models.attention_cache.attend", watched)
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=3")
+    assert any(learning)
 
 
 def test_a_checkpoint_of_another_network_is_refused(finished: Path, photo_folder: Path, tmp_path: Path) -> None:

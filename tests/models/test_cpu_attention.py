@@ -53,9 +53,12 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     assert attend(*given)[:1].equal(attend(*(tensor[:1] for tensor in given)))
 
 
-def test_training_has_the_gradients_of_the_softmax() -> None:
-    given = [tensor.requires_grad_() for tensor in tensors(200, 300, 0.5)]
-    doubles = [tensor.detach().double().requires_grad_() for tensor in given]
+@pytest.mark.parametrize(("rows", "tokens", "enlarged"), [(20, 30, 1), (200, 300, 10), (1000, 1100, 1)])
+def test_training_has_the_gradients_of_the_softmax(rows: int, tokens: int, enlarged: float) -> None:
+    given = tensors(rows, tokens, 0.5)
+    given[0][0, 1] *= enlarged
+    doubles = [tensor.double().requires_grad_() for tensor in given]
+    given = [tensor.requires_grad_() for tensor in given]
     found, truth = attend(*given), exact(*doubles)
     assert not found.equal(F.scaled_dot_product_attention(*given))  # it went the other way
     wanted = torch.autograd.grad(truth.square().sum(), doubles)

@@ -1,23 +1,25 @@
 """Attention in bfloat16 on a CPU, where torch's kernel is no faster than in float32."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _SMALL = 16.0  # scores, as powers of two: rounded to bfloat16, they change no weight by more than 2 %
-_WORTH = 1 << 20  # scores in all below which torch's kernel is as fast
+_WORTH = 1 << 18  # scores in all below which torch's kernel is as fast, but for its backward pass
 _AT_ONCE = 1 << 20  # scores computed at a time, so that they stay near the core
-_MOST_KEPT = 1 << 24  # scores in all that training keeps for the backward pass; 32 MiB
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key' / sqrt(d)) value.
 
-    torch's kernel computes scores in float32 whatever it is given, and its backward pass is slow. Two matrix products
-    in bfloat16 take 0.6 to 0.8 of its time. Sampling leaves out the maximum where the lengths of a head's queries and
-    keys show that its scores are small. Other heads, devices and types, and what would not pay, take torch's kernel.
+    torch's kernel computes scores in float32 whatever it is given. Products of bfloat16 matrices, without the maximum
+    that a softmax subtracts, take less time, for heads whose scores are small, as the lengths of their queries and keys
+    show. Other heads, devices and types, and what would not pay, take torch's kernel.
 
     Args:
         query: (B, H, N, d).
@@ -28,40 +30,83 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         (B, H, N, d).
     """
     half = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    scores = query.shape[:3].numel() * key.shape[2]
-    if half and torch.is_grad_enabled() and scores <= _MOST_KEPT and (query.shape[3] >= 16 or key.shape[2] <= 512):
-        with torch.autocast("cpu", enabled=False):
-            return _by_softmax(query, key, value)
-    if not half or torch.is_grad_enabled() or scores < _WORTH or torch.compiler.is_compiling():
+    worth = torch.is_grad_enabled() or query.shape[:3].numel() * key.shape[2] >= _WORTH
+    if not half or not worth or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value)
-    scaled = query * (math.log2(math.e) / math.sqrt(query.shape[3]))
-    centred = key - key.mean(dim=2, keepdim=True)  # takes the same from all scores of a query: the softmax is as it was
-    longest = [torch.linalg.vector_norm(x, dim=3, dtype=torch.float32).amax(dim=2) for x in (scaled, centred)]
-    small = longest[0] * longest[1] <= _SMALL
-    attended = torch.empty_like(query)
-    if small.any():
-        attended[small] = _by_products(scaled[small], centred[small].transpose(1, 2), value[small])
-    if not small.all():
-        attended[~small] = F.scaled_dot_product_attention(query[~small], key[~small], value[~small])
-    return attended
+    heads = [tensor.flatten(0, 1) for tensor in (query, key, value)]
+    with torch.autocast("cpu", enabled=False):
+        # What all keys share moves all scores of a query alike, and changes no weight
+        centred = heads[0], heads[1] - heads[1].mean(dim=1, keepdim=True), heads[2]
+        small = _largest(*centred[:2]) <= _SMALL
+        if small.all():
+            attended = _Products.apply(*centred)
+        else:
+            attended = torch.empty_like(heads[0])
+            attended[small] = _Products.apply(*(tensor[small] for tensor in centred))
+            attended[~small] = F.scaled_dot_product_attention(*(tensor[~small] for tensor in heads))
+    return attended.view(*query.shape)
 
 
-def _by_softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention by the plain formula, (B, H, N, d), whose weights are kept for the backward pass."""
-    scaled = query.flatten(0, 1) / math.sqrt(query.shape[3])
-    weights = torch.bmm(scaled, key.flatten(0, 1).transpose(1, 2)).softmax(dim=2)
-    return torch.bmm(weights, value.flatten(0, 1)).view(*query.shape)
+def _base_two(width: int) -> float:
+    """What makes products of queries and keys exponents of two."""
+    return math.log2(math.e) / math.sqrt(width)
 
 
-def _by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of n heads whose softmax is to the base of two: (n, N, d), (n, d, L), (n, L, d) -> (n, N, d)."""
-    width, tokens = value.shape[2], value.shape[1]
-    # A column of ones sums the weights; up to a multiple of 16 columns the product takes half the time
-    value = torch.cat([value, value.new_ones(*value.shape[:2], 16 - width % 16)], dim=2)
-    attended = torch.empty_like(query)
-    heads, rows = (max(1, _AT_ONCE // scores) for scores in (query.shape[1] * tokens, tokens))
-    for some in zip(*(torch.split(x, heads) for x in (query, key, value, attended)), strict=True):
-        for part, target in zip(*(torch.split(x, rows, dim=1) for x in (some[0], some[3])), strict=True):
-            summed = torch.bmm(torch.bmm(part, some[1]).exp2_(), some[2])
-            torch.div(summed[..., :width], summed[..., -1:], out=target)
-    return attended
+@torch.no_grad()
+def _largest(query: Tensor, key: Tensor) -> Tensor:
+    """What no exponent of (n, N, d) and (n, L, d) exceeds, (n): the longest query times the longest key."""
+    lengths = (torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax(dim=1) for x in (query, key))
+    return math.prod(lengths, start=_base_two(query.shape[2]))
+
+
+class _Products(torch.autograd.Function):
+    """Attention by products, (n, N, d), (n, L, d), (n, L, d) -> (n, N, d); no score is kept for the backward pass.
+
+    Narrow matrices are turned on their side: their product with scores or weights takes half the time from the left.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query = query * _base_two(query.shape[2])
+        ones = value.new_ones(len(value), 1, value.shape[1])  # their row sums the weights
+        value = torch.cat([value.transpose(1, 2), ones], dim=1)
+        summed = value.new_empty(*value.shape[:2], query.shape[1])
+        for heads, rows, weights in _weights(query, key):
+            summed[heads, :, rows] = torch.bmm(value[heads], weights.transpose(1, 2))
+        ctx.save_for_backward(query, key, value, summed)
+        return (summed[:, :-1] / summed[:, -1:]).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, summed = ctx.saved_tensors
+        gradient = gradient.transpose(1, 2) / summed[:, -1:]
+        shared = (gradient * summed[:, :-1]).sum(dim=1, keepdim=True) / summed[:, -1:]
+        gradient = torch.cat([gradient, -shared], dim=1)
+        turned_query, turned_key = (tensor.transpose(1, 2).contiguous() for tensor in (query, key))
+        of_query = torch.empty_like(turned_query)
+        of_key, of_value = (torch.zeros_like(turned_key, dtype=torch.float32) for _ in range(2))
+        for heads, rows, weights in _weights(query, key):
+            given = gradient[heads, :, rows]
+            of_scores = torch.bmm(given.transpose(1, 2), value[heads]).mul_(weights)
+            of_query[heads, :, rows] = torch.bmm(turned_key[heads], of_scores.transpose(1, 2))
+            of_key[heads] += torch.bmm(turned_query[heads, :, rows], of_scores)
+            of_value[heads] += torch.bmm(given[:, :-1], weights)
+        of_query /= math.sqrt(query.shape[2])
+        of_key *= math.log(2)
+        found = [tensor.to(query.dtype).transpose(1, 2) for tensor in (of_query, of_key, of_value)]
+        return found[0], found[1], found[2]
+
+
+def _weights(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Some heads, some rows of their queries, and the weights (heads, rows, L) that those give the keys, unscaled."""
+    (count, length, _), tokens = query.shape, key.shape[1]
+    together, rows = (max(1, _AT_ONCE // scores) for scores in (length * tokens, tokens))
+    room = query.new_empty(min(together, count) * min(rows, length) * tokens)
+    for first in range(0, count, together):
+        heads = slice(first, first + together)
+        for start in range(0, length, rows):
+            some = slice(start, start + rows)
+            part = query[heads, some]
+            weights = room[: part.shape[:2].numel() * tokens].view(*part.shape[:2], tokens)
+            yield heads, some, torch.bmm(part, key[heads].transpose(1, 2), out=weights).exp2_()
