@@ -1,6 +1,6 @@
 """What restoring costs and does, on one core; every comparison is of one run.
 
-    python benchmarks/bench_restore.py [loops] [--quick] | attention
+    python benchmarks/bench_restore.py [loops] [--quick] | attention | compile
     python benchmarks/bench_restore.py steps|fidelity PAIRS [--weights DIR] [--limit N]
     python benchmarks/bench_restore.py seams|colours PHOTOS [--weights DIR] [--limit N]
     python benchmarks/bench_restore.py sizes [--weights DIR]
@@ -8,6 +8,7 @@
 - loops: the plain loop (every prior computed anew at each step, both halves of guidance whole) beside ours, in float32
   and bfloat16, for the tiny model and for one of Stable Diffusion 1.5's shape at a tenth of the width, random weights:
   CPU-seconds per image as ratios, and the largest difference of the results in levels of 255;
+- compile: loops, and ours compiled in bfloat16, with what compiling costs;
 - attention: torch's kernel beside ours in bfloat16, for the shapes of Stable Diffusion 1.5 at 512 x 512 pixels;
 - steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/): CPU-seconds and metrics, and
   what differs significantly (95 % paired bootstrap);
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what compiling costs, it costs every time
 
 import numpy as np
 import torch
@@ -114,7 +116,9 @@ def timed(function: Any) -> tuple[float, Tensor]:
     return time.process_time() - started, result
 
 
-def compare_loops(name: str, pipe: RestorationPipeline, side: int, steps: int, rounds: int) -> None:
+def compare_loops(
+    name: str, pipe: RestorationPipeline, side: int, steps: int, rounds: int, compiled: RestorationPipeline | None
+) -> None:
     """Print plain against ours, the rounds interleaved, the fastest of each."""
     lq = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     lq = torch.nn.functional.interpolate(lq, (side // 4, side // 4), mode="bicubic").clamp(0, 1)
@@ -122,21 +126,27 @@ def compare_loops(name: str, pipe: RestorationPipeline, side: int, steps: int, r
     settings = Sampler(
         scheduler=scheduler, steps=steps, start=300, guidance=5.5, negative_caption="blur", colour="none", tile=None
     )
-    seconds: dict[str, list[float]] = {"plain": [], "float32": [], "bfloat16": []}
+    ways = {"float32": pipe, "bfloat16": pipe}
+    if compiled:
+        ways["bfloat16, compiled"] = compiled.in_dtype("bfloat16")
+        started = time.perf_counter()  # in processes of its own
+        compiled.restore(lq, [caption], None, [0], settings)
+        sys.stdout.write(f"{name}: compiling takes {time.perf_counter() - started:.0f} s" + "\n")
+    seconds: dict[str, list[float]] = {way: [] for way in ("plain", *ways)}
     results: dict[str, Tensor] = {}
     for _ in range(rounds):
         took, results["plain"] = timed(lambda: plain(pipe.in_dtype(torch.float32), lq, caption, settings))
         seconds["plain"].append(took)
-        for dtype in ("float32", "bfloat16"):
-            pipe.in_dtype(dtype)
-            took, results[dtype] = timed(lambda: pipe.restore(lq, [caption], None, [0], settings).images)
-            seconds[dtype].append(took)
+        for way, used in ways.items():
+            used.in_dtype(way.split(",")[0])
+            took, results[way] = timed(lambda: used.restore(lq, [caption], None, [0], settings).images)  # noqa: B023
+            seconds[way].append(took)
     best = {way: min(values) for way, values in seconds.items()}
     sys.stdout.write(f"{name}, {side} x {side}, {steps} steps: plain {best['plain']:.2f} CPU-s per image" + "\n")
-    for dtype in ("float32", "bfloat16"):
-        difference = float((results[dtype] - results["plain"]).abs().max()) * 255
+    for way in ways:
+        difference = float((results[way] - results["plain"]).abs().max()) * 255
         sys.stdout.write(
-            f"  ours in {dtype}: {best[dtype] / best['plain']:.2f}x, largest difference {difference:.4f} of 255" + "\n"
+            f"  ours in {way}: {best[way] / best['plain']:.2f}x, largest difference {difference:.4f} of 255" + "\n"
         )
 
 
@@ -287,7 +297,7 @@ def compare_colours(pipe: RestorationPipeline, photos: Path, limit: int) -> None
 def main() -> None:
     """Parse the flags and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = ("loops", "attention", "steps", "fidelity", "seams", "colours", "sizes", "size")
+    what = ("loops", "attention", "compile", "steps", "fidelity", "seams", "colours", "sizes", "size")
     parser.add_argument("what", nargs="?", choices=what, default="loops", help="what to compare")
     parser.add_argument("given", nargs="?", help="PAIRS or PHOTOS, see above")
     parser.add_argument("--quick", action="store_true", help="loops: small images, few steps")
@@ -295,11 +305,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=6, help="pairs or photos to restore")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.what == "loops":
-        side, steps, rounds = (128, 4, 1) if options.quick else (256, 12, 2)
-        compare_loops("tiny model", tiny(), side, steps, 2 * rounds)
-        for length in (side, 2 * side):
-            compare_loops("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped(), length, steps, rounds)
+    if options.what in ("loops", "compile"):
+        side, steps, rounds = (128, 4, 1) if options.quick else (256, 12, 3)
+        for name, make, lengths in (
+            ("tiny model", tiny, (side,)),
+            ("Stable Diffusion's shape, a tenth as wide", stable_diffusion_shaped, (side, 2 * side)),
+        ):
+            for length in lengths if options.what == "loops" else (side,):
+                compiled = make().compiled() if options.what == "compile" else None
+                compare_loops(name, make(), length, steps, rounds, compiled)
         return
     if options.what == "attention":
         compare_attention()

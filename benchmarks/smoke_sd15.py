@@ -8,6 +8,7 @@ if a limit is exceeded. Needs 20 GiB of free memory; ten minutes or so.
 """
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -79,13 +80,14 @@ def prepare(folder: Path) -> dict[str, float]:
 
 
 def train(folder: Path) -> dict[str, float]:
-    """One optimizer step by the Trainer, without its checkpoint."""
+    """One optimizer step by the Trainer, as `sspir train` takes it, without its checkpoint."""
     import pytorch_lightning as pl
     from hydra.utils import instantiate
     from torch.utils.data import DataLoader
 
     from sspir.batch import Batch
     from sspir.estimate import estimate_step
+    from sspir.models.attention_cache import shared_attention
     from sspir.pretrained import shapes_only
 
     config = settings(folder)
@@ -98,7 +100,8 @@ def train(folder: Path) -> dict[str, float]:
     )  # fmt: skip
     loaded = peak_bytes(CPU)
     started, used = time.perf_counter(), time.process_time()
-    trainer.fit(module, DataLoader([Batch(lq, hq, ["a photo"], ["0"])], batch_size=None))
+    with shared_attention(module.backbone, remember=False):
+        trainer.fit(module, DataLoader([Batch(lq, hq, ["a photo"], ["0"])], batch_size=None))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
     peak = peak_bytes(CPU)
     weight = module.backbone.unet_pixel.attentions["up3_2"].proj_out.weight
@@ -154,23 +157,22 @@ def step(folder: Path) -> dict[str, float]:
         for size in ((1, 4, 64, 64), (1, 77, 768), (1, 256, 512), (1, 320, 64, 64))
     ]
 
-    def seconds() -> float:
+    half = torch.nn.Module.to(copy.deepcopy(network), torch.bfloat16)
+    in_half = [tensor.to(torch.bfloat16) for tensor in given]
+
+    def seconds(used: ControlledUNet, sample: torch.Tensor, *priors: torch.Tensor) -> float:
         """CPU seconds of a call."""
-        sample, *priors = given
         started = time.process_time()
-        network.predict(sample, torch.tensor(500), *priors)
+        used.predict(sample, torch.tensor(500), *priors)
         return time.process_time() - started
 
-    plain, fp32 = [], []
+    plain, fp32, bf16 = [], [], []
     for _ in range(4):
-        plain.append(seconds())
-        with shared_attention(network):
-            seconds()  # computes the keys and values that all steps share
-            fp32.append(seconds())
-    torch.nn.Module.to(network, torch.bfloat16)
-    given = [tensor.to(torch.bfloat16) for tensor in given]
-    with shared_attention(network):
-        bf16 = [seconds() for _ in range(5)][1:]
+        plain.append(seconds(network, *given))
+        for times, used, tensors in ((fp32, network, given), (bf16, half, in_half)):
+            with shared_attention(used):
+                seconds(used, *tensors)  # computes the keys and values that all steps share
+                times.append(seconds(used, *tensors))
     return {
         "plain_cpu_seconds": min(plain),
         "plain_to_authors": min(plain) / AUTHORS,

@@ -34,8 +34,6 @@ class TrainConfig:
         monitor: validation metric by which the best checkpoint is kept.
         matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
         threads: CPU threads of torch; null leaves its own choice.
-        fused_attention: false computes attention by plain matrix products; on a CPU torch's fused backward pass is
-            slower than those for the short sequences of a small model.
     """
 
     name: str = MISSING
@@ -51,7 +49,6 @@ class TrainConfig:
     resume: str = "auto"
     matmul_precision: str = "high"
     threads: int | None = None
-    fused_attention: bool = True
     backbone: Any = MISSING
     vae: Any = MISSING
     noise_schedule: Any = MISSING

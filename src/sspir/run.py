@@ -26,7 +26,6 @@ _MAY_CHANGE = (
     "resume",
     "folder",
     "threads",
-    "fused_attention",
     "matmul_precision",
     "workers",
     "data.workers",

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchmetrics import MetricCollection
 
 from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, twin
@@ -77,8 +75,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     _introduce(trainer, module, config)
     _summarise_best(trainer, module)
     try:
-        fused = nullcontext() if config.fused_attention else sdpa_kernel(SDPBackend.MATH)
-        with fused, shared_attention(module.backbone, remember=False):
+        with shared_attention(module.backbone, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         done = {"step": trainer.global_step, **metrics}
