@@ -43,7 +43,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         else:
             attended = torch.empty_like(heads[0])
             attended[small] = _Products.apply(*(tensor[small] for tensor in centred))
-            attended[~small] = F.scaled_dot_product_attention(*(tensor[~small] for tensor in heads))
+            queries, keys, values = (tensor[~small] for tensor in heads)
+            attended[~small] = F.scaled_dot_product_attention(queries, keys, values)
     return attended.view(*query.shape)
 
 
@@ -55,8 +56,8 @@ def _base_two(width: int) -> float:
 @torch.no_grad()
 def _largest(query: Tensor, key: Tensor) -> Tensor:
     """What no exponent of (n, N, d) and (n, L, d) exceeds, (n): the longest query times the longest key."""
-    lengths = (torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax(dim=1) for x in (query, key))
-    return math.prod(lengths, start=_base_two(query.shape[2]))
+    longest = [torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax(dim=1) for x in (query, key)]
+    return longest[0] * longest[1] * _base_two(query.shape[2])
 
 
 class _Products(torch.autograd.Function):
