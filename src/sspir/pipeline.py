@@ -207,7 +207,7 @@ class RestorationPipeline(DiffusionPipeline):
         return self
 
     def compiled(self, backend: str = "inductor") -> Self:
-        """Compile the denoiser, for a GPU and many photos of few sizes: the first step at each size takes a minute.
+        """Compile the denoiser, for a GPU and many photos of few sizes: the first step at each size takes minutes.
 
         Args:
             backend: of `torch.compile`.
