@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from sspir.errors import UserError
+from sspir.files import replacing
 
 LAST = "last.ckpt"
 
@@ -38,19 +38,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            try:
-                with os.fdopen(handle, "wb") as file:
+            with replacing(target) as partial:
+                with partial.open("wb") as file:
                     torch.save(checkpoint, file)
                     file.flush()
                     os.fsync(file.fileno())
                 if target.name == LAST and checkpoint.get("global_step") != self.step:
                     self._age(target)
                     self.step = checkpoint.get("global_step")
-                Path(temporary).replace(target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
         except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
             before = "the one before is untouched" if target.exists() else "there is none yet"
             raise UserError(
@@ -73,14 +68,12 @@ def earlier(last: Path, number: int) -> Path:
 
 def twin(source: Path, target: Path) -> None:
     """Put a file's content under another name too, in one step; a link where the file system has them."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # POSIX moves nothing where both names are one file already
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -101,12 +94,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"The checkpoint {path} is truncated or corrupted ({_reason(error)}); {offer}.") from error
 
 
+def glance(path: Path) -> dict[str, Any]:
+    """A checkpoint as it is, without comparing its checksums: to read what is small in it.
+
+    Raises:
+        Exception: of any kind, where the file is damaged.
+    """
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return loaded
+
+
 def _load(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as file:
         if damaged := file.testzip():  # torch would load it as it is
             raise ValueError(f"{damaged} is not what was written")
-    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return loaded
+    return glance(path)
 
 
 def _others(path: Path) -> list[Path]:
