@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -166,11 +166,12 @@ class StepProgress(ProgressBar):
         self.bar.close()
 
 
-class SaveAtEnd(Callback):
-    """The checkpoint of the last step, and of the step at which a run is told to stop.
+class SaveAtEnd(Checkpoint):
+    """Validates and saves the last step, whatever ends the training, and saves the step at which it is told to stop.
 
-    It is written within the step: after the fit Lightning has left the batch's place. Other exceptions, such as a
-    loss that is not a number, leave the last good checkpoint alone.
+    The checkpoint is written within the step: after the fit Lightning has left the batch's place. It is written before
+    the last validation, which may be long, and again with what that has found. Exceptions other than a request to stop,
+    such as a loss that is not a number, leave the last good checkpoint alone.
 
     Args:
         folder: of the checkpoints.
@@ -180,9 +181,28 @@ class SaveAtEnd(Callback):
         self.path = Path(folder) / LAST
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """Save after the last step."""
-        if trainer.global_step == trainer.max_steps:
+        """Save after the last step, and have Lightning validate it: it does so where it is asked to stop."""
+        last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step == trainer.max_steps or last_epoch:
+            trainer.should_stop = True
+        self._save_if_stopping(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Save after the last validation, which may itself have ended the training."""
+        self._save_if_stopping(trainer)
+
+    def _save_if_stopping(self, trainer: pl.Trainer) -> None:
+        if trainer.should_stop:
             trainer.save_checkpoint(self.path, weights_only=False)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have a checkpoint from within a validation say that it is from the step before it.
+
+        Lightning goes on exactly from such, but counts a step twice or not at all after the other.
+        """
+        if trainer.validating:
+            for part in ("total", "current"):
+                checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][part]["completed"] -= 1
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Save when stopped by SIGTERM or by Ctrl-C."""
