@@ -10,9 +10,7 @@ from typing import Any, Literal
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from sspir.run import run_id
-
-METRICS = "metrics.jsonl"
+from sspir.run import METRICS, run_id
 
 
 class JsonLinesLogger(Logger):

@@ -1,44 +1,40 @@
 """A run folder: what training leaves behind, and the way back from it to a model."""
 
-import hashlib
+import logging
 import os
 import platform
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from hydra.utils import instantiate
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.checkpoint import load_checkpoint
 from sspir.config import register
 from sspir.errors import UserError
+from sspir.files import write_text
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+WANDB_ID = "wandb.id"
+REPLACED = "replaced"  # holds what a run that started anew has found
+LOCK = ".lock"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
-# What may differ between the parts of one run: how far, how fast and how loudly it goes, not what comes out.
-_MAY_CHANGE = (
-    "resume",
-    "folder",
-    "threads",
-    "matmul_precision",
-    "workers",
-    "data.workers",
-    "data.degrade_in_workers",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "monitor",
-    "trainer.",
-    "callbacks.",
-    "logger.",
-    "schedule",
-    "module.schedule",
-)
+# What training writes into its folder, the summary first; people's own files beside it are theirs.
+OWN = (SUMMARY, METRICS, CONFIG, ENVIRONMENT, CHECKPOINTS, "panels", "wandb", WANDB_ID, "evaluation")
+
+log = logging.getLogger(__name__)
 
 
 def build_module(config: DictConfig) -> Any:
@@ -100,36 +96,61 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def refuse_another_configuration(folder: Path, config: DictConfig) -> None:
-    """Refuse to go on with, or to skip, a run that was another one.
+def is_first_process() -> bool:
+    """Whether this is the process, of all that train one run, that writes its files."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a run folder, and keep other trainings out of it until the end or until the process has died.
+
+    Record locks belong to one process: one of `flock` would live on in a killed training's loader processes.
 
     Raises:
-        UserError: the folder's record differs in what decides the result.
+        UserError: another process trains in it, or the folder takes no files.
     """
-    if not (folder / CONFIG).is_file():
+    if not is_first_process():
+        yield
         return
-    before, now = (
-        _flat(OmegaConf.to_container(each, resolve=True)) for each in (OmegaConf.load(folder / CONFIG), config)
+    try:
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with file:
+        _lock(file, folder)
+        yield
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """The sentence for a run folder that takes no files."""
+    return UserError(
+        f"The run folder {folder} takes no files ({error.strerror}); make room, or name another by folder=FOLDER."
     )
-    differing = sorted(
-        key for key in before.keys() | now.keys() if not key.startswith(_MAY_CHANGE) and before.get(key) != now.get(key)
-    )
-    if differing:
-        key = differing[0]
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
         raise UserError(
-            f"{folder} holds a run with another configuration ({key} was {before.get(key)}, now {now.get(key)}"
-            f"{f', and {len(differing) - 1} more' if len(differing) > 1 else ''}); name this one by variant=NAME or "
-            f"folder=FOLDER, or start anew with resume=never."
-        )
-
-
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """The leaves of a configuration by their dotted path."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    leaves = {name: leaf for key, child in children for name, leaf in _flat(child, f"{path}.{key}").items()}
-    return leaves or {path.removeprefix("."): node}
+            f"{folder} is being trained in by {file.read() or 'another process'}; let it finish or end it, or name "
+            f"another folder by variant=NAME or folder=FOLDER."
+        ) from error
+    except (OSError, ImportError) as error:  # some network disks, Windows
+        log.warning("%s cannot be locked (%s): see to it that no other process trains in it.", folder, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
 
 
 def run_id(folder: Path) -> str:
-    """Stable id of a run for W&B: a run that is resumed is the same W&B run."""
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    """Id of a run for W&B, drawn once and kept in its folder: a run that goes on is the same W&B run."""
+    path = folder / WANDB_ID
+    if not path.is_file():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text()

@@ -1,14 +1,24 @@
 """How the learning rate goes over a training."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from sspir.errors import UserError
+
 
 def cosine(
-    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, structure_steps: int = 0, second: float = 1.0
+    optimizer: Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    structure_steps: int = 0,
+    second: float = 1.0,
+    after: str = "zero",
 ) -> LambdaLR:
     """Linear warm-up and a cosine to zero: for the Processor's image first, where it is trained alone, then for all.
 
@@ -18,16 +28,43 @@ def cosine(
         num_training_steps: of all.
         structure_steps: where the rate has come to zero and rises again; 0 for a single cosine.
         second: height of the second peak over the first.
+        after: what follows the last of the steps: "zero", or "hold" for the rate of that step. A run that goes on with
+            "hold" and a larger `trainer.max_steps` keeps the schedule that it had.
     """
+    if after not in ("zero", "hold"):
+        raise UserError(f"schedule.after={after} is not known; choose zero or hold.")
+    last = num_training_steps - 1 if after == "hold" else num_training_steps
     return LambdaLR(
         optimizer,
-        partial(_factor, warmup=num_warmup_steps, steps=num_training_steps, border=structure_steps, second=second),
+        partial(
+            _factor, warmup=num_warmup_steps, steps=num_training_steps, border=structure_steps, second=second, last=last
+        ),
     )
 
 
-def _factor(step: int, warmup: int, steps: int, border: int, second: float) -> float:
+def rate_at(
+    step: int, optimizer: Callable[[list[torch.nn.Parameter]], Optimizer], schedule: Callable[[Optimizer], Any] | None
+) -> float:
+    """The learning rate that an optimizer step is made with.
+
+    Args:
+        step: from 0.
+        optimizer: makes the optimizer.
+        schedule: makes its schedule, whose rate is a function of the step; None keeps the optimizer's.
+    """
+    made = optimizer([torch.nn.Parameter(torch.zeros(1))])
+    if schedule is not None:
+        scheduler = schedule(made)
+        made.step()  # or the schedule warns
+        scheduler.last_epoch = step - 1
+        scheduler.step()
+    return float(made.param_groups[0]["lr"])
+
+
+def _factor(step: int, warmup: int, steps: int, border: int, second: float, last: int) -> float:
+    step = min(step, last)
     height, start, end = (1.0, 0, border) if step < border else (second if border else 1.0, border, steps)
     done = step - start
     if done < warmup:
         return height * done / warmup
-    return height * (0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - warmup) / max(1, end - start - warmup))))
+    return height * (0.5 + 0.5 * math.cos(math.pi * (done - warmup) / max(1, end - start - warmup)))

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,25 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import MetricCollection
 
-from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, twin
+from sspir.checkpoint import AtomicCheckpointIO
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import UserError
-from sspir.loggers import METRICS
+from sspir.files import write_text
 from sspir.models.attention_cache import shared_attention
+from sspir.resume import finished, starting_point
 from sspir.run import (
     CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
+    SUMMARY,
+    alone_in,
     build_module,
     environment,
-    find_checkpoint,
-    refuse_another_configuration,
+    is_first_process,
+    unwritable,
 )
 
 log = logging.getLogger(__name__)
-SUMMARY = "summary.json"
 
 
 def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
@@ -48,17 +49,17 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
         UserError: the configuration asks for what cannot be done.
     """
     folder = Path(config.folder)
-    summary = folder / SUMMARY
-    if config.resume != "never":
-        refuse_another_configuration(folder, config)
-    if (done := _finished(summary, config)) is not None:
+    if (done := finished(folder, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
-    checkpoint = _resume_from(folder, config.resume)
-    if checkpoint:
-        _forget_after(folder / METRICS, load_checkpoint(Path(checkpoint))["global_step"])
+    with alone_in(folder):
+        return _train(folder, config, like or folder)
+
+
+def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
+    checkpoint = starting_point(folder, config)
     data = instantiate(config.data)
-    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like or folder)
+    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like)
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -80,7 +81,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         done = {"step": trainer.global_step, **metrics}
         if trainer.is_global_zero:
-            write_atomically(summary, json.dumps(done, indent=2) + "\n")
+            write_text(folder / SUMMARY, json.dumps(done, indent=2) + "\n")
         return done
     except SIGTERMException:
         log.warning("Stopped by SIGTERM; the same command goes on from %s.", folder / CHECKPOINTS)
@@ -95,17 +96,16 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
     Raises:
         UserError: the folder takes no files.
     """
+    if not is_first_process():
+        return
     before = json.loads((like / ENVIRONMENT).read_text()).get("data") if (like / ENVIRONMENT).is_file() else None
     if before and (words := difference(before, manifest)):
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
-        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-        write_atomically(folder / ENVIRONMENT, json.dumps({**environment(), "data": manifest}, indent=2) + "\n")
+        write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+        write_text(folder / ENVIRONMENT, json.dumps({**environment(), "data": manifest}, indent=2) + "\n")
     except OSError as error:
-        raise UserError(
-            f"The run folder {folder} takes no files ({error.strerror}); make room, or name another by folder=FOLDER."
-        ) from error
+        raise unwritable(folder, error) from error
 
 
 def _built(nodes: DictConfig) -> list[Any]:
@@ -134,44 +134,6 @@ def _summarise_best(trainer: pl.Trainer, module: Any) -> None:
                 for name, metric in metrics.items():
                     if metric.higher_is_better is not None:
                         logger.experiment.define_metric(name, summary="max" if metric.higher_is_better else "min")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _finished(summary: Path, config: DictConfig) -> dict[str, float] | None:
-    """The summary of a run that has reached its last step."""
-    if config.resume == "never" or not summary.is_file():
-        return None
-    done: dict[str, float] = json.loads(summary.read_text())
-    return done if done["step"] >= config.trainer.max_steps else None
-
-
-def _resume_from(folder: Path, resume: str) -> str | None:
-    """Path of the checkpoint to go on from, None to start anew."""
-    last = folder / CHECKPOINTS / LAST
-    if resume not in ("auto", "must", "never"):
-        if not (last.with_name(f"{resume}.ckpt")).is_file():
-            raise UserError(f"resume={resume} is none of auto, must and never, nor a checkpoint in {last.parent}.")
-        chosen = find_checkpoint(folder, resume)
-        load_checkpoint(chosen)
-        if chosen != last:
-            twin(chosen, last)  # the steps after it are made again
-        return str(last)
-    if resume == "must" and not last.exists():
-        raise UserError(f"resume=must, but there is no {last}; name the folder of a run, or use resume=auto.")
-    return str(last) if resume != "never" and last.exists() else None
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the record of steps that were made after the checkpoint and will be made again."""
-    if metrics.is_file():
-        lines = metrics.read_text().splitlines(keepends=True)
-        write_atomically(metrics, "".join(line for line in lines if json.loads(line)["step"] < step))
 
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:

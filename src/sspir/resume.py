@@ -1,0 +1,208 @@
+"""Where a training starts: what its folder holds, whether that is the same run, and what may have changed since."""
+
+import json
+import logging
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from sspir.checkpoint import LAST, glance, load_checkpoint, twin
+from sspir.errors import UserError
+from sspir.files import write_text
+from sspir.run import CHECKPOINTS, CONFIG, METRICS, OWN, REPLACED, SUMMARY, find_checkpoint, is_first_process
+from sspir.schedule import rate_at
+
+log = logging.getLogger(__name__)
+
+# Patterns of dotted settings by what a change does to a run that goes on; all others make it another run. Settings that
+# stand below `data` and `module` too are copies.
+_NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, and what is looked at
+    "resume", "folder", "threads", "workers", "degrade_in_workers", "checkpoint_every", "keep_checkpoints", "monitor",
+    "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*", "callbacks.progress*", "callbacks.panels*",
+    "callbacks.last*", "callbacks.end*", "callbacks.nan*", "callbacks.early_stopping*", "trainer.accelerator",
+    "trainer.strategy*", "trainer.enable_*", "trainer.log_every_n_steps", "trainer.*val_*", "trainer.max_*",
+    "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size", "captioner.concurrency",
+    "captioner.timeout", "captioner.retries",
+    "dataset.*.root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
+)  # fmt: skip
+_SOMETHING = (  # which is said: the result is that of neither setting alone
+    "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.captions",
+)  # fmt: skip
+_ENDS = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "callbacks.early_stopping*")
+
+
+def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
+    """The summary of a run that has come to the end that the configuration sets; None where there is more to do.
+
+    Args:
+        folder: of the run.
+        config: of the training that is asked for.
+
+    Raises:
+        UserError: it was another run.
+    """
+    if config.resume == "never" or not (folder / SUMMARY).is_file():
+        return None
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    long_enough = 0 < config.trainer.max_steps <= summary["step"]
+    if not long_enough:  # it may have been ended by something else, such as early stopping
+        recorded, now = _settings(folder / CONFIG), _flat(config)
+        changed = any(_matches(key, _ENDS) for key in _differing(recorded, now))
+        if not recorded or changed or not (folder / CHECKPOINTS / LAST).is_file():
+            return None
+    _compare(folder, _recorded(folder, folder / CHECKPOINTS / LAST), config)
+    return summary
+
+
+def starting_point(folder: Path, config: DictConfig) -> Path | None:
+    """The checkpoint to go on from, or None to start anew; the folder is put in order for it.
+
+    What a run that started anew finds is set aside, and lines of steps that will be made again are dropped. A schedule
+    that is to hold keeps its length in `config`.
+
+    Args:
+        folder: of the run, which this process alone trains in.
+        config: of the training.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or it is another run's.
+    """
+    if config.resume == "never":
+        if is_first_process():
+            _set_aside(folder)
+        return None
+    checkpoint, step = _chosen(folder, config.resume), 0
+    if checkpoint:
+        before = _recorded(folder, checkpoint)
+        _hold(config, before)
+        _compare(folder, before, config)
+        step = load_checkpoint(checkpoint)["global_step"]
+        _say_rate(before, config, step)
+    if is_first_process():
+        _tidy(folder, checkpoint, step)
+    return checkpoint and checkpoint.with_name(LAST)
+
+
+def _chosen(folder: Path, resume: str) -> Path | None:
+    last = folder / CHECKPOINTS / LAST
+    if resume not in ("auto", "must"):
+        if not last.with_name(f"{resume}.ckpt").is_file():
+            raise UserError(f"resume={resume} is none of auto, must and never, nor a checkpoint in {last.parent}.")
+        return find_checkpoint(folder, resume)
+    if resume == "must" and not last.exists():
+        raise UserError(f"resume=must, but there is no {last}; name the folder of a run, or use resume=auto.")
+    return last if last.exists() else None
+
+
+def _set_aside(folder: Path) -> None:
+    """Move an earlier run's files away, its summary first: stopped in between, it does not pass for finished."""
+    found = [folder / name for name in OWN if (folder / name).exists()]
+    if not found:
+        return
+    number = 1 + sum(1 for _ in (folder / REPLACED).glob("*"))
+    place = folder / REPLACED / str(number)
+    place.mkdir(parents=True)
+    for path in found:
+        path.rename(place / path.name)
+    log.warning("Starting anew, as resume=never says; what was trained in %s before is in %s.", folder, place)
+
+
+def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
+    """Make a checkpoint the last one, and drop what a kill has torn and the record of steps that will be made again."""
+    for partial in (folder / CHECKPOINTS).glob(".*"):
+        partial.unlink()
+    if checkpoint and checkpoint.name != LAST:
+        twin(checkpoint, checkpoint.with_name(LAST))
+    metrics = folder / METRICS
+    if metrics.is_file():
+        lines = metrics.read_text().splitlines(keepends=True)
+        write_text(metrics, "".join(line for line in lines if _step_of(line) < step))
+
+
+def _step_of(line: str) -> float:
+    with suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(line)["step"])
+    return float("inf")
+
+
+def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
+    """The configuration of what a folder holds: the checkpoint's own, else that of the folder."""
+    with suppress(Exception):  # damage is told where all of it is loaded
+        return dict(glance(checkpoint)["config"])
+    return _settings(folder / CONFIG, flat=False)
+
+
+def _settings(path: Path, flat: bool = True) -> dict[str, Any]:
+    config: Any = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    return _flat(config) if flat else OmegaConf.to_container(config)  # type: ignore[return-value]  # a mapping
+
+
+def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
+    """Refuse to go on with, or to skip, a run that was another one; say what changes the result of one that goes on.
+
+    Raises:
+        UserError: the configurations differ in what decides the result.
+    """
+    old, new = _flat(before), _flat(config)
+    differing = [key for key in _differing(old, new) if not _matches(key, _NOTHING)] if old else []
+    told = [f"{key} was {old.get(key)}, now {new.get(key)}" for key in differing]
+    others = [text for key, text in zip(differing, told, strict=True) if not _matches(key, _SOMETHING)]
+    if others:
+        rest = f", and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{folder} holds a run with another configuration ({others[0]}{rest}); name this one by variant=NAME or "
+            f"folder=FOLDER, or start anew with resume=never."
+        )
+    if told:
+        log.warning("So far %s was trained with other settings: %s.", folder, "; ".join(told))
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted settings that are not the same; copies of such are left out."""
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return [key for key in keys if not any(source in keys for source in _names(key)[1:])]
+
+
+def _names(key: str) -> list[str]:
+    """A setting and those that it may be a copy of: `data.train.root` is one of `dataset.train.root`."""
+    top, _, rest = key.partition(".")
+    return [key, rest, f"dataset.{rest}"] if top in ("data", "module") else [key]
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in _names(key) for pattern in patterns)
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of a configuration by their dotted path."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node, resolve=True)
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    leaves = {name: leaf for key, child in children for name, leaf in _flat(child, f"{path}.{key}").items()}
+    return leaves or ({path.removeprefix("."): node} if path else {})
+
+
+def _hold(config: DictConfig, before: dict[str, Any]) -> None:
+    """A schedule that holds its last rate keeps the length it had, where that follows `trainer.max_steps`."""
+    schedule, old = config.schedule, before.get("schedule")
+    if not schedule or not old or schedule.get("after") != "hold":
+        return
+    if OmegaConf.is_interpolation(schedule, "num_training_steps"):
+        schedule.num_training_steps = old["num_training_steps"]
+
+
+def _say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
+    """Say that the learning rate jumps, where another schedule goes on from a step of the old one."""
+    if step == 0 or _flat(before.get("schedule")) == _flat(config.schedule):
+        return
+    old = rate_at(step - 1, instantiate(before["optimizer"]), instantiate(before["schedule"]))
+    new = rate_at(step, instantiate(config.optimizer), instantiate(config.schedule))
+    if abs(new - old) > 0.1 * max(new, old):
+        log.warning(
+            "The learning rate jumps from %.2g to %.2g at step %d, as the schedule is another one now; "
+            "schedule.after=hold goes on at the rate that it had come to.", old, new, step,
+        )  # fmt: skip

@@ -1,0 +1,215 @@
+"""Where a training starts: what passes for the same run, what may change, and that nobody else trains in its folder."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import InstantiationException
+from lightning_utilities.core.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
+
+from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
+from sspir.errors import UserError
+from sspir.losses import RestorationLoss
+from sspir.resume import finished, starting_point
+from sspir.run import alone_in, find_checkpoint, run_id
+from tests.runs import tiny_config, tiny_run
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "run"
+    tiny_run(folder, photo_folder, "trainer.max_steps=2")
+    return folder
+
+
+@pytest.fixture
+def run(ended: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ended, tmp_path / "run"))
+
+
+def steps_of(folder: Path) -> list[int]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss/total" in line]
+
+
+def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
+    run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, kept = run_id(run), find_checkpoint(run).read_bytes()
+    other = ["loss.rgb=0.5", "trainer.max_steps=2"]
+
+    def stopped(*_: object) -> None:
+        raise RuntimeError("the power is out")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RestorationLoss, "structure", stopped)
+        with pytest.raises(RuntimeError):
+            tiny_run(run, photo_folder, *other, "resume=never")
+    assert f"what was trained in {run} before is in {run}/replaced/1" in caplog.text
+    assert (run / "replaced" / "1" / "checkpoints" / LAST).read_bytes() == kept
+    done = tiny_run(run, photo_folder, *other)  # neither finished nor refused, nor from the old checkpoint
+    assert done["step"] == 2
+    assert steps_of(run) == [0, 1]
+    assert load_checkpoint(find_checkpoint(run))["config"]["loss"]["rgb"] == 0.5
+    assert run_id(run) != before
+
+
+def test_the_checkpoint_says_which_run_it_is_of(run: Path, photo_folder: Path) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    config.loss.rgb = config.module.loss.rgb = 0.5
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(UserError, match=r"another configuration \(loss.rgb was 1.0, now 0.5\); name this one"):
+        tiny_run(run, photo_folder, "trainer.max_steps=3", "loss.rgb=0.5")
+    assert starting_point(run, tiny_config(run, photo_folder, "trainer.max_steps=3")) == run / "checkpoints" / LAST
+
+
+def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InstantiationException, match="residual needs a Processor with a front"):
+        tiny_run(tmp_path / "run", photo_folder, "processor.front_features=0")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "loss/total": 1.0}\n')  # of steps before a checkpoint
+    assert tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=1")["step"] == 1
+    assert steps_of(tmp_path / "run") == [0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "dataset.train.cache=false",
+        "+dataset.train.cache_gb=1",
+        "trainer.devices=2",
+        "+metric.vif._target_=sspir.metrics.fidelity.PSNR",
+        "monitor=ssim_y",
+        "callbacks.panels.count=1",
+        "trainer.val_check_interval=1",
+        "sampler.steps=3",
+        "workers=1",
+    ],
+)
+def test_what_changes_nothing_may_change_unsaid(
+    change: str, ended: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert finished(ended, tiny_config(ended, photo_folder, "trainer.max_steps=2", change))
+    assert ("other settings" in caplog.text) is (change == "trainer.devices=2")  # the effective batch
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "callbacks.ema=null", "callbacks.ema.decay=0.9"],
+)
+def test_what_changes_the_result_is_said(
+    change: str, ended: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert finished(ended, tiny_config(ended, photo_folder, "trainer.max_steps=2", change))
+    assert f"was trained with other settings: {change.partition('=')[0]}" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["seed=1", "batch_size=1", "optimizer.lr=0.5", "dataset.train.crop.size=16"])
+def test_what_makes_it_another_run_is_refused(change: str, ended: Path, photo_folder: Path) -> None:
+    with pytest.raises(UserError, match=rf"another configuration \({change.partition('=')[0]} was"):
+        finished(ended, tiny_config(ended, photo_folder, "trainer.max_steps=2", change))
+
+
+def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
+    run: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "loss/to')  # torn by a kill
+    shape = [
+        "module.structure_steps=0",
+        "schedule.num_warmup_steps=0",
+        "schedule.num_training_steps=${trainer.max_steps}",
+    ]
+    held = Path(shutil.copytree(run, run.with_name("held")))
+    for folder in (run, held):
+        tiny_run(folder, photo_folder, "resume=never", *shape, "trainer.max_steps=3")
+    caplog.clear()
+    tiny_run(run, photo_folder, *shape, "trainer.max_steps=6")
+    assert "The learning rate jumps from 0.0005 to 0.001 at step 3" in caplog.text
+    caplog.clear()
+    tiny_run(held, photo_folder, *shape, "trainer.max_steps=6", "schedule.after=hold")
+    assert "jumps" not in caplog.text
+    rates = [load_checkpoint(find_checkpoint(folder))["lr_schedulers"][0]["_last_lr"] for folder in (run, held)]
+    assert rates[0] == pytest.approx([0.0])
+    assert rates[1] == pytest.approx([2e-3 * 0.25])
+    assert load_checkpoint(find_checkpoint(held))["config"]["schedule"]["num_training_steps"] == 3
+    assert steps_of(held) == list(range(6))
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from sspir.run import alone_in
+with alone_in(Path(sys.argv[1])):
+    if not os.fork():
+        time.sleep(60)  # as a loader's process, which outlives a killed training
+        os._exit(0)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder_and_a_dead_one_frees_it(photo_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        with pytest.raises(UserError, match=rf"is being trained in by process {holder.pid} on {os.uname().nodename};"):
+            tiny_run(tmp_path / "run", photo_folder)
+        holder.kill()
+        holder.wait()
+        with alone_in(tmp_path / "run"):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_only_the_first_process_writes(
+    run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for resume, start in (("never", None), ("auto", run / "checkpoints" / LAST)):
+        with alone_in(run):
+            assert starting_point(run, tiny_config(run, photo_folder, f"resume={resume}")) == start
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_checkpoints_take_the_rights_of_other_files_and_leave_no_parts(run: Path, photo_folder: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        AtomicCheckpointIO().save_checkpoint({"global_step": 1}, run / "checkpoints" / "shared.ckpt")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((run / "checkpoints" / "shared.ckpt").stat().st_mode) == 0o640
+    for name in (".last.ckpt.part", ".last.ckpt.k3j2"):  # left by a kill, the latter by an older version
+        (run / "checkpoints" / name).write_bytes(b"gigabytes")
+    starting_point(run, tiny_config(run, photo_folder))
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_the_last_step_is_validated_whatever_the_interval(photo_folder: Path, tmp_path: Path) -> None:
+    done = tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=3", "trainer.val_check_interval=2")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validated = {line["step"]: line["val/psnr_y"] for line in lines if "val/psnr_y" in line}
+    assert len(validated) == 2
+    assert done["val/psnr_y"] == pytest.approx(validated[max(validated)])
+    assert max(validated) == 2  # steps count from 0
+    assert validated[1] != validated[2]
+
+
+def test_a_run_that_ends_by_epochs_is_whole_and_finished(photo_folder: Path, tmp_path: Path) -> None:
+    ends = ["trainer.max_steps=-1", "trainer.max_epochs=1", "data.passes=1", "checkpoint_every=100"]
+    done = tiny_run(tmp_path / "run", photo_folder, *ends)
+    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == done["step"] == 1
+    before = find_checkpoint(tmp_path / "run").stat().st_mtime_ns
+    assert tiny_run(tmp_path / "run", photo_folder, *ends) == done
+    assert find_checkpoint(tmp_path / "run").stat().st_mtime_ns == before
+    assert tiny_run(tmp_path / "run", photo_folder, *ends, "trainer.max_epochs=2")["step"] == 2
