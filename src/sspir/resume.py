@@ -27,7 +27,7 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
     "trainer.strategy*", "trainer.enable_*", "trainer.log_every_n_steps", "trainer.*val_*", "trainer.max_*",
     "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size", "captioner.concurrency",
     "captioner.timeout", "captioner.retries",
-    "dataset.*.root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
+    "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
 )  # fmt: skip
 _SOMETHING = (  # which is said: the result is that of neither setting alone
     "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.captions",

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import MetricCollection
 
-from sspir.checkpoint import AtomicCheckpointIO
+from sspir.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import UserError
 from sspir.files import write_text
@@ -81,6 +81,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         done = {"step": trainer.global_step, **metrics}
         if trainer.is_global_zero:
+            _keep_a_best(folder / CHECKPOINTS)
             write_text(folder / SUMMARY, json.dumps(done, indent=2) + "\n")
         return done
     except SIGTERMException:
@@ -124,6 +125,13 @@ def _best_checkpoint(folder: Path, metrics: MetricCollection, monitor: str) -> M
     return ModelCheckpoint(
         folder / CHECKPOINTS, filename="best", monitor=f"val/{monitor}", mode=mode, enable_version_counter=False
     )
+
+
+def _keep_a_best(checkpoints: Path) -> None:
+    """Where nothing was validated the last checkpoint is the best."""
+    last, best = checkpoints / LAST, checkpoints / "best.ckpt"
+    if last.is_file() and not best.is_file():
+        twin(last, best)
 
 
 def _summarise_best(trainer: pl.Trainer, module: Any) -> None:

@@ -19,6 +19,19 @@ from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
 from sspir.images.io import list_images
+from tests.pipelines import write_photo
+
+
+def test_two_folders_are_two_sets_and_one_is_split(tmp_path: Path) -> None:
+    for name, count in (("one", 1), ("other", 1), ("both", 4)):
+        for index in range(count):
+            write_photo(tmp_path / name / f"{index}.png")
+    one, other, both = (str(tmp_path / name) for name in ("one", "other", "both"))
+    assert len(photos("train", one, other_root=other)) == len(photos("validation", other, other_root=one)) == 1
+    halves = photos("train", both, other_root=both), photos("validation", both, other_root=f"{both}/../both")
+    assert sorted(name for half in halves for _, name in half.files) == ["0.png", "1.png", "2.png", "3.png"]
+    with pytest.raises(UserError, match="1 photos are too few"):
+        photos("train", one, other_root=one)
 
 
 def test_image_folder_reads_whole_photos(folder: Path) -> None:

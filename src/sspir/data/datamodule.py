@@ -22,7 +22,7 @@ class RestorationDataModule(pl.LightningDataModule):
 
     Args:
         train: photos or pairs to train on.
-        validation: data sets to measure on, by name; one loader each, in this order (`validation_names`).
+        validation: data sets to measure on, by name; one loader each, in this order (`validation_names`). None: none.
         degradation: makes lq from hq, except for pairs, which bring theirs.
         batch_size: images per step and rank.
         workers: processes that read; 0 reads in the main process.
@@ -41,7 +41,7 @@ class RestorationDataModule(pl.LightningDataModule):
     def __init__(
         self,
         train: Photos,
-        validation: Mapping[str, Photos],
+        validation: Mapping[str, Photos] | None,
         degradation: Degradation,
         batch_size: int,
         workers: int = 0,
@@ -57,7 +57,7 @@ class RestorationDataModule(pl.LightningDataModule):
         if batch_size < 1 or passes < 1:
             raise UserError(f"batch_size is {batch_size} and passes {passes}: give 1 or more.")
         self.train = train
-        self.validation = dict(validation)
+        self.validation = dict(validation or {})
         self.validation_names = list(self.validation)
         self.degrade = Degrade(degradation, Sharpen() if sharpen_hq else None)
         self.degrade_validation = Degrade(validation_degradation or degradation)

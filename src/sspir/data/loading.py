@@ -107,7 +107,7 @@ def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
         raise UserError(f"The photos of a batch have several sizes ({sorted(sizes)}); give the data set a crop.")
     lq = [sample["lq"] for sample in samples if "lq" in sample]
     if lq and len(lq) < len(samples):
-        raise UserError("A batch mixes pairs and photos without a low-quality half; train on one kind at a time.")
+        raise UserError("A batch mixes pairs and photos without a low-quality half; set data.degrade_in_workers=true.")
     return {
         "hq": torch.stack([sample["hq"] for sample in samples]),
         "lq": torch.stack(lq) if lq else None,  # one tensor: each takes a socket of its own out of a worker

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sspir.data.crop import Crop
+from sspir.data.cropped import CroppedPhotos
 from sspir.data.sample import Photos, Sample
 from sspir.errors import UserError
 
@@ -18,10 +20,16 @@ class Mixture(Dataset[Sample]):
     Args:
         datasets: what is mixed.
         weights: how often each photo of a data set is seen in an epoch: 1 once, 2 twice, 0.1 every tenth epoch.
+        crop: patches to cut, of all data sets that have a crop; None leaves each its own.
     """
 
-    def __init__(self, datasets: Sequence[Photos], weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, datasets: Sequence[Photos], weights: Sequence[float] | None = None, crop: Crop | None = None
+    ) -> None:
         self.datasets = list(datasets)
+        for dataset in self.datasets if crop else ():
+            if isinstance(dataset, CroppedPhotos):
+                dataset.crop = crop
         self.factors = [float(weight) for weight in weights or [1.0] * len(self.datasets)]
         if len(self.factors) != len(self.datasets) or not self.datasets or min(self.factors) < 0:
             raise UserError(

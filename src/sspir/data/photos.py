@@ -26,16 +26,18 @@ def photos(
     crop: Crop | None = None,
     cache: bool = False,
     cache_gb: float = 2.0,
+    other_root: str | None = None,
 ) -> ImageFolder:
     """A training or validation set of whatever photos there are.
 
     Args:
-        split: which of the two. Where the root has the folders `train` and `val` they are the two sets; otherwise
-            about every twentieth photo, by a hash of its name, is kept for validation.
+        split: which of the two. Where the root has the folders `train` and `val` they are the two sets; where the
+            other set has the same root about every twentieth photo, by a hash of its name, is kept for validation.
         root: a folder; None or "" takes the photos inside scikit-image (6 for training, 2 for validation).
         crop: as of `ImageFolder`.
         cache: as of `ImageFolder`.
         cache_gb: as of `ImageFolder`.
+        other_root: of the other set; None is the same. Where it is another one, all photos of the root are in this set.
     """
     if split not in ("train", "validation"):
         raise UserError(f"The split is {split!r}: give train or validation.")
@@ -45,6 +47,8 @@ def photos(
     folder = Path(root)
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         folder = folder / ("train" if split == "train" else "val")
+        return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
+    if other_root and Path(other_root).resolve() != folder.resolve():
         return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
     names = _split_by_hash([path.relative_to(folder).as_posix() for path in list_images(folder)], split)
     return ImageFolder(folder, crop, names=names, cache=cache, cache_gb=cache_gb)

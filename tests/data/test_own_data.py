@@ -1,0 +1,67 @@
+"""People's own photos with captions, own pairs, and both mixed, as the shipped configurations take them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sspir.module import RestorationModule
+from sspir.run import find_checkpoint
+from tests.pipelines import write_photo
+from tests.runs import OVERRIDES, compose_config, train
+
+
+def run(folder: Path, *overrides: str) -> dict[str, float]:
+    own = [override for override in OVERRIDES if not override.startswith("dataset.")]
+    short = ["trainer.max_steps=3", "callbacks.panels=null", "data.passes=2", "captioner=precomputed"]
+    return train(compose_config("train", [*own, *short, f"folder={folder}", *overrides]))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("train", "val"):
+        for index in range(3):
+            write_photo(tmp_path / name / f"{index}.png", 48, 40, index)
+            write_photo(tmp_path / f"{name}-lq" / f"{index}.png", 12, 10, index)
+            (tmp_path / name / f"{index}.txt").write_text(f"photo {index} of {name}")
+    return tmp_path
+
+
+CROPS = ["dataset.train.crop.size=32", "dataset.validation.{}.crop.size=32"]
+
+
+def test_own_photos_with_captions(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    embed = RestorationModule.semantics
+
+    def watched(self: RestorationModule, batch: object, *others: object) -> object:
+        seen.extend(batch.captions)  # type: ignore[attr-defined]
+        return embed(self, batch, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RestorationModule, "semantics", watched)
+    places = [f"dataset.train.roots={photos}/train", f"dataset.validation.photos.roots={photos}/val"]
+    done = run(tmp_path / "run", "dataset=folder", *places, *(crop.format("photos") for crop in CROPS))
+    assert done["val/psnr_y"] > 0
+    assert set(seen) <= {f"photo {index} of train" for index in range(3)}
+    assert seen
+
+
+@pytest.mark.parametrize("dataset", ["pairs", "pairs_and_photos"])
+def test_own_pairs(dataset: str, photos: Path, tmp_path: Path) -> None:
+    of = "dataset.train" if dataset == "pairs" else "dataset.pairs"
+    places = [f"{of}.lq={photos}/train-lq", f"{of}.hq={photos}/train"]
+    places += [f"dataset.validation.pairs.lq={photos}/val-lq", f"dataset.validation.pairs.hq={photos}/val"]
+    places += [crop.format("pairs") for crop in CROPS]
+    if dataset == "pairs_and_photos":
+        places += [f"dataset.photos.roots={photos}/train", "dataset.train.weights=[2,1]"]
+    assert run(tmp_path / "run", f"dataset={dataset}", *places)["step"] == 3
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(photos: Path, tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "run", f"dataset.train.root={photos}", "dataset.train.crop.size=32", "dataset.validation=null"
+    )
+    assert not any(name.startswith("val/") for name in done)
+    last, best = (find_checkpoint(tmp_path / "run", name) for name in ("last", "best"))
+    assert last.samefile(best)
+    assert torch.load(best, weights_only=True)["global_step"] == 3
