@@ -117,3 +117,10 @@ def test_the_paper_differs_where_the_table_says() -> None:
     assert paper.callbacks.ema is None
     assert paper.sampler.scheduler == "DDPMScheduler"
     assert (paper.sampler.steps, paper.sampler.guidance, paper.sampler.respace) == (50, 7.5, False)
+
+
+@pytest.mark.parametrize("experiment", names(EXPERIMENTS))
+@pytest.mark.parametrize("optimizer", names(CONF / "optimizer"))
+def test_every_experiment_takes_every_optimizer(experiment: str, optimizer: str) -> None:
+    schedule = compose_config("train", [f"experiments={experiment}", f"optimizer={optimizer}"]).schedule
+    assert schedule is None or "_target_" in schedule

@@ -8,7 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from sspir.__main__ import main
+from sspir.sweep import with_swept
 from tests.runs import OVERRIDES
 
 
@@ -48,6 +51,35 @@ def test_finished_runs_are_skipped_and_failed_ones_retried(photo_folder: Path, t
     assert all(after[name] == when for name, when in before.items())
     summary = json.loads((tmp_path / "runs" / "tiny" / "none-s0" / "summary.json").read_text())
     assert summary["step"] == 2
+
+
+def test_what_a_sweep_varies_names_its_runs(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    swept = [
+        "optimizer.lr=1e-3,1e-4",
+        "dataset.train.crop.size=32",
+        "trainer.max_steps=1",
+        "trainer.limit_val_batches=0",
+    ]
+    assert main(["train", "--multirun", *OVERRIDES, *places, *swept]) == 0
+    assert set(finished(tmp_path)) == {"none-lr-0.001-s0", "none-lr-0.0001-s0"}
+    recorded = OmegaConf.load(tmp_path / "runs" / "tiny" / "none-lr-0.001-s0" / "config.yaml")
+    assert recorded.variant == "none-lr-0.001"
+    assert recorded.folder == "runs/tiny/none-lr-0.001-s0"
+    assert recorded.module.optimizer.lr == 0.001
+
+
+def test_ablations_and_seeds_have_their_names_and_order_does_not_matter() -> None:
+    named = ["--multirun", "experiments=tiny", "ablation=glob(*)", "seed=0,1"]
+    assert with_swept(named) == named
+    more = ["sampler=ddim,tiny", "+optimizer.eps=1e-8,1e-6", "batch_size=8"]
+    assert (
+        with_swept([*named, *more])[-1] == with_swept([*reversed(more), *named])[-1] == "sweep=[optimizer.eps,sampler]"
+    )
+    assert with_swept(more) == more  # no multirun
 
 
 @pytest.mark.parametrize(

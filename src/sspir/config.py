@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sspir.errors import UserError
+from sspir.sweep import swept
 
 
 @dataclass
@@ -24,6 +25,7 @@ class TrainConfig:
         variant: of the ablation: "none" is the full method.
         seed: of data order, crops, degradations, noise and new weights.
         scale: upscaling of the low-quality images.
+        sweep: settings that a multirun varies, beside ablation and seed; they become a part of the variant's name.
         resume: "auto" goes on with the run folder's last checkpoint if there is one, "must" insists on one, "never"
             starts anew; the name of a checkpoint, such as "last-1", goes on from that one.
         folder: of the run.
@@ -40,6 +42,7 @@ class TrainConfig:
     variant: str = "none"
     seed: int = 0
     scale: int = 4
+    sweep: list[str] = field(default_factory=list)
     folder: str = MISSING
     batch_size: int = 16
     workers: int = 0
@@ -109,11 +112,12 @@ def home() -> Path:
 
 
 def register() -> None:
-    """Tell Hydra about the schemas and the `${repo:}` resolver. Calling it twice does no harm."""
+    """Tell Hydra about the schemas and our resolvers. Calling it twice does no harm."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
+    OmegaConf.register_new_resolver("swept", swept, replace=True)
 
 
 def load_choice(group: str, name: str) -> DictConfig:

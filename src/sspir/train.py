@@ -31,6 +31,7 @@ from sspir.run import (
     is_first_process,
     unwritable,
 )
+from sspir.sweep import name_variant
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     Raises:
         UserError: the configuration asks for what cannot be done.
     """
+    name_variant(config)
     folder = Path(config.folder)
     if (done := finished(folder, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)

@@ -31,7 +31,10 @@ def run(arguments: list[str]) -> int:
         return 0
     if "--from" in arguments:
         return _repeat(arguments)
-    return hydra_command("train", "sspir.train:train", arguments)
+
+    from sspir.sweep import with_swept
+
+    return hydra_command("train", "sspir.train:train", with_swept(arguments))
 
 
 def _repeat(arguments: list[str]) -> int:

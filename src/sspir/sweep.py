@@ -1,0 +1,51 @@
+"""Names of the runs of a sweep: each is told from the others by what the sweep varies."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+NAMED = ("experiments", "ablation", "name", "variant", "seed")  # have a place of their own in a run's folder
+SHORT = re.compile(r"[\w.+-]{1,24}")
+
+
+def with_swept(arguments: list[str]) -> list[str]:
+    """Arguments of a command, with the setting `sweep` that says which settings a multirun varies.
+
+    Args:
+        arguments: Hydra's overrides and flags.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return arguments
+    try:
+        parsed = OverridesParser.create().parse_overrides([each for each in arguments if not each.startswith("-")])
+    except HydraException:  # Hydra says it better
+        return arguments
+    keys = {each.key_or_group for each in parsed if each.is_sweep_override()}
+    swept = sorted(key for key in keys if key not in NAMED and not key.startswith("hydra"))
+    return [*arguments, f"sweep=[{','.join(swept)}]"] if swept else arguments
+
+
+def swept(keys: Sequence[str]) -> str:
+    """What a sweep's current job has for its varied settings, as a part of a folder's name; "" outside a sweep."""
+    if not keys or not HydraConfig.initialized():
+        return ""
+    overrides = (text.lstrip("+").partition("=") for text in HydraConfig.get().overrides.task)
+    values = {key: value for key, _, value in overrides}
+    last = [key.rpartition(".")[2] for key in keys]
+    labels = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+    return "".join(f"-{label}-{_short(values[key])}" for key, label in zip(keys, labels, strict=True))
+
+
+def _short(value: str) -> str:
+    return value if SHORT.fullmatch(value) else hashlib.sha256(value.encode()).hexdigest()[:8]
+
+
+def name_variant(config: DictConfig) -> None:
+    """Make what a sweep varies a part of the variant's name, for tables and records; the folder stays the same."""
+    config.variant += swept(config.sweep)
+    config.sweep = []
