@@ -24,9 +24,9 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
     "resume", "folder", "sweep", "threads", "workers", "degrade_in_workers", "checkpoint_every", "keep_checkpoints",
     "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*", "callbacks.progress*",
     "callbacks.panels*", "callbacks.last*", "callbacks.end*", "callbacks.nan*", "callbacks.early_stopping*",
-    "trainer.accelerator", "trainer.strategy*", "trainer.enable_*", "trainer.log_every_n_steps", "trainer.*val_*", "trainer.max_*",
-    "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size", "captioner.concurrency",
-    "captioner.timeout", "captioner.retries",
+    "trainer.accelerator", "trainer.strategy*", "trainer.enable_*", "trainer.log_every_n_steps", "trainer.*val_*",
+    "trainer.max_*", "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size",
+    "captioner.concurrency", "captioner.timeout", "captioner.retries",
     "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
 )  # fmt: skip
 _SOMETHING = (  # which is said: the result is that of neither setting alone
