@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from sspir.loggers import JsonLinesLogger, wandb_logger
 from tests.runs import tiny_run
@@ -29,9 +30,10 @@ def test_wandb_is_offline_without_an_account_and_keeps_its_id(tmp_path: Path, mo
     assert ids[0] == ids[1]
 
 
-def test_a_run_logs_to_wandb(photo_folder: Path, tmp_path: Path) -> None:
+def test_a_run_logs_to_wandb_with_its_configuration_and_pace(photo_folder: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", photo_folder, "logger=wandb", "trainer.max_steps=2")
-    wanted = [b"loss/total", b"val/psnr_y", b"bicubic/ssim_y", b"panels/0"]
+    wanted = [b"loss/total", b"val/psnr_y", b"bicubic/ssim_y", b"panels/0", b"structure_steps"]
+    wanted += [b"images_per_second", b"memory_gib", b"lr-AdamW"]
     folder = tmp_path / "run" / "wandb"
     for _ in range(100):  # W&B's own process writes
         record = b"".join(path.read_bytes() for path in folder.rglob("*.wandb"))
@@ -40,3 +42,18 @@ def test_a_run_logs_to_wandb(photo_folder: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
     assert [name for name in wanted if name not in record] == []
     assert list(folder.rglob("*.png"))
+
+
+def test_pace_and_rate_stand_in_our_own_record(photo_folder: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.accumulate_grad_batches=2")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for name in ("images_per_second", "memory_gib", "lr-AdamW"):
+        assert {line["step"] for line in lines if line.get(name, 0) >= 0 and name in line} == {0, 1}, name
+    assert all(0 < line["images_per_second"] < 1e5 for line in lines if "images_per_second" in line)
+
+
+def test_other_ranks_open_no_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = wandb_logger(str(tmp_path), "sspir", "group", "name", ["tag"])
+    logger.log_metrics({"loss/total": 1.0}, 1)
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from sspir.run import METRICS, run_id
+from sspir.run import METRICS, is_first_process, run_id
 
 
 class JsonLinesLogger(Logger):
@@ -46,13 +46,33 @@ class JsonLinesLogger(Logger):
         """Nothing: the run folder holds the resolved configuration."""
 
 
+class StepLogger(WandbLogger):
+    """A W&B run all of whose charts go over `step`, the updates of the generator that our own record counts too."""
+
+    AXIS = "step"
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(experiment=run)
+        run.define_metric("*", step_metric=self.AXIS)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values, at a step where there is one."""
+        super().log_metrics(metrics if step is None else {**metrics, self.AXIS: step}, step)
+
+    def prefer(self, metric: str, higher_is_better: bool | None) -> None:
+        """Say which end of a metric is the good one, so that W&B's summary shows the best value."""
+        if higher_is_better is not None:
+            end = "max" if higher_is_better else "min"
+            self.experiment.define_metric(metric, step_metric=self.AXIS, summary=end)
+
+
 def wandb_logger(
     folder: str, project: str, group: str, name: str, tags: list[str], offline: str = "auto", job_type: str = "train"
 ) -> WandbLogger:
-    """A W&B run that is offline without an account and never stops a training.
+    """A W&B run that is offline without an account and never stops a training; on other ranks than the first, none.
 
     Args:
-        folder: of the run; its path decides the run's id, so that a resumed run goes on in W&B.
+        folder: of the run; it holds the id, so that a resumed run goes on in W&B.
         project: of W&B.
         group: runs of one experiment.
         name: of the run.
@@ -60,11 +80,13 @@ def wandb_logger(
         job_type: "train" or "evaluate": W&B's dashboards group by it.
         offline: "auto" goes online where an API key is known, "yes" never, "no" insists.
     """
+    if not is_first_process():
+        return WandbLogger()  # opens nothing there
     import wandb
 
-    has_account = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
-    offline_now = offline == "yes" or (offline == "auto" and not has_account)
-    mode: Any = os.environ.get("WANDB_MODE", "offline" if offline_now else "online")
+    mode: Any = os.environ.get("WANDB_MODE") or ("offline" if offline == "yes" else "online")
+    if mode == "online" and offline == "auto" and not (os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False)):
+        mode = "offline"
     settings = wandb.Settings(init_timeout=20, login_timeout=5, silent=True)
     Path(folder).mkdir(parents=True, exist_ok=True)
 
@@ -73,7 +95,7 @@ def wandb_logger(
             project=project, group=group, name=name, tags=list(tags), id=run_id(Path(folder)), resume="allow",
             dir=folder, mode=mode, job_type=job_type, settings=settings,
         )  # fmt: skip
-        return WandbLogger(experiment=run)
+        return StepLogger(run)
 
     try:
         return logger(mode)

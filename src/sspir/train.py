@@ -18,6 +18,7 @@ from sspir.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import UserError
 from sspir.files import write_text
+from sspir.loggers import StepLogger
 from sspir.models.attention_cache import shared_attention
 from sspir.resume import finished, starting_point
 from sspir.run import (
@@ -76,7 +77,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
         default_root_dir=str(folder),
     )
     _introduce(trainer, module, config)
-    _summarise_best(trainer, module)
+    _tell_loggers(trainer, module)
     try:
         with shared_attention(module.backbone, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -136,14 +137,14 @@ def _keep_a_best(checkpoints: Path) -> None:
         twin(last, best)
 
 
-def _summarise_best(trainer: pl.Trainer, module: Any) -> None:
-    """Tell W&B which end of each metric is the good one, so that its summaries show the best value."""
+def _tell_loggers(trainer: pl.Trainer, module: Any) -> None:
+    """Hand the loggers the whole configuration, and W&B the good end of each metric."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+        logger.log_hyperparams(module.config)
+        if isinstance(logger, StepLogger):
             for metrics in module.metrics.values():
                 for name, metric in metrics.items():
-                    if metric.higher_is_better is not None:
-                        logger.experiment.define_metric(name, summary="max" if metric.higher_is_better else "min")
+                    logger.prefer(name, metric.higher_is_better)
 
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:

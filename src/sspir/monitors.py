@@ -1,0 +1,46 @@
+"""What a run tells of its own pace."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from sspir.batch import Batch
+from sspir.sampling.memory import peak_bytes, reset_peak
+
+GIB = 2**30
+
+
+class Pace(Callback):
+    """Logs `images_per_second`, of all ranks together, and `memory_gib`, the most in use since it was last logged.
+
+    Nothing waits for the device: over the steps between two lines its pace is that of the loop.
+    """
+
+    def __init__(self) -> None:
+        self.images = self.step = 0
+        self.since = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Count from here."""
+        self.images, self.since = 0, time.monotonic()
+        reset_peak(trainer.strategy.root_device)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the batch, and log where other values are logged."""
+        self.images += len(batch) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps or trainer.global_step == self.step:  # type: ignore[attr-defined]  # Lightning types it nowhere
+            return
+        self.step = trainer.global_step
+        now, device = time.monotonic(), trainer.strategy.root_device
+        pace = {"images_per_second": self.images / (now - self.since), "memory_gib": peak_bytes(device) / GIB}
+        module.log_dict(pace)
+        self.images, self.since = 0, now
+        reset_peak(device)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the time of validation out."""
+        self.on_train_start(trainer, module)
