@@ -24,7 +24,7 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
     "resume", "folder", "sweep", "threads", "workers", "degrade_in_workers", "checkpoint_every", "keep_checkpoints",
     "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*",
     *(f"callbacks.{name}*" for name in ("progress", "pace", "rate", "panels", "last", "end", "nan", "early_stopping")),
-    *(f"trainer.{name}*" for name in ("accelerator", "strategy", "enable_", "log_", "val_", "check_val_", "limit_val_")),
+    *(f"trainer.{name}*" for name in ("accelerator", "strategy", "enable_", "log_", "val_", "check_val", "limit_val")),
     "trainer.max_*", "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size",
     "captioner.concurrency", "captioner.timeout", "captioner.retries",
     "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
