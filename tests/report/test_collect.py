@@ -14,7 +14,7 @@ from sspir.metrics.measure import Row
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.results import Results
 from sspir.report.charts import MOST_POINTS, chart, thin, ticks
-from sspir.report.collect import collect, differing_settings
+from sspir.report.collect import collect
 from sspir.report.page import build
 from sspir.report.pictures import choose, pack
 
@@ -61,13 +61,6 @@ def test_lightnings_sparse_csv_reads_well(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,loss,val/psnr_y\n0,1,0.5,\n0,2,,20.0\n0,3,0.25,\n")
     _, (run,) = collect([tmp_path])
     assert run.curves == {"loss": [(1, 0.5), (3, 0.25)], "val/psnr_y": [(2, 20.0)]}
-
-
-def test_runs_differ_in_what_was_swept_only(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", 1e-4)
-    write_run(tmp_path / "b", 2e-4)
-    _, runs = collect([tmp_path])
-    assert differing_settings(runs) == ["optimizer.lr"]
 
 
 def test_bad_paths_are_named(tmp_path: Path) -> None:

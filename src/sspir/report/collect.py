@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from sspir.errors import UserError
+from sspir.report.settings import flatten
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 NOT_CURVES = ("step", "epoch")
@@ -140,27 +141,6 @@ def read_run(folder: Path, name: str) -> Run:
     config = next((folder / part for part in ("config.yaml", ".hydra/config.yaml") if (folder / part).exists()), None)
     settings = flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
     return Run(name, {key: sorted(points.items()) for key, points in sorted(curves.items())}, settings)
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Nested mappings as "a.b.c" -> text; lists count as one value."""
-    if not isinstance(tree, Mapping):
-        return {prefix: str(tree)}
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Names of the settings that are not the same in all runs; folders and names aside."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    values = {key: [run.settings.get(key, "") for run in runs] for key in keys}
-    return [key for key, column in values.items() if len(set(column)) > 1 and not _is_place(column)]
-
-
-def _is_place(column: Sequence[str]) -> bool:
-    return any("/" in text for text in column)
 
 
 def _history(folder: Path) -> Iterator[dict[str, Any]]:

@@ -10,9 +10,10 @@ from sspir.metrics.measure import NOISE
 from sspir.metrics.table import best_of, heading, number, verdict_text
 from sspir.report.ablation import studies
 from sspir.report.charts import COLORS, chart
-from sspir.report.collect import ResultSet, Run, differing_settings
+from sspir.report.collect import ResultSet, Run
 from sspir.report.html import details, table
 from sspir.report.pictures import gallery
+from sspir.report.settings import differing
 from sspir.report.study import over_seeds, study_section
 
 MOST_SWEEPS = 6  # scatter plots of a setting against a result
@@ -127,10 +128,21 @@ def _runs_section(runs: Sequence[Run]) -> str:
     parts.append(_curves(runs))
     parts.append(_ablation_table(runs))
     parts.append(_sweeps(runs))
-    for run in runs:
-        settings = [f"{escape(key)} = {escape(value)}" for key, value in run.settings.items()]
-        parts.append(details(f"Configuration of {escape(run.name)}", settings))
+    parts.append(_configurations(runs))
     return "".join([*parts, "</section>"])
+
+
+def _configurations(runs: Sequence[Run]) -> str:
+    """What all runs share, once, and the rest of each."""
+    shared = dict(set.intersection(*(set(run.settings.items()) for run in runs))) if len(runs) > 1 else {}
+    of_all = {key: value for key, value in runs[0].settings.items() if key in shared}
+    lists = {"Configuration that all runs share": of_all}
+    for run in runs:
+        lists[f"Configuration of {run.name}"] = {k: value for k, value in run.settings.items() if k not in shared}
+    return "".join(
+        details(escape(title), [f"{escape(key)} = {escape(value)}" for key, value in settings.items()])
+        for title, settings in lists.items()
+    )
 
 
 def _curves(runs: Sequence[Run]) -> str:
@@ -145,17 +157,19 @@ def _curves(runs: Sequence[Run]) -> str:
 
 def _ablation_table(runs: Sequence[Run]) -> str:
     """What the runs differ in, and where their validation ended."""
-    settings = differing_settings(runs)
+    columns = {setting.name: setting.values for setting in differing([run.settings for run in runs])}
+    for key in ("seed", "variant", "name"):
+        values = tuple(run.settings.get(key, "") for run in runs)
+        if len(set(values)) > 1 and not all(value in run.name for value, run in zip(values, runs, strict=True)):
+            columns = {key: values, **columns}
     names = sorted({name for run in runs for name in run.curves if name.startswith("val")})
     if not names:
         return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["run", *settings, *names])
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["run", *columns, *names])
     rows = []
-    for run in runs:
+    for index, run in enumerate(runs):
         ends = [number(run.curves[name][-1][1]) if name in run.curves else "–" for name in names]
-        cells = "".join(
-            f"<td>{escape(text)}</td>" for text in [*(run.settings.get(key, "") for key in settings), *ends]
-        )
+        cells = "".join(f"<td>{escape(text)}</td>" for text in [*(c[index] for c in columns.values()), *ends])
         rows.append(f"<tr><th>{escape(run.name)}</th>{cells}</tr>")
     return f"<h3>Last validation</h3>{table(head, rows)}{over_seeds(runs)}"
 
@@ -163,16 +177,16 @@ def _ablation_table(runs: Sequence[Run]) -> str:
 def _sweeps(runs: Sequence[Run]) -> str:
     """Validation against every number that the runs differ in."""
     figures = []
-    for key in differing_settings(runs):
+    for setting in differing([run.settings for run in runs]):
         try:
-            at = {run.name: float(run.settings[key]) for run in runs}
-        except (KeyError, ValueError):
+            at = {run.name: float(value) for run, value in zip(runs, setting.values, strict=True)}
+        except ValueError:
             continue
         for name in sorted({name for run in runs for name in run.curves if name.startswith("val")}):
             points = {run.name: [(at[run.name], run.curves[name][-1][1])] for run in runs if name in run.curves}
             if len(points) > 1:
-                caption = f"{escape(name)} against {escape(key)}"
-                figures.append(f"<figure>{chart(points, key, lines=False)}<figcaption>{caption}</figcaption></figure>")
+                drawn, caption = chart(points, setting.name, lines=False), f"{name} against {setting.name}"
+                figures.append(f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="charts">{"".join(figures[:MOST_SWEEPS])}</div>'
 
 

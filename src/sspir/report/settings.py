@@ -1,0 +1,78 @@
+"""What runs differ in: the settings that were changed, without copies, seeds, names and places."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+PLACES = ("folder", "name", "variant", "seed")  # what a run is called, and paths hold
+PACE = (  # how fast and how safely a run goes, not what comes out
+    "resume",
+    "workers",
+    "data.workers",
+    "threads",
+    "checkpoint_every",
+    "callbacks.last.every_n_train_steps",
+    "keep_checkpoints",
+)
+
+
+class Setting(NamedTuple):
+    """A setting that is not the same in all runs.
+
+    Attributes:
+        key: "optimizer.lr"; of the keys that hold the same values, as copies do, the one nearest the top.
+        name: the key, and the keys among the others that are called differently.
+        values: one per run, "" where it has none.
+    """
+
+    key: str
+    name: str
+    values: tuple[str, ...]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Nested mappings as "a.b.c" -> text; lists count as one value."""
+    if not isinstance(tree, Mapping):
+        return {prefix: str(tree)}
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:
+    """The settings that are not the same in all runs; seeds, names, folders and what holds these aside.
+
+    Args:
+        runs: the flat configuration of each.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run if _decides(key))
+    columns: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for key in sorted(keys, key=lambda key: key.count(".")):
+        columns[tuple(run.get(key, "") for run in runs)].append(key)
+    found = []
+    for values, (key, *copies) in columns.items():
+        places = {_without_places(value, run) for value, run in zip(values, runs, strict=True)}
+        if len(set(values)) > 1 and len(places) > 1:
+            others = {_word(copy): copy for copy in reversed(copies) if _word(copy) != _word(key)}
+            found.append(Setting(key, " = ".join([key, *others.values()]), values))
+    return found
+
+
+def _decides(key: str) -> bool:
+    """Whether a setting is one that may decide what comes out, and is no seed."""
+    return key not in (*PLACES, *PACE) and not key.startswith("logger.") and _word(key) != "seed"
+
+
+def _word(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _without_places(value: str, run: Mapping[str, str]) -> str:
+    """A value without the run's folder, name, variant and seed; a number is none of them."""
+    try:
+        float(value)
+    except ValueError:
+        for place in filter(None, (run.get(key) for key in PLACES)):
+            value = value.replace(place, "\0")
+    return value
