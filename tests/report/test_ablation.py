@@ -65,16 +65,16 @@ def test_gains_are_paired_by_image_over_the_seeds_that_both_have(sweep: Path) ->
 
 
 def test_the_page_shows_table_plot_and_validation_over_seeds(sweep: Path) -> None:
-    results, runs = collect([sweep])
-    page = build(results, runs, "title", images=1, quality=50)
+    found = collect([sweep])
+    page = build(found, "title", images=1, quality=50)
     study = page[page.index("Ablation: tiny on photos") : page.index("</section>", page.index("Ablation: tiny"))]
     for expected in ("no_rgb_loss", "start_noise", " ± ", "psnr_y: gain over none", "<svg", "<circle"):
         assert expected in study
-    over_seeds = validations(runs)["val/psnr_y"]
+    over_seeds = validations(found.runs)["tiny"]["val/psnr_y"]
     assert [(row.variant, row.seeds) for row in over_seeds] == [("none", 2), ("no_rgb_loss", 2), ("start_noise", 1)]
-    ends = [run.curves["val/psnr_y"][-1][1] for run in runs if run.settings["variant"] == "none"]
+    ends = [run.curves["val/psnr_y"][-1][1] for run in found.runs if run.settings["variant"] == "none"]
     assert over_seeds[0].mean == pytest.approx(np.mean(ends))
-    assert "Over seeds: mean ± standard deviation" in page
+    assert "tiny: last validation over seeds, mean ± standard deviation" in page
 
 
 def test_results_of_one_variant_are_no_study(sweep: Path) -> None:

@@ -43,7 +43,7 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
     write_results(tmp_path / "a" / "results")
     write_results(tmp_path / "b" / "results")
     write_run(tmp_path / "sweep" / "0", 1e-4)
-    results, runs = collect([tmp_path])
+    results, runs, _ = collect([tmp_path])
     assert [result.name for result in results] == ["a/results", "b/results"]
     assert [run.name for run in runs] == ["0"]
     assert results[0].values["03"]["ours"]["psnr_y"] == 23
@@ -51,7 +51,7 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_resumed_and_killed_run_reads_well(tmp_path: Path) -> None:
-    _, (run,) = collect([write_run(tmp_path / "run", 1e-4)])
+    _, (run,), _ = collect([write_run(tmp_path / "run", 1e-4)])
     assert set(run.curves) == {"loss/noise", "val/psnr_y"}
     assert run.curves["val/psnr_y"] == [(10, 21), (20, 22), (30, 24)]
     assert len(run.curves["loss/noise"]) == 39
@@ -59,7 +59,7 @@ def test_a_resumed_and_killed_run_reads_well(tmp_path: Path) -> None:
 
 def test_lightnings_sparse_csv_reads_well(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,loss,val/psnr_y\n0,1,0.5,\n0,2,,20.0\n0,3,0.25,\n")
-    _, (run,) = collect([tmp_path])
+    _, (run,), _ = collect([tmp_path])
     assert run.curves == {"loss": [(1, 0.5), (3, 0.25)], "val/psnr_y": [(2, 20.0)]}
 
 
@@ -74,7 +74,7 @@ def test_bad_paths_are_named(tmp_path: Path) -> None:
 
 
 def test_worst_images_of_each_metric_come_first(tmp_path: Path) -> None:
-    (result,), _ = collect([write_results(tmp_path / "r")])
+    (result,), _, _ = collect([write_results(tmp_path / "r")])
     ratios = {image: abs(np.log(cells["ours"]["gradient_ratio"])) for image, cells in result.values.items()}
     niqe = {image: cells["ours"]["niqe"] for image, cells in result.values.items()}
     first = choose(result, 3)
@@ -107,7 +107,7 @@ def test_thinning_keeps_the_mean_and_ticks_enclose() -> None:
 def test_the_best_is_marked_only_among_results_of_the_same_images(tmp_path: Path) -> None:
     def overview(counts: tuple[int, int]) -> str:
         folders = [write_results(tmp_path / f"{counts}" / f"{i}", count) for i, count in enumerate(counts)]
-        page = build(collect(folders)[0], [], "title", images=1, quality=50)
+        page = build(collect(folders), "title", images=1, quality=50)
         return page[page.index("All results") : page.index("</section>")]
 
     assert "<b>" in overview((12, 12))

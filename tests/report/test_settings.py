@@ -5,8 +5,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from tests.runs import tiny_config
 
-from sspir.report.collect import Run
+from sspir.report.collect import Collected
 from sspir.report.page import build
+from sspir.report.runs import Run
 from sspir.report.settings import differing, flatten
 
 
@@ -44,7 +45,7 @@ def test_the_page_shows_a_swept_setting_once_and_shared_ones_once() -> None:
         for seed in (0, 1)
         for lr in (1, 2)
     ]
-    page = build([], runs, "title", images=1, quality=50)
+    page = build(Collected([], runs, []), "title", images=1, quality=50)
     assert page.count("val/psnr_y against") == 1
     assert "val/psnr_y against optimizer.lr" in page
     table = page[page.index("Last validation") : page.index("</thead>", page.index("Last validation"))]

@@ -25,11 +25,15 @@ def run(arguments: list[str]) -> int:
     from sspir.report.collect import collect
     from sspir.report.page import build
 
-    results, runs = collect(options.paths)
-    title = options.title or ", ".join([*(result.name for result in results), *(run.name for run in runs)][:4])
-    page = build(results, runs, title, options.images, options.quality)
+    found = collect(options.paths)
+    for problem in [*found.problems, *(f"{each.name}: {text}" for each in found.results for text in each.problems)]:
+        sys.stderr.write(f"{problem}\n")
+    names = [*(result.name for result in found.results), *(run.name for run in found.runs)]
+    title = options.title or ", ".join(names[:4])
+    page = build(found, title, options.images, options.quality)
     write_atomically(options.out, page.encode())
-    sys.stdout.write(f"{options.out}: {len(results)} results, {len(runs)} runs, {len(page) / 1e6:.1f} MB\n")
+    counts = f"{len(found.results)} results, {len(found.runs)} runs"
+    sys.stdout.write(f"{options.out}: {counts}, {len(page) / 1e6:.1f} MB\n")
     return 0
 
 

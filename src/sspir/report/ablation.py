@@ -1,27 +1,49 @@
 """An ablation study: each variant's mean, its spread over seeds, and its gain over the full method image by image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sspir.metrics.statistics import Difference, Values, compare
-from sspir.report.collect import ResultSet, Run
+from sspir.report.results import Evaluation, ResultSet
+from sspir.report.runs import Run, Trained, order
+from sspir.report.settings import differing
 
 FULL = "none"  # the variant that is ablated
+Measured = tuple[Trained, ResultSet]
+T = TypeVar("T")
 METHOD = "restored"  # what `sspir evaluate` calls a run's own pictures
+
+
+class Kind(NamedTuple):
+    """Runs of one experiment that are seeds of each other.
+
+    Attributes:
+        variant: name of the ablation.
+        traits: in which settings they differ from other runs of the variant, as text.
+    """
+
+    variant: str
+    traits: str = ""
+
+    @property
+    def name(self) -> str:
+        """The variant, and the traits if there are any."""
+        return ", ".join(filter(None, self))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant on one metric.
+    """Runs of one kind on one metric.
 
     Attributes:
-        variant: name of the ablation.
-        seeds: number of runs.
-        mean: over the runs.
-        spread: standard deviation over the runs; None for a single one.
+        variant: name of the kind.
+        seeds: number of seeds.
+        mean: over the seeds.
+        spread: standard deviation over the seeds; None for a single one.
         gain: over the full method, image by image, positive if better; None for the full method itself.
     """
 
@@ -34,12 +56,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """Variants of one experiment on one benchmark.
+    """Variants of one experiment that were measured alike.
 
     Attributes:
-        title: experiment and benchmark.
+        title: experiment and benchmark, with checkpoint and settings if they are known.
         metrics: name -> its facts, as in `summary.json`.
-        rows: metric -> one row per variant, the full method first.
+        rows: metric -> one row per kind of run, the full method first.
     """
 
     title: str
@@ -48,77 +70,96 @@ class Study:
 
 
 def studies(results: Sequence[ResultSet]) -> list[Study]:
-    """What the results of a sweep's runs say, where there is more than one variant."""
-    groups: dict[tuple[str, str], dict[str, list[ResultSet]]] = {}
+    """What the results of a sweep's runs say, where there is more than one kind of run."""
+    groups: dict[tuple[str, Evaluation], list[tuple[Trained, ResultSet]]] = defaultdict(list)
     for result in results:
         if result.trained and METHOD in result.summary["methods"]:
-            benchmark = result.name.rpartition("/")[2]
-            variants = groups.setdefault((result.trained.experiment, benchmark), {})
-            variants.setdefault(result.trained.variant, []).append(result)
+            groups[result.trained.experiment, result.evaluation].append((result.trained, result))
     found = []
-    for (experiment, benchmark), variants in groups.items():
-        if len(variants) > 1:
-            facts = _metrics(variants)
-            rows = {metric: _rows(variants, metric, facts[metric]) for metric in facts}
-            found.append(Study(f"{experiment} on {benchmark}", facts, rows))
+    for (experiment, evaluation), members in groups.items():
+        kinds = _by_kind(members)
+        if len(kinds) > 1:
+            facts = _metrics([result for _, result in members])
+            rows = {metric: _rows(kinds, metric, facts[metric]) for metric in facts}
+            found.append(Study(f"{experiment} on {evaluation.title}", facts, rows))
     return found
 
 
-def validations(runs: Sequence[Run]) -> dict[str, list[Row]]:
-    """Validation metric -> one row per variant, from where the runs' curves end; empty without repeated variants."""
-    variants: dict[str, list[Run]] = {}
+def validations(runs: Sequence[Run]) -> dict[str, dict[str, list[Row]]]:
+    """Experiment -> validation metric -> a row per kind of run, from where the curves end; where seeds are repeated."""
+    experiments: dict[str, list[tuple[Trained, Run]]] = defaultdict(list)
     for run in runs:
-        if "variant" in run.settings:
-            variants.setdefault(run.settings["variant"], []).append(run)
-    if len(variants) < 2 or max(map(len, variants.values())) < 2:
-        return {}
-    names = sorted({name for run in runs for name in run.curves if name.startswith("val")})
-    return {
-        name: [
-            _row(variant, ends)
-            for variant in _full_first(variants)
-            if (ends := [run.curves[name][-1][1] for run in variants[variant] if name in run.curves])
-        ]
-        for name in names
-    }
+        if run.trained:
+            experiments[run.trained.experiment].append((run.trained, run))
+    found = {}
+    for experiment, members in experiments.items():
+        kinds = _by_kind(members)
+        names = sorted({name for _, run in members for name in run.validation}, key=order)
+        rows = {
+            name: [
+                _row(kind, ends)
+                for kind, pairs in kinds.items()
+                if (ends := [(t.seed, run.validation[name]) for t, run in pairs if name in run.validation])
+            ]
+            for name in names
+        }
+        if any(row.spread is not None for of_metric in rows.values() for row in of_metric):
+            found[experiment] = rows
+    return found
 
 
-def _metrics(variants: Mapping[str, Sequence[ResultSet]]) -> dict[str, Any]:
-    """Metrics that every variant was measured by."""
-    of_sets = [result.summary["metrics"] for sets in variants.values() for result in sets]
+def _by_kind(members: Sequence[tuple[Trained, T]]) -> dict[Kind, list[tuple[Trained, T]]]:
+    """Runs of one experiment by what they are besides their seed, the full method first."""
+    varied: dict[str, str] = {}  # setting -> its name
+    for variant in dict.fromkeys(run.variant for run, _ in members):
+        known = [run.settings for run, _ in members if run.variant == variant and run.settings]
+        varied.update({setting.key: setting.name for setting in differing(known)})
+    kinds: dict[Kind, list[tuple[Trained, T]]] = defaultdict(list)
+    for run, item in members:
+        traits = ", ".join(f"{name}={run.settings[key]}" for key, name in varied.items() if key in run.settings)
+        kinds[Kind(run.variant, traits)].append((run, item))
+    return {kind: kinds[kind] for kind in sorted(kinds, key=lambda kind: (kind.variant != FULL, kind))}
+
+
+def _metrics(results: Sequence[ResultSet]) -> dict[str, Any]:
+    """Metrics by which every run was measured."""
+    of_sets = [result.summary["metrics"] for result in results]
     return {name: facts for name, facts in of_sets[0].items() if all(name in others for others in of_sets)}
 
 
-def _rows(variants: Mapping[str, Sequence[ResultSet]], metric: str, facts: Mapping[str, Any]) -> list[Row]:
+def _rows(kinds: Mapping[Kind, Sequence[Measured]], metric: str, facts: Mapping[str, Any]) -> list[Row]:
+    full = [kind for kind in kinds if kind.variant == FULL]
     found = []
-    for variant in _full_first(variants):
-        sets = [result for result in variants[variant] if metric in result.summary["methods"][METHOD]]
+    for kind, members in kinds.items():
+        sets = [(run, result) for run, result in members if metric in result.summary["methods"][METHOD]]
         if not sets:
             continue
-        means = [result.summary["methods"][METHOD][metric]["mean"] for result in sets]
+        means = [(run.seed, result.summary["methods"][METHOD][metric]["mean"]) for run, result in sets]
         gain = None
-        if variant != FULL and FULL in variants:
-            ours, theirs = _paired(sets, variants[FULL], metric)
+        reference = full[0] if len(full) == 1 else Kind(FULL, kind.traits)
+        if kind.variant != FULL and reference in kinds:
+            ours, theirs = _paired(sets, kinds[reference], metric)
             gain = compare(_goodness(facts, ours), _goodness(facts, theirs)) if len(ours) else None
-        found.append(_row(variant, means, gain))
+        found.append(_row(kind, means, gain))
     return found
 
 
-def _row(variant: str, means: Sequence[float], gain: Difference | None = None) -> Row:
+def _row(kind: Kind, values: Sequence[tuple[str, float]], gain: Difference | None = None) -> Row:
+    """A row of (seed, value) pairs; a seed that was run twice counts once."""
+    of_seeds: dict[str, list[float]] = defaultdict(list)
+    for seed, value in values:
+        of_seeds[seed].append(value)
+    means = [float(np.mean(repeated)) for repeated in of_seeds.values()]
     spread = float(np.std(means, ddof=1)) if len(means) > 1 else None
-    return Row(variant, len(means), float(np.mean(means)), spread, gain)
+    return Row(kind.name, len(means), float(np.mean(means)), spread, gain)
 
 
-def _full_first(variants: Mapping[str, Any]) -> Iterator[str]:
-    yield from sorted(variants, key=lambda variant: (variant != FULL, variant))
-
-
-def _paired(ours: Sequence[ResultSet], theirs: Sequence[ResultSet], metric: str) -> tuple[Values, Values]:
+def _paired(ours: Sequence[Measured], theirs: Sequence[Measured], metric: str) -> tuple[Values, Values]:
     """Per image, the mean over the seeds that both have (over all, where they share none)."""
-    shared = {r.trained.seed for r in ours if r.trained} & {r.trained.seed for r in theirs if r.trained}
+    shared = {run.seed for run, _ in ours} & {run.seed for run, _ in theirs}
     values = [
-        _per_image([r for r in sets if not shared or (r.trained and r.trained.seed in shared)], metric)
-        for sets in (ours, theirs)
+        _per_image([result for run, result in members if not shared or run.seed in shared], metric)
+        for members in (ours, theirs)
     ]
     images = sorted(values[0].keys() & values[1].keys())
     first, second = (np.array([each[image] for image in images], dtype=np.float64) for each in values)

@@ -1,88 +1,54 @@
 """Find results and runs below the given paths, and read what a report shows of them."""
 
-import csv
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from omegaconf import OmegaConf
+from typing import NamedTuple, TypeVar
 
 from sspir.errors import UserError
-from sspir.report.settings import flatten
+from sspir.report.results import ResultSet, read_results
+from sspir.report.runs import STOPPED, Run, read_run
 
-Curve = list[tuple[float, float]]  # (step, value), by step
-NOT_CURVES = ("step", "epoch")
-
-
-class Trained(NamedTuple):
-    """Which run of a sweep was measured."""
-
-    experiment: str
-    variant: str
-    seed: str
+LOGS = ("metrics.jsonl", "metrics.csv")
+RESULTS = ("per_image.csv", "images.csv")
+T = TypeVar("T", ResultSet, Run)
 
 
-@dataclass(frozen=True)
-class ResultSet:
-    """What `sspir compare` or `sspir evaluate` wrote into a folder.
+class Collected(NamedTuple):
+    """What a report shows.
 
     Attributes:
-        name: folder name, unique in a report.
-        summary: of `summary.json`.
-        values: image -> method -> metric -> value.
-        files: image -> "hq", "lq" or method -> path of the picture.
-        captions: image -> text, where there is one.
-        trained: the run whose folder it lies in, if it lies in one.
+        results: folders of results.
+        runs: training runs.
+        problems: what is left out or unfinished, one sentence each.
     """
 
-    name: str
-    summary: dict[str, Any]
-    values: dict[str, dict[str, dict[str, float]]]
-    files: dict[str, dict[str, Path]]
-    captions: dict[str, str]
-    trained: Trained | None = None
+    results: list[ResultSet]
+    runs: list[Run]
+    problems: list[str]
 
 
-@dataclass(frozen=True)
-class Run:
-    """What training wrote into a run folder.
-
-    Attributes:
-        name: folder name, unique in a report.
-        curves: logged name -> its curve.
-        settings: flat configuration, "backbone.pixel_attention" -> value as text.
-    """
-
-    name: str
-    curves: dict[str, Curve]
-    settings: dict[str, str] = field(default_factory=dict)
-
-
-def collect(paths: Sequence[Path]) -> tuple[list[ResultSet], list[Run]]:
-    """Read all results and runs in and below the paths.
+def collect(paths: Sequence[Path]) -> Collected:
+    """Read all results and runs in and below the paths; what cannot be read is named and left out.
 
     Raises:
         UserError: a path does not exist, or nothing to report is found.
     """
-    results: dict[Path, None] = {}
-    runs: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; give folders that `sspir compare`, `evaluate` or `train` wrote.")
-        root = path if path.is_dir() else path.parent
-        results.update(dict.fromkeys(sorted({file.parent for file in root.rglob("per_image.csv")})))
-        logs = {file.parent for name in ("metrics.jsonl", "metrics.csv") for file in root.rglob(name)}
-        runs.update(dict.fromkeys(sorted(logs)))
+    roots = [path if path.is_dir() else path.parent for path in paths]
+    problems: list[str] = []
+    results = _read_all(_holders(roots, *RESULTS), read_results, problems)
+    runs = _read_all(_holders(roots, *LOGS, "config.yaml"), read_run, problems)
+    problems += _without_numbers(roots, runs)
+    runs = {folder: run for folder, run in runs.items() if run.curves}
     if not results and not runs:
         given = ", ".join(str(path) for path in paths)
-        raise UserError(
-            f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
-        )
-    of_results, of_runs = unique_names(list(results)), unique_names(list(runs))
-    return [read_results(folder, of_results[folder]) for folder in results], [read_run(f, of_runs[f]) for f in runs]
+        nothing = f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
+        raise UserError(" ".join(problems) or nothing)
+    return Collected(_named(results), _named(runs), problems)
 
 
 def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -95,66 +61,45 @@ def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
     return {folder: str(folder) for folder in folders}
 
 
-def read_results(folder: Path, name: str) -> ResultSet:
-    """Read a folder of results.
-
-    Raises:
-        UserError: its files are broken.
-    """
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-        values: dict[str, dict[str, dict[str, float]]] = {}
-        for row in _csv(folder / "per_image.csv"):
-            cells = {key: float(text) for key, text in row.items() if key not in ("image", "method") and text}
-            values.setdefault(row["image"], {})[row["method"]] = cells
-        files: dict[str, dict[str, Path]] = {}
-        if (folder / "images.csv").exists():
-            for row in _csv(folder / "images.csv"):
-                files.setdefault(row["image"], {})[row["role"]] = folder / row["path"]
-        captions = folder / "captions.json"
-        texts = json.loads(captions.read_text()) if captions.exists() else {}
-        summary["methods"], summary["metrics"], summary["comparisons"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"The results in {folder} cannot be read ({error!r}); measure again.") from error
-    return ResultSet(name, summary, values, files, texts, _trained(folder))
+def _holders(roots: Iterable[Path], *names: str) -> list[Path]:
+    """The folders that hold a file or folder of one of the names, each once."""
+    found = [sorted({path.parent for name in names for path in root.rglob(name)}) for root in roots]
+    return list({folder.resolve(): folder for folders in found for folder in folders}.values())
 
 
-def _trained(folder: Path) -> Trained | None:
-    configs = (parent / "config.yaml" for parent in folder.resolve().parents)
-    config = next((path for path in configs if path.is_file()), None)
-    settings = flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
-    if not {"name", "variant", "seed"} <= settings.keys():
-        return None
-    return Trained(settings["name"], settings["variant"], settings["seed"])
+def _read_all(folders: Sequence[Path], read: Callable[[Path], T], problems: list[str]) -> dict[Path, T]:
+    found = {}
+    for folder in folders:
+        try:
+            found[folder] = read(folder)
+        except UserError as error:
+            problems.append(str(error))
+    return found
 
 
-def read_run(folder: Path, name: str) -> Run:
-    """Read the curves and the configuration of a run; a line torn by a kill is skipped."""
-    curves: dict[str, dict[float, float]] = {}
-    for row in _history(folder):
-        step = row.get("step")
-        if step is None:
-            continue
-        for key, value in row.items():
-            if key not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(key, {})[float(step)] = float(value)  # a resumed run repeats steps: the last counts
-    config = next((folder / part for part in ("config.yaml", ".hydra/config.yaml") if (folder / part).exists()), None)
-    settings = flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
-    return Run(name, {key: sorted(points.items()) for key, points in sorted(curves.items())}, settings)
+def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterator[str]:
+    """Sentences about trainings and evaluations that failed, were stopped, or are not done yet."""
+    for folder, run in runs.items():
+        if not run.curves and run.trained:
+            yield f"{folder} has logged nothing: its training failed at the start, or has only begun."
+        elif STOPPED in run.settings:
+            steps = run.settings["trainer.max_steps"]
+            yield f"{folder} is not finished: it has logged up to step {run.settings[STOPPED]} of {steps}."
+    for folder in _holders(roots, "hydra.log", "restored"):
+        if "evaluation" in folder.resolve().parts and not any((folder / name).exists() for name in RESULTS):
+            yield f"{folder} holds no results: its evaluation failed, or has only begun."
 
 
-def _history(folder: Path) -> Iterator[dict[str, Any]]:
-    if (folder / "metrics.jsonl").exists():
-        for line in (folder / "metrics.jsonl").read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
-        return
-    for row in _csv(folder / "metrics.csv"):
-        yield {key: float(text) for key, text in row.items() if text}
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _named(found: Mapping[Path, T]) -> list[T]:
+    """Each with a name of its own: the one it has, where it is the only one, with the folder where it is not."""
+    folders = unique_names(list(found))
+    counts = Counter(each.name for each in found.values())
+    names = {
+        folder: folders[folder]
+        if not each.name
+        else each.name
+        if counts[each.name] == 1
+        else f"{each.name} ({folders[folder]})"
+        for folder, each in found.items()
+    }
+    return [replace(each, name=names[folder]) for folder, each in found.items()]

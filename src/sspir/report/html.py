@@ -1,6 +1,7 @@
 """Pieces of HTML that sections of the page are made of."""
 
 from collections.abc import Sequence
+from html import escape
 
 
 def table(head: str, rows: Sequence[str]) -> str:
@@ -14,3 +15,8 @@ def details(title: str, lines: Sequence[str]) -> str:
         return ""
     items = "".join(f"<li>{line}</li>" for line in lines)
     return f"<details><summary>{title} ({len(lines)})</summary><ul>{items}</ul></details>"
+
+
+def warnings(texts: Sequence[str]) -> str:
+    """Sentences that nobody should miss, as plain text."""
+    return "".join(f'<p class="warning">{escape(text)}</p>' for text in texts)

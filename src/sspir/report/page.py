@@ -6,30 +6,28 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sspir.metrics.measure import NOISE
+from sspir.metrics.measure import BICUBIC, NOISE
 from sspir.metrics.table import best_of, heading, number, verdict_text
 from sspir.report.ablation import studies
-from sspir.report.charts import COLORS, chart
-from sspir.report.collect import ResultSet, Run
-from sspir.report.html import details, table
+from sspir.report.collect import Collected
+from sspir.report.html import details, table, warnings
 from sspir.report.pictures import gallery
-from sspir.report.settings import differing
-from sspir.report.study import over_seeds, study_section
+from sspir.report.results import ResultSet
+from sspir.report.study import study_section
+from sspir.report.training import runs_section
 
-MOST_SWEEPS = 6  # scatter plots of a setting against a result
 
-
-def build(results: Sequence[ResultSet], runs: Sequence[Run], title: str, images: int, quality: int) -> str:
+def build(found: Collected, title: str, images: int, quality: int) -> str:
     """One HTML text that fetches nothing.
 
     Args:
-        results: measured methods, one section each.
-        runs: training runs, one section together.
+        found: measured methods, one section each; training runs, one section together; and what is left out.
         title: of the page.
         images: per gallery.
         quality: of the pictures, 1 to 100 (lossless).
     """
-    sections, galleries = [], {}
+    results = found.results
+    sections, galleries = [warnings(found.problems)], {}
     if len(results) > 1:
         sections.append(_overview(results))
     sections += [study_section(study) for study in studies(results)]
@@ -37,8 +35,8 @@ def build(results: Sequence[ResultSet], runs: Sequence[Run], title: str, images:
         shown = gallery(result, images, quality)
         galleries[f"gallery-{index}"] = {"metrics": result.summary["metrics"], "images": shown}
         sections.append(_result_section(result, f"gallery-{index}", len(shown)))
-    if runs:
-        sections.append(_runs_section(runs))
+    if found.runs:
+        sections.append(runs_section(found.runs))
     source = files("sspir.report")
     page = (source / "template.html").read_text()
     parts = {
@@ -55,23 +53,32 @@ def build(results: Sequence[ResultSet], runs: Sequence[Run], title: str, images:
 
 def _overview(results: Sequence[ResultSet]) -> str:
     """All methods of all results in one table: the table of an ablation study, if all measured the same images."""
-    methods = {
-        f"{result.name}: {method}": cells for result in results for method, cells in result.summary["methods"].items()
-    }
+    methods: dict[str, Mapping[str, Any]] = {}
+    bicubic: dict[str, list[str]] = {}  # the same in every evaluation on a benchmark: shown once
+    for result in results:
+        for method, cells in result.summary["methods"].items():
+            if method == BICUBIC:
+                bicubic.setdefault(json.dumps(cells), []).append(result.name)
+            else:
+                methods[f"{result.name}: {method}"] = cells
+    for text, names in bicubic.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        methods[f"{names[0]}{more}: {BICUBIC}"] = json.loads(text)
     metrics = {name: facts for result in results for name, facts in result.summary["metrics"].items()}
-    comparable = all(result.values.keys() == results[0].values.keys() for result in results)
+    benchmarks = {result.evaluation.benchmark for result in results if result.trained}
+    comparable = len(benchmarks) < 2 and all(result.values.keys() == results[0].values.keys() for result in results)
     note = "" if comparable else '<p class="note">Different images: compare methods within one set only.</p>'
     return f"<section><h2>All results</h2>{note}{_method_table(methods, metrics, comparable)}</section>"
 
 
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     summary = result.summary
-    warnings = [verdict_text(verdict) for verdict in summary.get("noise_control", []) if not verdict["beaten"]]
+    verdicts = [verdict_text(verdict) for verdict in summary.get("noise_control", []) if not verdict["beaten"]]
     missing = [escape(f"{name}: {reason}") for name, reason in summary.get("unavailable", {}).items()]
     problems = [f"{p['image']} ({p['method']}): {p['problem']}" for p in summary.get("problems", [])]
     parts = [
         f"<section><h2>{escape(result.name)}</h2>",
-        *(f'<p class="warning">{escape(text)}</p>' for text in warnings),
+        warnings([*result.problems, *verdicts]),
         details("Metrics that could not run", missing),
         details("Problems", [escape(text) for text in problems]),
         _method_table(summary["methods"], summary["metrics"]),
@@ -119,80 +126,3 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
         return ""
     head = "<th>methods</th><th>metric</th><th>gain of the first (positive: better)</th><th>wins</th><th>better</th>"
     return f"<details><summary>Differences, image by image</summary>{table(head, rows)}</details>"
-
-
-def _runs_section(runs: Sequence[Run]) -> str:
-    parts = ["<section><h2>Training</h2>"]
-    if len(runs) > 1:
-        parts.append(_legend([run.name for run in runs]))
-    parts.append(_curves(runs))
-    parts.append(_ablation_table(runs))
-    parts.append(_sweeps(runs))
-    parts.append(_configurations(runs))
-    return "".join([*parts, "</section>"])
-
-
-def _configurations(runs: Sequence[Run]) -> str:
-    """What all runs share, once, and the rest of each."""
-    shared = dict(set.intersection(*(set(run.settings.items()) for run in runs))) if len(runs) > 1 else {}
-    of_all = {key: value for key, value in runs[0].settings.items() if key in shared}
-    lists = {"Configuration that all runs share": of_all}
-    for run in runs:
-        lists[f"Configuration of {run.name}"] = {k: value for k, value in run.settings.items() if k not in shared}
-    return "".join(
-        details(escape(title), [f"{escape(key)} = {escape(value)}" for key, value in settings.items()])
-        for title, settings in lists.items()
-    )
-
-
-def _curves(runs: Sequence[Run]) -> str:
-    names = sorted({name for run in runs for name in run.curves})
-    figures = []
-    for name in names:
-        series = {run.name: run.curves.get(name, []) for run in runs}
-        drawn = chart(series, "step")
-        figures.append(f"<figure>{drawn}<figcaption>{escape(name)}</figcaption></figure>")
-    return f'<div class="charts">{"".join(figures)}</div>'
-
-
-def _ablation_table(runs: Sequence[Run]) -> str:
-    """What the runs differ in, and where their validation ended."""
-    columns = {setting.name: setting.values for setting in differing([run.settings for run in runs])}
-    for key in ("seed", "variant", "name"):
-        values = tuple(run.settings.get(key, "") for run in runs)
-        if len(set(values)) > 1 and not all(value in run.name for value, run in zip(values, runs, strict=True)):
-            columns = {key: values, **columns}
-    names = sorted({name for run in runs for name in run.curves if name.startswith("val")})
-    if not names:
-        return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["run", *columns, *names])
-    rows = []
-    for index, run in enumerate(runs):
-        ends = [number(run.curves[name][-1][1]) if name in run.curves else "–" for name in names]
-        cells = "".join(f"<td>{escape(text)}</td>" for text in [*(c[index] for c in columns.values()), *ends])
-        rows.append(f"<tr><th>{escape(run.name)}</th>{cells}</tr>")
-    return f"<h3>Last validation</h3>{table(head, rows)}{over_seeds(runs)}"
-
-
-def _sweeps(runs: Sequence[Run]) -> str:
-    """Validation against every number that the runs differ in."""
-    figures = []
-    for setting in differing([run.settings for run in runs]):
-        try:
-            at = {run.name: float(value) for run, value in zip(runs, setting.values, strict=True)}
-        except ValueError:
-            continue
-        for name in sorted({name for run in runs for name in run.curves if name.startswith("val")}):
-            points = {run.name: [(at[run.name], run.curves[name][-1][1])] for run in runs if name in run.curves}
-            if len(points) > 1:
-                drawn, caption = chart(points, setting.name, lines=False), f"{name} against {setting.name}"
-                figures.append(f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>")
-    return f'<div class="charts">{"".join(figures[:MOST_SWEEPS])}</div>'
-
-
-def _legend(names: Sequence[str]) -> str:
-    items = [
-        f'<span><i style="background:{COLORS[i % len(COLORS)]}"></i>{escape(name)}</span>'
-        for i, name in enumerate(names)
-    ]
-    return f'<p class="legend">{"".join(items)}</p>'

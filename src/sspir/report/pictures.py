@@ -13,28 +13,27 @@ from torch import Tensor
 
 from sspir.images.io import ImageError, read_image
 from sspir.metrics.measure import BICUBIC, upsample
-from sspir.report.collect import ResultSet
+from sspir.report.results import ResultSet
 
 LONGEST = 1024  # pixels of a picture's longer side; larger ones are shown smaller
 
 
 def gallery(results: ResultSet, limit: int, quality: int) -> list[dict[str, Any]]:
-    """The images to show, each with its values, caption and pictures.
+    """The images to show, each with its values, caption and pictures, and the roles whose pictures are missing.
 
     Args:
         results: to choose from.
         limit: number of images: the worst of every method and metric in turn.
         quality: of WebP, 1 to 100; 100 is lossless.
     """
-    return [
-        {
-            "name": image,
-            "caption": results.captions.get(image, ""),
-            "values": results.values[image],
-            "pictures": pack(results.files.get(image, {}), quality),
-        }
-        for image in choose(results, limit)
-    ]
+    shown = []
+    for image in choose(results, limit):
+        files = results.files.get(image, {})
+        pictures = pack(files, quality)
+        missing = [role for role in (BICUBIC if role == "lq" else role for role in files) if role not in pictures]
+        texts = {"name": image, "caption": results.captions.get(image, "")}
+        shown.append({**texts, "values": results.values[image], "pictures": pictures, "missing": missing})
+    return shown
 
 
 def choose(results: ResultSet, limit: int) -> list[str]:

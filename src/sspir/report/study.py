@@ -6,8 +6,8 @@ from html import escape
 from sspir.metrics.table import heading, number
 from sspir.report.ablation import FULL, Row, Study, validations
 from sspir.report.charts import forest
-from sspir.report.collect import Run
 from sspir.report.html import table
+from sspir.report.runs import Run
 
 
 def study_section(study: Study) -> str:
@@ -24,13 +24,15 @@ def study_section(study: Study) -> str:
         if gains:
             drawn = forest({name: (gain.mean, gain.low, gain.high) for name, gain in gains.items()})
             figures.append(f"<figure>{drawn}<figcaption>{escape(metric)}: gain over {FULL}</figcaption></figure>")
-    note = (
-        f"Mean ± standard deviation over seeds; below it the gain over the full method ({FULL}; positive: better) with "
-        "its paired 95 % bootstrap interval over the images, bold where it excludes zero."
-    )
+    note = "Mean ± standard deviation over seeds"
+    if figures:
+        note += (
+            f"; below it the gain over the full method ({FULL}; positive: better) with its paired 95 % bootstrap "
+            "interval over the images, bold where it excludes zero"
+        )
     shown = table(f"<th>variant</th>{head}<th>seeds</th>", body)
     plots = f'<div class="charts">{"".join(figures)}</div>'
-    return f'<section><h2>Ablation: {escape(study.title)}</h2>{shown}<p class="note">{note}</p>{plots}</section>'
+    return f'<section><h2>Ablation: {escape(study.title)}</h2>{shown}<p class="note">{note}.</p>{plots}</section>'
 
 
 def _cell(row: Row | None) -> str:
@@ -45,14 +47,16 @@ def _cell(row: Row | None) -> str:
 
 
 def over_seeds(runs: Sequence[Run]) -> str:
-    """Where the validation of each variant ended, over its seeds."""
-    of_metrics = validations(runs)
-    if not of_metrics:
-        return ""
-    variants = {row.variant: row.seeds for rows in of_metrics.values() for row in rows}
-    body = []
-    for variant, seeds in variants.items():
-        found = [next((row for row in rows if row.variant == variant), None) for rows in of_metrics.values()]
-        body.append(f"<tr><th>{escape(variant)}</th>{''.join(map(_cell, found))}<td>{seeds}</td></tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in of_metrics)
-    return f"<h3>Over seeds: mean ± standard deviation</h3>{table(f'<th>variant</th>{head}<th>seeds</th>', body)}"
+    """Where the validation of each experiment's variants ended, over their seeds."""
+    tables = []
+    for experiment, of_metrics in validations(runs).items():
+        kinds = dict.fromkeys(row.variant for rows in of_metrics.values() for row in rows)
+        body = []
+        for kind in kinds:
+            found = [next((row for row in rows if row.variant == kind), None) for rows in of_metrics.values()]
+            seeds = max(row.seeds for row in found if row)
+            body.append(f"<tr><th>{escape(kind)}</th>{''.join(map(_cell, found))}<td>{seeds}</td></tr>")
+        head = "".join(f"<th>{escape(name)}</th>" for name in of_metrics)
+        tables.append(f"<h3>{escape(experiment)}: last validation over seeds, mean ± standard deviation</h3>")
+        tables.append(table(f"<th>variant</th>{head}<th>seeds</th>", body))
+    return "".join(tables)

@@ -1,0 +1,156 @@
+"""Results: what `sspir compare` or `sspir evaluate` measured, of which run, and where its pictures lie."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sspir.errors import UserError
+from sspir.report.runs import CONFIGS, Trained, read_settings, trained
+
+STEP = "evaluated step"
+
+
+class Evaluation(NamedTuple):
+    """How a run was measured; what differs in it is not compared as seeds.
+
+    Attributes:
+        benchmark: its name.
+        checkpoint: of the run; "" in results that do not say.
+        settings: what differs from the default evaluation, as text.
+    """
+
+    benchmark: str
+    checkpoint: str = ""
+    settings: str = ""
+
+    @property
+    def title(self) -> str:
+        """Benchmark, checkpoint and settings, as far as they are known."""
+        return ", ".join(filter(None, self))
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """What `sspir compare` or `sspir evaluate` wrote into a folder.
+
+    Attributes:
+        name: which run was measured how, or the folder's name; unique in a report.
+        summary: of `summary.json`.
+        values: image -> method -> metric -> value.
+        files: image -> "hq", "lq" or method -> path of the picture; one that is lost has the path it was written with.
+        captions: image -> text, where there is one.
+        evaluation: how it was measured.
+        trained: the run that was measured, if it is one.
+        problems: what of it is lost, in sentences.
+    """
+
+    name: str
+    summary: dict[str, Any]
+    values: dict[str, dict[str, dict[str, float]]]
+    files: dict[str, dict[str, Path]]
+    captions: dict[str, str]
+    evaluation: Evaluation
+    trained: Trained | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def read_results(folder: Path) -> ResultSet:
+    """Read a folder of results.
+
+    Raises:
+        UserError: its files are broken.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        values: dict[str, dict[str, dict[str, float]]] = {}
+        for row in _csv(folder / "per_image.csv"):
+            cells = {key: float(text) for key, text in row.items() if key not in ("image", "method") and text}
+            values.setdefault(row["image"], {})[row["method"]] = cells
+        files, problems = _pictures(folder)
+        captions = folder / "captions.json"
+        texts = json.loads(captions.read_text()) if captions.exists() else {}
+        summary["methods"], summary["metrics"], summary["comparisons"]
+        said = summary.get("evaluation", {})
+        evaluation = _evaluation(folder, said)
+        run = _trained(folder, said)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        words = f"{type(error).__name__}: {error}"
+        raise UserError(f"The results in {folder} cannot be read ({words}); measure again.") from error
+    name = ""
+    if said:
+        what = f"{run.experiment}/{run.variant}-s{run.seed}" if run else Path(said["run"]).name
+        name = f"{what} on {evaluation.title}"
+    return ResultSet(name, summary, values, files, texts, evaluation, run, problems)
+
+
+def _evaluation(folder: Path, said: Mapping[str, Any]) -> Evaluation:
+    if said:
+        settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
+        return Evaluation(said["benchmark"], str(said["checkpoint"]), settings)
+    run = _run_above(folder)
+    inside = folder.resolve().relative_to(run).as_posix() if run else folder.resolve().name
+    return Evaluation(inside.removeprefix("evaluation/"))
+
+
+def _trained(folder: Path, said: Mapping[str, Any]) -> Trained | None:
+    """The run that was measured: the one that the results name, else the one whose folder they lie in."""
+    above = _run_above(folder)
+    if not said:
+        return _run_of(above) if above else None
+    if "name" not in said:
+        return None
+    named = (said["name"], said["variant"], str(said["seed"]))
+    runs = [_run_of(place) for place in (above, locate(folder, said["run"])) if place]
+    run = next((run for run in runs if run and run[:3] == named), Trained(*named, {}))
+    stopped = {STEP: str(said["step"])} if said["checkpoint"].startswith("last") else {}
+    return run._replace(settings={**run.settings, **stopped})
+
+
+def _run_of(folder: Path) -> Trained | None:
+    try:
+        return trained(read_settings(folder))
+    except UserError:  # the numbers are worth showing without
+        return None
+
+
+def _run_above(folder: Path) -> Path | None:
+    parents = folder.resolve().parents
+    return next((parent for parent in parents if any((parent / part).is_file() for part in CONFIGS)), None)
+
+
+def _pictures(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
+    """What `images.csv` lists, found again, and a sentence per method on what is lost."""
+    files: dict[str, dict[str, Path]] = {}
+    lost: dict[str, list[str]] = {}
+    for row in _csv(folder / "images.csv") if (folder / "images.csv").exists() else []:
+        image, role, path = row["image"], row["role"], row["path"]
+        found = locate(folder, path, f"{role}/{image}{Path(path).suffix}")
+        if found is None:
+            lost.setdefault(role, []).append(path)
+        files.setdefault(image, {})[role] = found or Path(path)
+    return files, [f"{len(paths)} pictures of {role} are missing: first {paths[0]}" for role, paths in lost.items()]
+
+
+def locate(folder: Path, path: str, *inside: str) -> Path | None:
+    """What a path leads to that was written relative to a folder of results or to a working folder of then.
+
+    Args:
+        folder: of the results that hold the path.
+        path: absolute or relative.
+        inside: where it may lie in the folder besides, such as after a move.
+
+    Returns:
+        From the folder, else from the working folder of now, else from the nearest parent of the folder; None if lost.
+    """
+    of_then = [place / path for place in (Path(), *folder.resolve().parents)]
+    return next(
+        (place for place in [folder / path, *(folder / name for name in inside), *of_then] if place.exists()), None
+    )
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,136 @@
+"""Training runs: which they are, what they were asked for, and the curves they logged."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]  # a dependency of omegaconf
+
+from sspir.errors import UserError
+from sspir.report.settings import flatten
+
+Curve = list[tuple[float, float]]  # (step, value), by step
+CONFIGS = ("config.yaml", ".hydra/config.yaml")
+STOPPED = "stopped after step"  # of a run that did not reach its end: no setting, but no seed either
+NOT_CURVES = ("step", "epoch")
+VALIDATION = ("val", "structure", "bicubic")  # what training measures: restored, the Processor's image, bicubic
+
+
+class Trained(NamedTuple):
+    """Which run of a sweep it is.
+
+    Attributes:
+        experiment: its name.
+        variant: of the ablation.
+        seed: of the training.
+        settings: flat configuration; empty where it is not known.
+    """
+
+    experiment: str
+    variant: str
+    seed: str
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What training wrote into a run folder.
+
+    Attributes:
+        name: folder name, unique in a report.
+        curves: logged name -> its curve, validation first.
+        settings: flat configuration, "backbone.pixel_attention" -> value as text.
+    """
+
+    name: str
+    curves: dict[str, Curve]
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> Trained | None:
+        """Which run of a sweep it is, if its configuration says so."""
+        return trained(self.settings)
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """Validation metric -> its last value, in the order of the curves."""
+        return {name: curve[-1][1] for name, curve in self.curves.items() if name.startswith("val")}
+
+
+def trained(settings: Mapping[str, str]) -> Trained | None:
+    """Which run has this configuration, if it is one that `sspir train` writes."""
+    if not {"name", "variant", "seed"} <= settings.keys():
+        return None
+    return Trained(settings["name"], settings["variant"], settings["seed"], settings)
+
+
+def read_run(folder: Path) -> Run:
+    """Read the curves and the configuration of a run; a line torn by a kill is skipped.
+
+    Raises:
+        UserError: its files are broken beyond that.
+    """
+    curves: dict[str, dict[float, float]] = {}
+    try:
+        settings = read_settings(folder)
+        for row in _history(folder):
+            for key, value in row.items():
+                if key not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
+                    curves.setdefault(key, {})[float(row["step"])] = float(value)  # of repeated steps the last counts
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The run in {folder} cannot be read ({type(error).__name__}: {error}); look at its files."
+        ) from error
+    if curves and "trainer.max_steps" in settings and not (folder / "summary.json").is_file():
+        settings[STOPPED] = f"{max(step for points in curves.values() for step in points):g}"
+    return Run("", {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}, settings)
+
+
+def read_settings(folder: Path) -> dict[str, str]:
+    """The flat configuration of a run folder; empty where it holds none.
+
+    Raises:
+        UserError: it is broken.
+    """
+    config = next((folder / part for part in CONFIGS if (folder / part).is_file()), None)
+    try:
+        return flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"The configuration {config} cannot be read ({words}); restore or delete it.") from error
+
+
+def order(name: str) -> tuple[bool, str, int, str]:
+    """Sorts logged names: validation before the rest, the mean over its sets before each, restored before bicubic."""
+    head = name.partition("/")[0]
+    rank = VALIDATION.index(head) if head in VALIDATION else len(VALIDATION)
+    return head not in VALIDATION, set_of(name), rank, name
+
+
+def set_of(name: str) -> str:
+    """The validation set in "val/SET/METRIC"; "" for a mean over the sets, and for the only set."""
+    head, *between, _ = ["", *name.split("/")] if "/" not in name else name.split("/")
+    return "/".join(between) if head in VALIDATION else ""
+
+
+def _history(folder: Path) -> Iterator[dict[str, Any]]:
+    """What was logged at each step."""
+    if (folder / "metrics.jsonl").exists():
+        for line in (folder / "metrics.jsonl").read_text(errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and row.get("step") is not None:
+                yield row
+    elif (folder / "metrics.csv").exists():
+        with (folder / "metrics.csv").open(newline="") as file:
+            for cells in csv.DictReader(file):
+                if cells.get("step"):
+                    yield {key: float(text) for key, text in cells.items() if text}

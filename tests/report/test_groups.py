@@ -1,0 +1,94 @@
+"""What is pooled as seeds: runs that differ in nothing else, measured alike."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.report.written import report, table, write_evaluation, write_run
+
+
+def said(run: Path, name: str, variant: str, seed: int, **others: Any) -> dict[str, Any]:
+    evaluation = {"run": str(run), "name": name, "variant": variant, "seed": seed, "benchmark": "set5"}
+    return {**evaluation, "checkpoint": "last", "step": 20, "settings": {}, **others}
+
+
+def test_experiments_and_swept_settings_are_not_pooled_as_seeds(tmp_path: Path) -> None:
+    for name, base in (("a", 20.0), ("b", 30.0)):
+        for seed in (0, 1):
+            run = write_run(tmp_path / f"{name}{seed}", name, "none", seed, {"val/psnr_y": base + 2 * seed})
+            write_evaluation(run / "evaluation" / "set5", [base + 2 * seed] * 2)
+    for lr in (0.1, 0.2):
+        for seed in (0, 1):
+            run = tmp_path / f"lr{lr}-{seed}"
+            write_run(run, "c", "none", seed, {"val/psnr_y": 100 * lr + 2 * seed}, optimizer={"lr": lr})
+            write_evaluation(run / "evaluation" / "set5", [100 * lr + 2 * seed] * 2)
+    page = report(tmp_path / "page.html", tmp_path)
+    for name, mean in (("a", "21.00"), ("b", "31.00")):
+        over_seeds = table(page, f"{name}: last validation over seeds")
+        assert over_seeds == [["variant", "val/psnr_y", "seeds"], ["none", f"{mean} ± 1.4142", "2"]]
+        assert f"Ablation: {name}" not in page
+    rows = [["none, optimizer.lr=0.1", "11.00 ± 1.4142", "2"], ["none, optimizer.lr=0.2", "21.00 ± 1.4142", "2"]]
+    assert table(page, "c: last validation over seeds")[1:] == rows
+    assert table(page, "Ablation: c on set5")[1:] == rows
+
+
+def test_a_gain_is_over_the_full_method_of_the_same_settings(tmp_path: Path) -> None:
+    for lr, variant, value in ((1, "none", 10.0), (2, "none", 20.0), (1, "no_x", 11.0), (2, "no_x", 18.0)):
+        run = write_run(tmp_path / f"{variant}{lr}", "a", variant, 0, {"val/psnr_y": value}, optimizer={"lr": lr})
+        write_evaluation(run / "evaluation" / "set5", [value, value + 1])
+    page = report(tmp_path / "page.html", tmp_path)
+    study = page[page.index("Ablation: a on set5") :]
+    assert [row[0] for row in table(page, "Ablation: a on set5")[1:]] == [
+        f"{variant}, optimizer.lr={lr}" for variant in ("none", "no_x") for lr in (1, 2)
+    ]
+    assert study.index("1.0000 [1.0000, 1.0000]") < study.index("-2.0000 [-2.0000, -2.0000]")
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
+    for folder, seed, end in (("x", 0, 10.0), ("y", 0, 12.0), ("z", 1, 13.0)):
+        write_run(tmp_path / folder, "a", "none", seed, {"val/psnr_y": end})
+    page = report(tmp_path / "page.html", tmp_path)
+    assert table(page, "a: last validation over seeds")[1:] == [["none", "12.00 ± 1.4142", "2"]]
+
+
+def test_evaluations_of_one_run_are_told_apart_and_are_no_seeds(tmp_path: Path) -> None:
+    settings = {"seed": 1, "sampler.steps": 20}
+    for variant, base in (("none", 20.0), ("no_x", 10.0)):
+        for seed in (0, 1):
+            run = write_run(tmp_path / f"{variant}-s{seed}", "a", variant, seed, {"val/psnr_y": base})
+            value, place = base + 2 * seed, run / "evaluation" / "set5"
+            write_evaluation(place / "last", [value] * 2, said(run, "a", variant, seed))
+            write_evaluation(place / "best", [value + 1] * 2, said(run, "a", variant, seed, checkpoint="best"))
+            steps = said(run, "a", variant, seed, settings=settings)
+            write_evaluation(place / "last-seed=1,sampler.steps=20", [value + 2] * 2, steps)
+    page = report(tmp_path / "page.html", tmp_path)
+    for how, mean in (("last", 21), ("best", 22), ("last, seed=1, sampler.steps=20", 23)):
+        study = table(page, f"Ablation: a on set5, {how}<")
+        assert study[1:] == [["none", f"{mean}.00 ± 1.4142", "2"], ["no_x", f"{mean - 10}.00 ± 1.4142", "2"]]
+        assert f"<h2>a/no_x-s1 on set5, {how}</h2>" in page
+
+
+def test_a_checkpoint_of_fewer_steps_is_no_seed_and_copies_are_named_by_folder(tmp_path: Path) -> None:
+    for seed, step in ((0, 20), (1, 10)):
+        run = write_run(tmp_path / f"s{seed}", "a", "none", seed, {"val/psnr_y": 20.0})
+        write_evaluation(tmp_path / "out" / f"{seed}", [20.0] * 2, said(run, "a", "none", seed, step=step))
+    write_evaluation(tmp_path / "out" / "copy", [20.0] * 2, said(tmp_path / "s0", "a", "none", 0))
+    page = report(tmp_path / "page.html", tmp_path)
+    rows = table(page, "Ablation: a on set5, last")[1:]
+    assert rows == [["none, evaluated step=10", "20.00", "1"], ["none, evaluated step=20", "20.00", "1"]]
+    assert "<h2>a/none-s0 on set5, last (copy)</h2>" in page
+
+
+def test_each_validation_set_has_its_place(tmp_path: Path) -> None:
+    rows = ("bicubic", "structure", "val")
+    ends = {f"{row}{on}/psnr_y": 20.0 for row in rows for on in ("", "/a_set", "/z_set")} | {"loss/noise": 30.0}
+    for seed in (0, 1):
+        write_run(tmp_path / f"s{seed}", "a", "none", seed, ends)
+    page = report(tmp_path / "page.html", tmp_path)
+    names = ["val/psnr_y", "val/a_set/psnr_y", "val/z_set/psnr_y"]
+    assert table(page, "Last validation")[0] == ["run", *names]
+    assert table(page, "a: last validation over seeds")[0] == ["variant", *names, "seeds"]
+    of_sets = [f"{row}{on}/psnr_y" for on in ("", "/a_set", "/z_set") for row in reversed(rows)]
+    captions = [text.partition("<")[0] for text in page.split("<figcaption>")[1:]]
+    assert captions == [*of_sets, "loss/noise"]
+    heads = ["Validation, mean over the sets", "Validation on a_set", "Validation on z_set", "Steps", "Last validation"]
+    assert [text.partition("<")[0] for text in page.split("<h3>")[1:]][: len(heads)] == heads

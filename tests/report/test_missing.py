@@ -1,0 +1,81 @@
+"""What is lost or was never finished is named, and the rest is shown."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.report.written import report, table, write_evaluation, write_pictures, write_run
+
+ROLES = ("hq", "lq", "restored")
+
+
+def list_pictures(results: Path, paths: list[tuple[str, str, Path]]) -> None:
+    with (results / "images.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "role", "path"), *paths])
+
+
+@pytest.mark.parametrize("written_to", ["folder", "cwd"])
+def test_pictures_are_found_from_any_folder_and_after_a_move(
+    written_to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_evaluation(tmp_path / "work" / "runs" / "a" / "evaluation" / "set5", [20.0, 21.0])
+    pictures = write_pictures(results, ("0", "1"), ROLES)
+    base = results if written_to == "folder" else tmp_path / "work"
+    list_pictures(results, [(image, role, path.relative_to(base)) for image, role, path in pictures])
+    outside = write_evaluation(tmp_path / "work" / "compared", [20.0, 21.0])
+    elsewhere = write_pictures(tmp_path / "work" / "elsewhere", ("0", "1"), ROLES)
+    relative = [(image, role, path.relative_to(tmp_path / "work")) for image, role, path in elsewhere]
+    list_pictures(outside, relative)
+    for cwd, folder in (("work", results), (".", results), ("work", outside), (".", outside)):
+        monkeypatch.chdir(tmp_path / cwd)
+        assert report(tmp_path / "page.html", folder).count("data:image/webp") == 6
+    shutil.move(results, tmp_path / "moved")
+    assert report(tmp_path / "page.html", tmp_path / "moved").count("data:image/webp") == 6
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lost_picture_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = write_evaluation(tmp_path / "results", [20.0, 21.0])
+    list_pictures(results, write_pictures(tmp_path / "pictures", ("0", "1"), ROLES))
+    shutil.rmtree(tmp_path / "pictures" / "restored")
+    page = report(tmp_path / "page.html", results)
+    sentence = f"2 pictures of restored are missing: first {tmp_path}/pictures/restored/0.png"
+    assert sentence in page
+    assert f"results: {sentence}" in capsys.readouterr().err
+    assert page.count('"missing": ["restored"]') == 2
+
+
+def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left(name: str, seed: int, *files: str) -> Path:
+        run = write_run(tmp_path / name, "a", "none", seed, {"val/psnr_y": 20.0 + seed})
+        for file in files:
+            (run / file).unlink()
+        return run
+
+    left("good", 0)
+    left("failed", 1, "metrics.jsonl", "summary.json")
+    stopped = left("stopped", 2, "summary.json")
+    (stopped / "metrics.jsonl").write_text('{"step": 10, "val/psnr_y": 12.0}\n{"step": 11, "val/ps')
+    (left("torn", 3) / "metrics.jsonl").write_bytes(b'{"step": 10, "val/psnr_y": 20.0}\n[1]\n\xff\xfe{"st')
+    (left("broken", 4) / "config.yaml").write_text("name: [a")
+    evaluation = tmp_path / "good" / "evaluation"
+    write_evaluation(evaluation / "set5", [20.0, 21.0])
+    (write_evaluation(evaluation / "set14", [20.0, 21.0]) / "summary.json").unlink()
+    write_pictures(evaluation / "b100", ("0",), ROLES)
+    page = report(tmp_path / "page.html", tmp_path)
+    said = capsys.readouterr().err
+    for sentence in (
+        f"{tmp_path}/failed has logged nothing: its training failed at the start, or has only begun.",
+        f"{tmp_path}/stopped is not finished: it has logged up to step 10 of 20.",
+        f"The configuration {tmp_path}/broken/config.yaml cannot be read",
+        f"The results in {evaluation}/set14 cannot be read",
+        f"{evaluation}/b100 holds no results: its evaluation failed, or has only begun.",
+    ):
+        assert sentence in said
+        assert sentence in page
+    assert len(said.splitlines()) == 5, said
+    assert "<h2>set5</h2>" in page
+    assert [row[0] for row in table(page, "Last validation")[1:]] == ["good", "stopped", "torn"]
