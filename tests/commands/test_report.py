@@ -174,3 +174,29 @@ def test_fits_a_phone(opened: Any) -> None:
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert "neither a per_image.csv nor a metrics.jsonl" in capsys.readouterr().err
+
+
+def test_words_stand_where_a_picture_is_lost(browser: Any, page: Path, tmp_path: Path) -> None:
+    shutil.copytree(page.parent, tmp_path / "copy")
+    results, lost = tmp_path / "copy" / "results", tmp_path / "copy" / "ours" / "photo_4.png"
+    listed = (results / "images.csv").read_text().replace(str(page.parent), str(tmp_path / "copy"))
+    (results / "images.csv").write_text(listed)
+    lost.unlink()
+    out = tmp_path / "report.html"
+    assert main(["report", str(results), "--out", str(out)]) == 0
+    browser.get(out.as_uri())
+    assert f"1 pictures of ours are missing: first {lost}" in find(browser, ".warning").text
+    (card,) = (card for card in find_all(browser, ".card") if card.get_attribute("data-image") == "photo_4")
+    assert find(card, ".absent").text == "no picture of ours"
+    assert find_all(card, "img") == []
+    card.click()
+    assert [pane.text for pane in find_all(browser, ".pane")] == ["", "", "no picture of ours"]
+    choose(browser, ".method", "noise@ours")
+    assert {text.text for text in find_all(browser, ".card .absent")} == {"no picture of noise@ours"}
+    shutil.rmtree(tmp_path / "copy" / "ours")
+    (results / "images.csv").write_text("image,role,path\n")
+    assert main(["report", str(results), "--out", str(out)]) == 0
+    browser.get(out.as_uri())
+    assert not find(browser, ".stage").is_displayed()
+    assert not find(browser, ".slider").is_displayed()
+    assert len(find_all(browser, ".card .absent")) == 5

@@ -15,6 +15,8 @@ const badness = (facts, value) => {
 
 const show = (value) => (value === undefined ? "–" : Math.abs(value) < 10 ? value.toFixed(4) : value.toFixed(2));
 
+const absent = (role) => make("span", { className: "absent", textContent: `no picture of ${role}` });
+
 const chooser = (label, options, chosen, onchange) => {
   const select = make("select", { onchange: () => onchange(select.value) });
   select.append(...options.map((name) => make("option", { value: name, textContent: name, selected: name === chosen })));
@@ -106,7 +108,7 @@ const viewer = (root, metrics) => {
 
   const bar = make("div", { className: "bar" });
   const draw = () => {
-    const { name, caption, values, pictures } = state.image;
+    const { name, caption, values, pictures, missing } = state.image;
     const roles = Object.keys(pictures);
     if (!roles.includes(state.left)) state.left = roles.includes("bicubic") ? "bicubic" : roles[0];
     if (!roles.includes(state.right)) state.right = roles.find((role) => !["bicubic", "hq"].includes(role)) ?? roles.at(-1);
@@ -126,8 +128,8 @@ const viewer = (root, metrics) => {
     };
     [leftImage.src, rightImage.src] = [pictures[state.left], pictures[state.right]];
     [leftTag.textContent, rightTag.textContent] = [state.left, state.right];
-    strip.replaceChildren(...roles.map((role) => {
-      const pane = make("div", { className: "pane" }, make("img", { src: pictures[role], alt: role }));
+    strip.replaceChildren(...[...roles, ...missing].map((role) => {
+      const pane = make("div", { className: "pane" }, pictures[role] ? make("img", { src: pictures[role], alt: role }) : absent(role));
       control(pane, view, null);
       const numbers = Object.keys(metrics).filter((metric) => values[role]?.[metric] !== undefined)
         .map((metric) => `${metric} ${show(values[role][metric])}`).join(", ");
@@ -151,9 +153,11 @@ const gallery = (root, { metrics, images }) => {
 
   const card = (image) => {
     const value = image.values[state.method]?.[state.metric];
-    const before = image.pictures.bicubic ?? image.pictures.hq;
-    const pair = make("span", { className: "pair" });
-    for (const source of [before, image.pictures[state.method] ?? before]) if (source) pair.append(make("img", { src: source, alt: "", loading: "lazy" }));
+    const picture = image.pictures[state.method];
+    const before = image.pictures.bicubic ?? image.pictures.hq ?? picture;
+    const sources = picture ? [before, picture] : [];
+    const pair = make("span", { className: "pair" }, ...sources.map((src) => make("img", { src, alt: "", loading: "lazy" })));
+    if (!picture) pair.append(absent(state.method));
     const text = make("span", { className: "text" }, make("b", { textContent: show(value) }), ` ${image.name}`);
     const element = make("button", { type: "button", className: "card", ariaPressed: image === state.image, onclick: () => {
       state.image = image;
