@@ -78,6 +78,21 @@ def test_a_checkpoint_of_fewer_steps_is_no_seed_and_copies_are_named_by_folder(t
     assert "<h2>a/none-s0 on set5, last (copy)</h2>" in page
 
 
+def test_evaluations_of_runs_that_are_gone_and_of_saved_pipelines_are_shown(tmp_path: Path) -> None:
+    for variant, value in (("none", 20.0), ("no_x", 10.0)):
+        run = write_run(tmp_path / f"{variant}0", "a", variant, 0, {"val/psnr_y": value})
+        for seed, folder in ((0, run), (1, tmp_path / "gone")):
+            evaluation = said(folder, "a", variant, seed)
+            write_evaluation(tmp_path / "out" / f"{variant}{seed}", [value + 2 * seed] * 2, evaluation)
+    of_pipeline = dict.fromkeys(("name", "variant", "seed", "checkpoint", "step"))
+    saved = {"run": "saved/pipeline", **of_pipeline, "benchmark": "set5", "settings": {}}
+    write_evaluation(tmp_path / "out" / "pipeline", [30.0] * 2, saved)
+    page = report(tmp_path / "page.html", tmp_path)
+    rows = table(page, "Ablation: a on set5, last")[1:]
+    assert rows == [["none", "21.00 ± 1.4142", "2"], ["no_x", "11.00 ± 1.4142", "2"]]
+    assert "<h2>pipeline on set5</h2>" in page
+
+
 def test_each_validation_set_has_its_place(tmp_path: Path) -> None:
     rows = ("bicubic", "structure", "val")
     ends = {f"{row}{on}/psnr_y": 20.0 for row in rows for on in ("", "/a_set", "/z_set")} | {"loss/noise": 30.0}

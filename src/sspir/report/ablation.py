@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from sspir.metrics.statistics import Difference, Values, compare
-from sspir.report.results import Evaluation, ResultSet
+from sspir.report.results import STEP, Evaluation, ResultSet
 from sspir.report.runs import Run, Trained, order
 from sspir.report.settings import differing
 
@@ -112,8 +112,10 @@ def _by_kind(members: Sequence[tuple[Trained, T]]) -> dict[Kind, list[tuple[Trai
     """Runs of one experiment by what they are besides their seed, the full method first."""
     varied: dict[str, str] = {}  # setting -> its name
     for variant in dict.fromkeys(run.variant for run, _ in members):
-        known = [run.settings for run, _ in members if run.variant == variant and run.settings]
-        varied.update({setting.key: setting.name for setting in differing(known)})
+        of_variant = [run.settings for run, _ in members if run.variant == variant]
+        known = [settings for settings in of_variant if "name" in settings]  # a run may be gone, not its evaluation
+        steps = [{STEP: settings.get(STEP, "")} for settings in of_variant]
+        varied.update({setting.key: setting.name for setting in [*differing(known), *differing(steps)]})
     kinds: dict[Kind, list[tuple[Trained, T]]] = defaultdict(list)
     for run, item in members:
         traits = ", ".join(f"{name}={run.settings[key]}" for key, name in varied.items() if key in run.settings)

@@ -12,6 +12,7 @@ from sspir.report.runs import STOPPED, Run, read_run
 
 LOGS = ("metrics.jsonl", "metrics.csv")
 RESULTS = ("per_image.csv", "images.csv")
+BEGUN = ("hydra.log", "evaluate.log", "restored")  # what an evaluation leaves before it has results
 T = TypeVar("T", ResultSet, Run)
 
 
@@ -85,7 +86,7 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
         elif STOPPED in run.settings:
             steps = run.settings["trainer.max_steps"]
             yield f"{folder} is not finished: it has logged up to step {run.settings[STOPPED]} of {steps}."
-    for folder in _holders(roots, "hydra.log", "restored"):
+    for folder in _holders(roots, *BEGUN):
         if "evaluation" in folder.resolve().parts and not any((folder / name).exists() for name in RESULTS):
             yield f"{folder} holds no results: its evaluation failed, or has only begun."
 
@@ -94,12 +95,10 @@ def _named(found: Mapping[Path, T]) -> list[T]:
     """Each with a name of its own: the one it has, where it is the only one, with the folder where it is not."""
     folders = unique_names(list(found))
     counts = Counter(each.name for each in found.values())
-    names = {
-        folder: folders[folder]
-        if not each.name
-        else each.name
-        if counts[each.name] == 1
-        else f"{each.name} ({folders[folder]})"
-        for folder, each in found.items()
-    }
-    return [replace(each, name=names[folder]) for folder, each in found.items()]
+
+    def name(folder: Path, own: str) -> str:
+        if not own:
+            return folders[folder]
+        return own if counts[own] == 1 else f"{own} ({folders[folder]})"
+
+    return [replace(each, name=name(folder, each.name)) for folder, each in found.items()]

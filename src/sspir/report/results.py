@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sspir.errors import UserError
 from sspir.report.runs import CONFIGS, Trained, read_settings, trained
 
-STEP = "evaluated step"
+STEP = "evaluated step"  # where it may differ from run to run though the checkpoint has the same name
 
 
 class Evaluation(NamedTuple):
@@ -18,7 +18,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         benchmark: its name.
-        checkpoint: of the run; "" in results that do not say.
+        checkpoint: of the run; "" for a saved pipeline, and in results that do not say.
         settings: what differs from the default evaluation, as text.
     """
 
@@ -89,7 +89,7 @@ def read_results(folder: Path) -> ResultSet:
 def _evaluation(folder: Path, said: Mapping[str, Any]) -> Evaluation:
     if said:
         settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
-        return Evaluation(said["benchmark"], str(said["checkpoint"]), settings)
+        return Evaluation(said["benchmark"], said.get("checkpoint") or "", settings)
     run = _run_above(folder)
     inside = folder.resolve().relative_to(run).as_posix() if run else folder.resolve().name
     return Evaluation(inside.removeprefix("evaluation/"))
@@ -100,7 +100,7 @@ def _trained(folder: Path, said: Mapping[str, Any]) -> Trained | None:
     above = _run_above(folder)
     if not said:
         return _run_of(above) if above else None
-    if "name" not in said:
+    if said.get("name") is None:  # a saved pipeline
         return None
     named = (said["name"], said["variant"], str(said["seed"]))
     runs = [_run_of(place) for place in (above, locate(folder, said["run"])) if place]
