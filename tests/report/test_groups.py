@@ -48,6 +48,7 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
         write_run(tmp_path / folder, "a", "none", seed, {"val/psnr_y": end})
     page = report(tmp_path / "page.html", tmp_path)
     assert table(page, "a: last validation over seeds")[1:] == [["none", "12.00 ± 1.4142", "2"]]
+    assert table(page, "Last validation")[:2] == [["run", "seed", "val/psnr_y"], ["x", "0", "10.00"]]
 
 
 def test_evaluations_of_one_run_are_told_apart_and_are_no_seeds(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_each_validation_set_has_its_place(tmp_path: Path) -> None:
     rows = ("bicubic", "structure", "val")
     ends = {f"{row}{on}/psnr_y": 20.0 for row in rows for on in ("", "/a_set", "/z_set")} | {"loss/noise": 30.0}
     for seed in (0, 1):
-        write_run(tmp_path / f"s{seed}", "a", "none", seed, ends)
+        write_run(tmp_path / f"none-s{seed}", "a", "none", seed, ends)
     page = report(tmp_path / "page.html", tmp_path)
     names = ["val/psnr_y", "val/a_set/psnr_y", "val/z_set/psnr_y"]
     assert table(page, "Last validation")[0] == ["run", *names]

@@ -1,5 +1,6 @@
 """What runs of a sweep differ in, from configurations as training resolves them."""
 
+from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -11,16 +12,22 @@ from sspir.report.runs import Run
 from sspir.report.settings import differing, flatten
 
 
+@cache
 def resolved(*overrides: str, folder: str = "runs/${name}/${variant}-s${seed}") -> dict[str, str]:
     return flatten(OmegaConf.to_container(tiny_config(Path(folder), Path("photos"), *overrides), resolve=True))
 
 
-def test_a_setting_and_its_copies_are_one_and_seeds_names_and_places_are_none() -> None:
-    sweep = [
+def swept_rates() -> list[dict[str, str]]:
+    """Two learning rates, two seeds of each."""
+    return [
         resolved(f"seed={seed}", f"variant=lr{lr}", f"optimizer.lr={lr}", "logger=wandb", f"workers={seed}")
         for seed in (0, 1)
         for lr in ("1e-3", "2e-3")
     ]
+
+
+def test_a_setting_and_its_copies_are_one_and_seeds_names_and_places_are_none() -> None:
+    sweep = swept_rates()
     (lr,) = differing(sweep)
     assert (lr.key, lr.name, lr.values) == ("optimizer.lr", "optimizer.lr", ("0.001", "0.002", "0.001", "0.002"))
     assert differing([resolved("name=a"), resolved("name=b"), resolved(folder="elsewhere")]) == []
@@ -40,11 +47,7 @@ def test_settings_of_other_names_that_change_together_are_all_named() -> None:
 
 
 def test_the_page_shows_a_swept_setting_once_and_shared_ones_once() -> None:
-    runs = [
-        Run(f"lr{lr}-s{seed}", {"val/psnr_y": [(1.0, 20 + lr)]}, resolved(f"seed={seed}", f"optimizer.lr={lr}"))
-        for seed in (0, 1)
-        for lr in (1, 2)
-    ]
+    runs = [Run(f"{each['variant']}-s{each['seed']}", {"val/psnr_y": [(1.0, 20.0)]}, each) for each in swept_rates()]
     page = build(Collected([], runs, []), "title", images=1, quality=50)
     assert page.count("val/psnr_y against") == 1
     assert "val/psnr_y against optimizer.lr" in page

@@ -64,9 +64,10 @@ def _heading(name: str, several: bool) -> str:
 def _ablation_table(runs: Sequence[Run]) -> str:
     """What the runs differ in, and where their validation ended."""
     columns = {setting.name: setting.values for setting in differing([run.settings for run in runs])}
-    for key in ("seed", "variant", "name"):
+    for key, said in (("seed", "-s{}"), ("variant", "{}"), ("name", "{}")):
         values = tuple(run.settings.get(key, "") for run in runs)
-        if len(set(values)) > 1 and not all(value in run.name for value, run in zip(values, runs, strict=True)):
+        by_name = all(said.format(value) in run.name for value, run in zip(values, runs, strict=True))
+        if len(set(values)) > 1 and not by_name:
             columns = {key: values, **columns}
     names = _validation_names(runs)
     if not names:
