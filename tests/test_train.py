@@ -134,7 +134,9 @@ def test_a_finished_run_is_skipped(finished: Path, photo_folder: Path) -> None:
 
 def test_a_module_comes_back_from_its_run_bit_for_bit(finished: Path, photo_folder: Path) -> None:
     lq = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    drawn = torch.get_rng_state()
     first, second = (RestorationModule.from_run(finished).pipeline.restore(lq, ["a photo"]) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), drawn)  # the caller's
     assert torch.equal(first.images, second.images)
     module = RestorationModule.from_run(finished)
     ema = load_checkpoint(find_checkpoint(finished))["ema"]

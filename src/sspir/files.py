@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+REPLACED = "replaced"  # folder in a run's folder that holds what a run that started anew has found
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.checkpoint import LAST, glance, load_checkpoint, twin
 from sspir.errors import UserError
-from sspir.files import write_text
-from sspir.run import CHECKPOINTS, CONFIG, METRICS, OWN, REPLACED, SUMMARY, find_checkpoint, is_first_process
+from sspir.files import REPLACED, write_text
+from sspir.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.schedule import rate_at
 
 log = logging.getLogger(__name__)

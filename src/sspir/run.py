@@ -28,7 +28,6 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 WANDB_ID = "wandb.id"
-REPLACED = "replaced"  # holds what a run that started anew has found
 LOCK = ".lock"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 # What training writes into its folder, the summary first; people's own files beside it are theirs.
@@ -66,8 +65,9 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
     register()
     state = load_checkpoint(find_checkpoint(folder, checkpoint))
-    module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]  # a mapping
-    module.on_load_checkpoint(state)
+    with torch.random.fork_rng(devices=[]):  # the caller's numbers are not ours
+        module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]  # a mapping
+        module.on_load_checkpoint(state)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
     module.backbone.float()  # a U-Net held in half for training meets float32 parts outside autocast
     return module.eval()

@@ -1,13 +1,19 @@
-"""Names of the runs of a sweep: each is told from the others by what the sweep varies."""
+"""The runs of a sweep: each is named by what the sweep varies, and a SIGTERM ends all of them."""
 
 import hashlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children, parent_process
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+
+from sspir.errors import UserError
 
 NAMED = ("experiments", "ablation", "name", "variant", "seed")  # have a place of their own in a run's folder
 SHORT = re.compile(r"[\w.+-]{1,24}")
@@ -49,3 +55,46 @@ def name_variant(config: DictConfig) -> None:
     """Make what a sweep varies a part of the variant's name, for tables and records; the folder stays the same."""
     config.variant += swept(config.sweep)
     config.sweep = []
+
+
+class StoppedError(UserError):
+    """A job that a SIGTERM has stopped after it saved, or that came after one."""
+
+
+class Stop:
+    """How a SIGTERM ends a sweep whose jobs have processes of their own (joblib's): all of them, once they have saved.
+
+    The process that started the sweep passes it on to them. A job that has saved returns as failed: if its process
+    ended, joblib would kill those that are still saving.
+    """
+
+    received = False  # in this process, whichever it is
+
+    @classmethod
+    def pass_on(cls, signum: int, frame: Any) -> None:
+        """Handle the signal in the process that started the sweep."""
+        workers = [child for child in active_children() if type(child).__module__.startswith("joblib.")]
+        if not workers:
+            sys.exit(143)
+        cls.received = True
+        for worker in workers:
+            worker.terminate()
+
+    @classmethod
+    @contextmanager
+    def in_job(cls) -> Iterator[None]:
+        """Have a job fail instead of end its process, where that is one of joblib's.
+
+        Raises:
+            StoppedError: the job was stopped, or comes after one that was.
+        """
+        sentence = "The sweep was stopped by SIGTERM; the same command goes on."
+        if cls.received:
+            raise StoppedError(sentence)
+        try:
+            yield
+        except SystemExit as stop:
+            if parent_process() is None:
+                raise
+            cls.received = True
+            raise StoppedError(sentence) from stop

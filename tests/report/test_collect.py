@@ -50,6 +50,13 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
     assert len(collect([tmp_path, tmp_path / "a"])[0]) == 2  # a folder named twice is read once
 
 
+def test_what_a_run_has_set_aside_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 1e-4)
+    write_run(tmp_path / "run" / "replaced" / "1", 1e-3)
+    assert [run.name for run in collect([tmp_path]).runs] == ["run"]
+    assert [run.name for run in collect([tmp_path / "run" / "replaced" / "1"]).runs] == ["1"]
+
+
 def test_a_resumed_and_killed_run_reads_well(tmp_path: Path) -> None:
     _, (run,), _ = collect([write_run(tmp_path / "run", 1e-4)])
     assert set(run.curves) == {"loss/noise", "val/psnr_y"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sspir.errors import UserError
+from sspir.files import REPLACED
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import STOPPED, Run, read_run
 
@@ -63,8 +64,13 @@ def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _holders(roots: Iterable[Path], *names: str) -> list[Path]:
-    """The folders that hold a file or folder of one of the names, each once."""
-    found = [sorted({path.parent for name in names for path in root.rglob(name)}) for root in roots]
+    """The folders that hold a file or folder of one of the names, each once; what a run has set aside is left out."""
+    found = [
+        sorted(
+            {path.parent for name in names for path in root.rglob(name) if REPLACED not in path.relative_to(root).parts}
+        )
+        for root in roots
+    ]
     return list({folder.resolve(): folder for folders in found for folder in folders}.values())
 
 
