@@ -95,7 +95,7 @@ def sample(
     options = {"generator": list(generators)} if takes_generator else {}
     predictor = Predictor(backbone, settings, priors)
     with shared_attention(backbone):
-        for number, timestep in enumerate(timesteps.to(known.device), start=1):
+        for number, timestep in enumerate(timesteps, start=1):  # on the CPU, as every scheduler keeps its own
             scaled = scheduler.scale_model_input(latents, timestep)
             predicted = predict(predictor, scaled, timestep)
             latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
@@ -148,11 +148,11 @@ class Predictor:
 
         Args:
             latents: (B, C, h, w); large ones are done in tiles.
-            timestep: scalar.
+            timestep: scalar, on the CPU.
         """
         settings, images = self.settings, len(latents)
         halves = 2 if settings.guides(float(timestep)) else 1
-
+        seen = timestep.to(latents.device, non_blocking=True)
         numbers = count()
 
         def denoise(tiles: list[Tensor]) -> Tensor:
@@ -162,7 +162,7 @@ class Predictor:
                 tokens = self.tokens_of(next(numbers), image[0])
             sample = sample.to(features.dtype)
             scale = settings.conditioning_scale
-            predicted = self.backbone.predict(sample, timestep, prompts, tokens, features, scale).float()
+            predicted = self.backbone.predict(sample, seen, prompts, tokens, features, scale).float()
             return torch.cat(predicted.chunk(halves), dim=1)
 
         side = max(latents.shape[-2:])
