@@ -14,6 +14,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError
+from sspir.sampling.memory import released
 
 Row = dict[str, Any]
 Look = Callable[[Tensor], Tensor]
@@ -158,15 +159,17 @@ class FolderCaptioner:
         except CaptionerUnavailableError:
             raise
         except CaptionError as error:
-            for photo, image in opened.items():
-                if len(opened) == 1:
-                    yield photo, str(error)
-                else:
-                    yield from self._caption({photo: image})
+            trouble = released(error)
+        else:
+            for photo, caption in zip(opened, captions, strict=True):
+                self._record(photo, caption, self.captioner.provenance() | {"shown": self.shown})
+                yield photo, ""
             return
-        for photo, caption in zip(opened, captions, strict=True):
-            self._record(photo, caption, self.captioner.provenance() | {"shown": self.shown})
-            yield photo, ""
+        for photo, image in opened.items():
+            if len(opened) == 1:
+                yield photo, str(trouble)
+            else:
+                yield from self._caption({photo: image})
 
     def _name(self, photo: Path) -> str:
         return photo.relative_to(self.root).as_posix()

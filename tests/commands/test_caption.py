@@ -5,8 +5,10 @@ import os
 import random
 import signal
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,9 +24,17 @@ from tests.pipelines import tiny_pipeline, write_photo
 
 
 class Picky(Captioner):
-    """Says the size; refuses square photos, and gives up altogether at very wide ones."""
+    """Says the size; refuses square photos, and gives up altogether at very wide ones.
+
+    What it worked on when it refused must be gone from memory when it is asked again.
+    """
+
+    worked_on: ClassVar[list[weakref.ref]] = []
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        assert not [work for work in self.worked_on if work() is not None]
+        work = torch.zeros(1)
+        self.worked_on.append(weakref.ref(work))
         for image in images:
             if image.shape[1] == image.shape[2]:
                 raise CaptionError("square photos are refused.")

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -401,11 +402,13 @@ def test_patterns_results_in_the_input_and_a_bomb(
 def test_too_little_memory_is_tried_once_more_in_small_pieces(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     jobs = find_jobs([str(write_photo(tmp_path / "a.png", 30, 110))], tmp_path / "out")
-    structure, seen = pipeline.backbone.structure, []
+    structure, seen, held = pipeline.backbone.structure, [], []
 
     def narrow(lq: torch.Tensor) -> tuple:
         seen.append(lq.shape[-1])
+        assert not [tensor for tensor in held if tensor() is not None]  # the memory of what failed is free again
         if lq.shape[-1] > 400:
+            held.append(weakref.ref(lq))
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes")
         return structure(lq)
 

@@ -12,6 +12,7 @@ from sspir.priors.captioner import CaptionerUnavailableError
 from sspir.restoring.jobs import Job
 from sspir.restoring.journal import Journal
 from sspir.sampling.look import look
+from sspir.sampling.memory import released
 
 _TOGETHER = 8  # photos in memory, for captioners that answer several at a time
 
@@ -91,9 +92,10 @@ class Describer:
             captions = self.pipeline.captioner(list(looks.values()), [""] * len(looks)) if looks else []
             return {name: (caption, []) for name, caption in zip(looks, captions, strict=True)}
         except UserError as error:
-            if len(looks) == 1 or isinstance(error, CaptionerUnavailableError):
-                return dict.fromkeys(looks, _silence(error))
-            return {name: told for each in looks for name, told in self._ask({each: looks[each]}).items()}
+            trouble = released(error)
+        if len(looks) == 1 or isinstance(trouble, CaptionerUnavailableError):
+            return dict.fromkeys(looks, _silence(trouble))
+        return {name: told for each in looks for name, told in self._ask({each: looks[each]}).items()}
 
 
 def _silence(error: Exception) -> tuple[str, list[str]]:

@@ -22,7 +22,7 @@ from sspir.restoring.jobs import Job
 from sspir.restoring.journal import Journal
 from sspir.restoring.samples import Samples, write_samples
 from sspir.sampling.loop import Step
-from sspir.sampling.memory import peak_bytes, reset_peak
+from sspir.sampling.memory import peak_bytes, released, reset_peak
 from sspir.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
@@ -161,29 +161,38 @@ class Restorer:
 
     def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
         """Restore a group; what fails together is tried alone. Yields those that failed."""
+        error = self._tried(group, self.request.settings)
+        if error is not None and len(group) > 1:
+            for opened in group:
+                yield from self._attempt([opened])
+            return
+        if error is not None and _is_memory(error):
+            error = self._with_less_memory(group[0])
+        if error is not None:
+            yield group[0], error
+
+    def _tried(self, group: list[Opened], settings: Sampler) -> Exception | None:
+        """Restore a group; returns why that failed, when nothing of it is in memory any more."""
         try:
-            self._restore(group, self.request.settings)
+            self._restore(group, settings)
         except Exception as error:  # of any library: one photo's trouble, told in its line of the journal
-            if len(group) > 1:
-                for opened in group:
-                    yield from self._attempt([opened])
-                return
             log.debug("%s failed", group[0].job.source, exc_info=True)
-            failure = self._with_less_memory(group[0]) if _is_memory(error) else error
-            if failure:
-                yield group[0], failure
+            failure = released(error)
+        else:
+            return None
+        torch.cuda.empty_cache()  # does nothing where there is no GPU
+        return failure
 
     def _with_less_memory(self, opened: Opened) -> Exception | None:
         """Try once more in the smallest pieces; returns why that failed, too."""
         settings = self.request.settings.frugal()
         opened.warnings.append(f"there was too little memory; restored in regions of {settings.region} pixels")
-        try:
-            self._restore([opened], settings)
-        except Exception as error:
-            height, width = opened.lq.shape[-2:]
-            reason = f"{width} x {height} pixels need more memory than there is; lower --scale or use another machine"
-            return UserError(f"{opened.job.source}: {reason}.") if _is_memory(error) else error
-        return None
+        error = self._tried([opened], settings)
+        if error is None or not _is_memory(error):
+            return error
+        height, width = opened.lq.shape[-2:]
+        reason = f"{width} x {height} pixels need more memory than there is; lower --scale or use another machine"
+        return UserError(f"{opened.job.source}: {reason}.")
 
     def _restore(self, group: list[Opened], settings: Sampler) -> None:
         device = self.pipeline._execution_device

@@ -62,3 +62,12 @@ def peak_bytes(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def released(error: Exception) -> Exception:
+    """An error without the frames that it came through, which hold the tensors of what failed.
+
+    What is tried again after it, outside the `except` that caught it, starts with their memory free.
+    """
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
