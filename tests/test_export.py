@@ -53,6 +53,25 @@ def test_damaged_weights_are_refused_in_words(run: Path, tmp_path: Path) -> None
         load_pipeline(out)
 
 
+def test_an_export_touches_nothing_beside_it_and_leaves_nothing_half(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new" / "model"
+    beside = out.with_name(".model") / "notes.txt"
+    beside.parent.mkdir(parents=True)
+    beside.write_text("mine")
+    monkeypatch.setattr("sspir.export.card", lambda run, checkpoint: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(run, out)
+    assert [path.name for path in out.parent.iterdir()] == [".model"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    export(run, "new/model")
+    assert beside.read_text() == "mine"
+    assert {path.name for path in out.parent.iterdir()} == {".model", "model"}
+    assert out.stat().st_mode == beside.parent.stat().st_mode  # as open to others as any new folder
+
+
 def test_what_is_no_run_is_not_exported(tmp_path: Path) -> None:
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "model")]) == 2
 

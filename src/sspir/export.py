@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from omegaconf import OmegaConf
@@ -21,7 +22,7 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
 
     Args:
         run: folder of a trained run.
-        out: folder that is made; it must not be there yet.
+        out: folder that is made, with those above it; it must not be there yet, and is there when it is whole.
         checkpoint: "last", "best" or a file name.
         dtype: of the weights on disk, "float32", "float16" or "bfloat16"; the Processor and a linear autoencoder, which
             are small and decide the picture to the last bit, keep float32.
@@ -38,13 +39,14 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
     pipeline.in_dtype(dtype)
     for part in (pipeline.text_encoder, pipeline.image_encoder, pipeline.refine):
         torch.nn.Module.to(part, getattr(torch, dtype))
-    temporary = out.with_name(f".{out.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.save_pretrained(temporary)
-    (temporary / CARD).write_text(card(run, checkpoint))
-    shutil.copy(run / CONFIG, temporary / TRAINING)
-    (temporary / SUMS).write_text("".join(f"{sha256(path)}  {name}\n" for name, path in _files(temporary)))
-    temporary.replace(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as private:
+        folder = Path(private, out.name)  # a folder within, as the outer one is closed to others
+        pipeline.save_pretrained(folder)
+        (folder / CARD).write_text(card(run, checkpoint))
+        shutil.copy(run / CONFIG, folder / TRAINING)
+        (folder / SUMS).write_text("".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder)))
+        folder.rename(out)
 
 
 def card(run: Path, checkpoint: str) -> str:

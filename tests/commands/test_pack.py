@@ -47,3 +47,15 @@ def test_broken_photos_are_named_and_left_out(photos: Path, tmp_path: Path, caps
 
 def test_one_name_in_two_folders_is_refused(photos: Path, tmp_path: Path) -> None:
     assert main(["pack", str(photos), str(photos), "--out", str(tmp_path / "out")]) == 2
+
+
+def test_shards_that_are_there_stay_until_they_are_to_be_replaced(photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "out" / "shard-000000.tar"
+    other.parent.mkdir()
+    other.write_text("another tool's")
+    arguments = ["pack", str(photos), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert main([*arguments, "--overwrite", "--captions", str(tmp_path / "none.jsonl")]) == 2
+    assert other.read_text() == "another tool's"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert len(Shards(tmp_path / "out")) == 5
