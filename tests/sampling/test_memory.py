@@ -1,12 +1,16 @@
 """Peak memory: measured, and bounded for large images."""
 
+import copy
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from sspir.sampling.memory import free_bytes, peak_bytes, reset_peak
+from sspir.sampling.memory import capacity_bytes, free_bytes, peak_bytes, reset_peak
+from sspir.sampling.restoration import Restoration
+from sspir.sampling.sampler import Sampler
+from tests.pipelines import photo, tiny_pipeline
 
 CPU = torch.device("cpu")
 
@@ -18,6 +22,47 @@ def test_a_peak_is_seen_and_forgotten() -> None:
     assert peak_bytes(CPU) - before > 200 * 2**20
     del block
     assert free_bytes(CPU) > 2**20
+
+
+def on_a_card(monkeypatch: pytest.MonkeyPatch, free: float, total: float, cached: float) -> None:
+    """What torch tells of a card, GiB: free for others, in all, and held by torch without being used."""
+    told = {"mem_get_info": (free, total), "memory_reserved": 1 + cached, "memory_allocated": 1}
+    for name, number in told.items():
+        answer = tuple(int(each * 2**30) for each in number) if isinstance(number, tuple) else int(number * 2**30)
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+
+
+def test_what_torch_holds_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_card(monkeypatch, free=0.5, total=24, cached=20)
+    assert free_bytes(torch.device("cuda")) == 20.5 * 2**30
+
+
+def test_tiles_depend_on_neither_what_ran_before_nor_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = copy.deepcopy(tiny_pipeline())
+    pipeline.unet.register_to_config(block_out_channels=(320, 640, 1280))  # of Stable Diffusion, as to memory
+    pipeline.vae.register_to_config(block_out_channels=[128] * 3)
+    settings = Sampler(tile="auto", region=1024)
+    found = {}
+    for total in (6, 24):
+        for free, cached, batch in ((0.5, 0.0, 1), (0.5, 20.0, 1), (5.5, 0.0, 1), (5.5, 0.0, 3)):
+            with monkeypatch.context() as patch:
+                on_a_card(patch, free, total, cached)
+                capacity = capacity_bytes(torch.device("cuda"))
+                patch.setattr("sspir.sampling.restoration.capacity_bytes", lambda device, held=capacity: held)
+                lq = photo(16, 16)[None].repeat(batch, 1, 1, 1)
+                work = Restoration(pipeline, lq, ["a"] * batch, (1024, 1024), [0] * batch, settings)
+            told = found.setdefault(total, (work.settings.tile, work.vae_tile, work.warnings))
+            assert told == (work.settings.tile, work.vae_tile, work.warnings)
+            assert work.settings.tile_batch * batch <= settings.tile_batch
+    assert found[24] == (96, None, [])
+    assert found[6][:2] == (64, 64)
+    assert "tiles of 64, as the device's memory is too small" in found[6][2][0]
+
+
+def test_the_capacity_of_a_machine_stays() -> None:
+    before = capacity_bytes(CPU)
+    block = torch.ones(400 * 2**20 // 4)
+    assert capacity_bytes(CPU) == before >= free_bytes(CPU) + block.nbytes
 
 
 CODE = """

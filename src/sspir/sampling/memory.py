@@ -8,34 +8,50 @@ import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUP = Path("/sys/fs/cgroup")
-_WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be free where no one tells
+_WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be there where no one tells
 
 
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be taken on a device: what the GPU, the container and the machine leave, whichever is less.
 
+    What torch's allocator holds on a GPU without using it counts as free.
+
     Args:
         device: where the work is done.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = [_machine_free()]
-    try:
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    free = [_machine("MemAvailable", "SC_AVPHYS_PAGES")]
+    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
         limit, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
         free.append(int(limit) - int(used))
-    except (OSError, ValueError):  # no control group, or one without a limit ("max")
-        pass
     return max(0, min(free))
 
 
-def _machine_free() -> int:
+def capacity_bytes(device: torch.device) -> int:
+    """Bytes that a device has in all, whoever uses them: what decides about pixels must be the same at every run.
+
+    Args:
+        device: where the work is done.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    total = [_machine("MemTotal", "SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):
+        total.append(int((_CGROUP / "memory.max").read_text()))
+    return min(total)
+
+
+def _machine(line: str, pages: str) -> int:
+    """Bytes of the machine, by a line of Linux's /proc/meminfo or a name of `os.sysconf`."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        return int(lines[line].split()[0]) * 1024
     except (OSError, KeyError):
         pass
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return _WITHOUT_ANSWER
 

@@ -17,7 +17,7 @@ from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
 from sspir.priors.text_encoder import encode_captions
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.loop import OnStep, Priors, sample
-from sspir.sampling.memory import free_bytes
+from sspir.sampling.memory import capacity_bytes
 from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
@@ -88,8 +88,10 @@ class Restoration:
         self.pipeline, self.backbone, self.vae = pipeline, pipeline.backbone, pipeline.vae
         self.lq, self.captions, self.size, self.seeds = lq, captions, size, seeds
         self.on_step = on_step
+        self.warnings: list[str] = []
         self.multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
-        self.settings = replace(settings, tile=self._tile(settings))
+        together = max(1, settings.tile_batch // len(lq)) if settings.tile == "auto" else settings.tile_batch
+        self.settings = replace(settings, tile=self._tile(settings), tile_batch=together)
         # A residual refers to the Processor's picture: faithful is to leave that as it is, not to put the noise of the
         # photo back
         self.residual_share = (1 - settings.fidelity) / pipeline.config.residual if pipeline.config.residual else 1.0
@@ -98,25 +100,38 @@ class Restoration:
         self.prompt_embeds = encode_captions(pipeline.tokenizer, pipeline.text_encoder, [*negatives, *captions])
         self.vae_tile = self._vae_tile()
 
+    def _room(self) -> float:
+        """Bytes for one image's maps: half of what the device has beside the weights.
+
+        Neither what is free at the moment nor the batch counts: the pictures would depend on them.
+        """
+        parts = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        weights = sum(each.numel() * each.element_size() for part in parts for each in part.parameters())
+        return max(0, capacity_bytes(self.lq.device) - weights) / 2
+
     def _tile(self, settings: Sampler) -> int | None:
-        """Side of a tile in latent pixels; "auto" is the largest of the usual ones that half the memory can hold."""
+        """Side of a tile in latent pixels; "auto" is the largest of the usual ones that there is room for."""
         if settings.tile != "auto":
             return settings.tile if isinstance(settings.tile, int) else None
         # Measured: the loop holds about 40 maps of the widest level per latent pixel, twice under guidance
         width, halves = self.backbone.unet.config.block_out_channels[0], 2 if settings.guided else 1
-        each = 40 * 4 * width * halves * len(self.lq) * settings.tile_batch
-        pixels = free_bytes(self.lq.device) / 2 / each
-        return next((side for side in (96, 64, 48) if side**2 <= pixels and side > settings.overlap), 48)
+        pixels = self._room() / (40 * 4 * width * halves * settings.tile_batch)
+        side = next((side for side in (96, 64, 48) if side**2 <= pixels and side > settings.overlap), 48)
+        if side < 96 and max(self.size) > side * factor_of(self.vae):
+            self.warnings.append(f"denoised in tiles of {side}, as the device's memory is too small for 96")
+        return side
 
     def _vae_tile(self) -> int | None:
-        """Side of the tiles of a large autoencoder, in latent pixels, where half the memory cannot hold its maps."""
+        """Side of the tiles of a large autoencoder, in latent pixels, where there is no room for its maps."""
         widths = self.vae.config.get("block_out_channels")
         if not widths:
             return None
-        pixels = len(self.lq) * min(self.size[0] * self.size[1], (self.settings.region or 2**31) ** 2)
         # The decoder's last level: about ten maps of its width
-        needed = 10 * 4 * widths[0] * pixels
-        return _VAE_TILE if needed > free_bytes(self.lq.device) / 2 else None
+        needed = 10 * 4 * widths[0] * min(self.size[0] * self.size[1], (self.settings.region or 2**31) ** 2)
+        if needed <= self._room():
+            return None
+        self.warnings.append(f"decoded in tiles of {_VAE_TILE}, as the device's memory is too small for the whole")
+        return _VAE_TILE
 
     def embed(self, images: Tensor) -> Tensor:
         """Image embeddings (B, L, D) of images (B, 3, H, W) in [0, 1]."""
@@ -129,7 +144,7 @@ class Restoration:
         upscaled = upscale(self.lq, self.size)
         images, structure = self.part(upscaled, self.embed(upscaled), self.on_step)
         images = fix_colour(images, upscaled, self.settings.colour, self.settings.colour_strength)
-        return Restored(drawn_to(self.lq, images, self.drawn), structure, self.captions)
+        return Restored(drawn_to(self.lq, images, self.drawn), structure, self.captions, self.warnings)
 
     def in_regions(self) -> Restored:
         """Region by region: the images alone, as the Processor's of the whole would double the memory."""
@@ -150,7 +165,7 @@ class Restoration:
             canvas[..., rows.start : rows.stop, columns.start : columns.stop] += image
         if self.settings.colour == "adain":
             match_moments(canvas, self.lq, self.settings.colour_strength)
-        return Restored(drawn_to(self.lq, canvas, self.drawn), [], self.captions)
+        return Restored(drawn_to(self.lq, canvas, self.drawn), [], self.captions, self.warnings)
 
     def _counted(self, number: int, count: int) -> OnStep | None:
         on_step = self.on_step
