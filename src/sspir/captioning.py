@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sspir.data.captions import same_name
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError
@@ -49,7 +50,7 @@ class CaptionTable:
         for number, line in enumerate(whole.splitlines(), start=1):
             if line.strip():
                 row = self._row(line, number)
-                self.rows[row["file_name"]] = row
+                self.rows[same_name(row["file_name"])] = row
         if tail := data[len(whole) :]:
             self._mend(tail, len(whole))
 
@@ -69,7 +70,7 @@ class CaptionTable:
         """End a last line that an editor left open, or take away one that a crash cut off."""
         try:
             row = json.loads(tail)
-            self.rows[row["file_name"]] = row
+            self.rows[same_name(row["file_name"])] = row
             self._write(b"\n")
         except (ValueError, KeyError, TypeError):
             os.truncate(self.path, start)
@@ -78,7 +79,7 @@ class CaptionTable:
         """Write one photo's line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogateescape"))
-        self.rows[row["file_name"]] = row
+        self.rows[same_name(row["file_name"])] = row
 
     def _write(self, data: bytes) -> None:
         """Append in a single call of the system."""
@@ -185,7 +186,7 @@ class FolderCaptioner:
 
     def _adopt(self, photo: Path) -> Row | None:
         """The photo's row, after taking over what a person wrote beside it."""
-        row = self.table.rows.get(self._name(photo))
+        row = self.table.rows.get(same_name(self._name(photo)))
         text = photo.with_suffix(".txt")
         if not self.beside or not text.is_file():
             return row

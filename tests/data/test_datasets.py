@@ -1,7 +1,9 @@
 """Folders, pairs, captions, crops, mixtures and shards."""
 
 import json
+import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from sspir.captioning import CaptionTable
 from sspir.data import Benchmark, Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.captions import find_captions
 from sspir.data.loading import TrainingViews, collate
+from sspir.data.paired_folder import match_pairs
 from sspir.data.sample import Sample
 from sspir.data.sampler import EpochSampler, Position
 from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
 from sspir.images.io import list_images
+from sspir.metrics.pairing import match
 from tests.pipelines import write_photo
 
 
@@ -145,6 +150,32 @@ def test_captions_beside_and_in_tables(folder: Path, tmp_path: Path) -> None:
         find_captions(table)
     with pytest.raises(UserError, match="missing"):
         find_captions(tmp_path / "none.jsonl")
+
+
+def test_captions_that_fit_no_photo_are_refused_and_some_are_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "captions.jsonl"
+    table.write_text(json.dumps({"file_name": "photos/0/0.png", "caption": "a cat"}) + "\n")
+    with pytest.raises(UserError, match=r"fit none of \d+ photos.* photos/0/0.png, a photo is called 0/0.png"):
+        ImageFolder(folder, captions=str(table))
+    with table.open("a") as file:
+        file.write(json.dumps({"file_name": "0/0.png", "caption": "a dog"}) + "\n")
+    assert ImageFolder(folder, captions=str(table))[0]["caption"] == "a dog"
+    assert re.search(r"1 of \d+ photos have one; unmatched lines: first photos/0/0.png", caplog.text)
+
+
+def test_names_are_compared_in_one_form_of_unicode(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "Größe.png") for form in ("NFC", "NFD"))
+    lq, hq = make_pairs(tmp_path, [composed])
+    (lq / composed).rename(lq / apart)
+    assert match_pairs(lq, hq) == [(lq / apart, hq / composed)]
+    assert match({"ours": lq}, hq)[1] == []
+    table = tmp_path / "captions.jsonl"
+    for written, root in ((apart, hq), (composed, lq)):
+        table.write_text(json.dumps({"file_name": written, "caption": "a tower"}) + "\n")
+        assert ImageFolder(root, captions=str(table), names=[written])[0]["caption"] == "a tower"
+        assert CaptionTable(table).rows.keys() == {composed}
 
 
 def test_captions_in_parquet(folder: Path, tmp_path: Path) -> None:

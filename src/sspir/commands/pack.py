@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     names = [name for _, name in files]
     if twice := sorted({name for name in names if names.count(name) > 1})[:5] if len(set(names)) < len(names) else []:
         raise UserError(f"Several folders hold {', '.join(twice)}; pack them apart and mix the sets.")
-    captions = find_captions(options.captions)
+    captions = find_captions(options.captions, names)
     for path in old:  # the manifest first: without it what is left is no set
         path.unlink()
     writer = ShardWriter(options.out, int(options.shard_mb * 1e6))

@@ -1,10 +1,20 @@
 """Captions: a text beside each image, or one table for all."""
 
 import json
+import logging
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from sspir.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def same_name(name: str) -> str:
+    """A file's name in the one form of Unicode that names are compared in: macOS writes accents apart from letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 class Captions(Protocol):
@@ -15,22 +25,39 @@ class Captions(Protocol):
         ...
 
 
-def find_captions(source: str | Path | None) -> Captions:
+def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Captions:
     """Open a source of captions.
 
     Args:
         source: None for none; "beside" for `photo.txt` beside `photo.jpg`; otherwise a JSON Lines or Parquet file
             with the columns `file_name` (the image's path below its root) and `caption`.
+        names: of the photos it is for, by which a file is checked; none: it is not.
 
     Raises:
-        UserError: if the file is missing or of another form.
+        UserError: if the file is missing or of another form, or has a caption of none of the photos.
     """
     if source is None:
         return lambda path, name: ""
     if str(source) == "beside":
         return _caption_beside
     table = _read_table(Path(source))
-    return lambda path, name: table.get(name, "")
+    _check(Path(source), table, [same_name(name) for name in names])
+    return lambda path, name: table.get(same_name(name), "")
+
+
+def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
+    """Say where names do not match, as photos without a caption are no error by themselves."""
+    found = sum(name in table for name in names)
+    if found == len(names):
+        return
+    unmatched = table.keys() - set(names)
+    first = min(unmatched, default="none")
+    if not found:
+        raise UserError(
+            f"The captions {source} fit none of {len(names)} photos: the first line is of {first}, a photo is called "
+            f"{names[0]}; file_name must be the path below the photos' folder, with its suffix."
+        )
+    log.warning("captions %s: %d of %d photos have one; unmatched lines: first %s", source, found, len(names), first)
 
 
 def _caption_beside(path: Path, name: str) -> str:
@@ -43,7 +70,7 @@ def _read_table(path: Path) -> dict[str, str]:
         raise UserError(f"The captions {path} are missing; give a .jsonl or .parquet file, or `beside`.")
     try:
         rows = _read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
-        return {str(row["file_name"]): str(row["caption"]) for row in rows}
+        return {same_name(str(row["file_name"])): str(row["caption"]) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"The captions {path} cannot be read ({error!r}); every row needs file_name and caption."

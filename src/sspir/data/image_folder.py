@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sspir.data.captions import find_captions
+from sspir.data.captions import find_captions, same_name
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
@@ -44,15 +44,15 @@ class ImageFolder(CroppedPhotos):
         roots = [roots] if isinstance(roots, str | Path) else list(roots)
         files = [(path, path.relative_to(root).as_posix()) for root in map(Path, roots) for path in list_images(root)]
         if names is not None:
-            wanted = set(names)
-            files = [(path, name) for path, name in files if name in wanted]
+            wanted = set(map(same_name, names))
+            files = [(path, name) for path, name in files if same_name(name) in wanted]
         if min_size > 0:
             files = [(path, name) for path, name in files if short_side(path) >= min_size]
         if not files:
             raise UserError(f"No image in {', '.join(map(str, roots))} is wanted; check names and min_size.")
         super().__init__(crop)
         self.files = files
-        self.captions = find_captions(captions)
+        self.captions = find_captions(captions, [name for _, name in files])
         self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
 
     def __len__(self) -> int:

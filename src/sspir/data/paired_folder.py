@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sspir.data.captions import find_captions
+from sspir.data.captions import find_captions, same_name
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
@@ -41,7 +41,7 @@ class PairedFolder(CroppedPhotos):
         super().__init__(crop)
         self.pairs = match_pairs(Path(lq), Path(hq))
         self.root = Path(hq)
-        self.captions = find_captions(captions)
+        self.captions = find_captions(captions, [hq.relative_to(self.root).as_posix() for _, hq in self.pairs])
         self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ def match_pairs(lq: Path, hq: Path) -> list[tuple[Path, Path]]:
 def _by_stem(root: Path) -> dict[str, Path]:
     stems: dict[str, Path] = {}
     for path in list_images(root):
-        stem = path.relative_to(root).with_suffix("").as_posix()
+        stem = same_name(path.relative_to(root).with_suffix("").as_posix())
         if stem in stems:
             raise UserError(f"{stems[stem]} and {path} differ in the suffix only; pairs need one photo of each name.")
         stems[stem] = path

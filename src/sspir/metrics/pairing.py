@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sspir.data.captions import same_name
 from sspir.images.io import list_images
 
 SCALE_SUFFIX = re.compile(r"([_-]?x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE)
@@ -83,7 +84,7 @@ def match(
 def _by_name(role: str, folder: Path, ignore_scale: bool, unmatched: list[Unmatched]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for path in list_images(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = same_name(path.relative_to(folder).with_suffix("").as_posix())
         if ignore_scale:
             name = SCALE_SUFFIX.sub("", name) or name
         if name in paths:

@@ -36,9 +36,9 @@ class Sampler:
         fidelity: 0 restores as the settings say, 1 stays as close to what was photographed as it can; in between, the
             start sinks towards the last timestep, and the result is drawn towards the low-quality image; a model of
             residuals is drawn towards the Processor's picture instead.
-        tile: side of a latent tile; larger latents are denoised in tiles that are blended at every step. "auto" takes the
-            largest of 96, 64 and 48 that half of what the device's memory holds beside the weights has room for:
-            one device gives the same picture at every run, whatever else it does. None never tiles.
+        tile: side of a latent tile; larger latents are denoised in tiles that are blended at every step. "auto" takes
+            the largest of 96, 64 and 48 that half of the device's memory beside the weights has room for: one device
+            gives the same picture at every run, whatever else it does. None never tiles.
         overlap: of neighbouring tiles, in latent pixels.
         tile_batch: tiles per call of the network.
         tile_tokens: whose image tokens a tile sees: the "image"'s, or those of the "tile" itself.
