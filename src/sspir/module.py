@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.degradation import sample_seed
@@ -24,6 +24,7 @@ from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.sampler import Sampler
 from sspir.strategy import ShardedStrategy
+from sspir.validation import Validation
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -88,9 +89,7 @@ class RestorationModule(pl.LightningModule):
         self.captioner = captioner
         self.noise_schedule = noise_schedule
         self.loss = loss
-        rows = ("val", "bicubic", "structure")
-        self.metrics = {row: MetricCollection(dict(metrics), prefix=f"{row}/").clone() for row in rows}
-        self._metrics = nn.ModuleList(self.metrics.values())  # moves with the module
+        self.validation = Validation(metrics)
         self.sampler = sampler
         self.optimizer = optimizer
         self.schedule = schedule
@@ -244,21 +243,16 @@ class RestorationModule(pl.LightningModule):
         size = (batch.hq.shape[-2], batch.hq.shape[-1])
         bicubic = upscale(batch.lq, size)
         captions = self.captioner(bicubic, batch.captions)
-        seeds = [sample_seed(0, 0, name) for name in batch.ids]
-        restored = self.pipeline.restore(batch.lq, captions, size, seeds)
+        restored = self.validation.restore(self.pipeline, batch.lq, captions, size, batch.ids)
         rows = {"val": restored.images, "bicubic": bicubic}
         if restored.structure:
             rows["structure"] = upscale(restored.structure[0], size)
-        for row, images in rows.items():
-            self.metrics[row].update(images, batch.hq)
+        self.validation.update(rows, batch.hq)
         return restored
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics over all images, not the mean of batch means."""
-        for metrics in self.metrics.values():
-            if any(metric.update_called for metric in metrics.values()):
-                self.log_dict(metrics.compute(), sync_dist=False)
-            metrics.reset()
+        """Log what was measured."""
+        self.log_dict(self.validation.finish(), sync_dist=False)
 
     def configure_optimizers(self) -> Any:
         """An optimizer over exactly the trainable parts; clipping covers what it holds."""

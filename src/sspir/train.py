@@ -71,7 +71,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     module = build_module(config)
     trainer = instantiate(
         config.trainer,
-        callbacks=[*_built(config.callbacks), _best_checkpoint(folder, module.metrics["val"], config.monitor)],
+        callbacks=[*_built(config.callbacks), _best_checkpoint(folder, module.validation.rows["val"], config.monitor)],
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
@@ -142,7 +142,7 @@ def _tell_loggers(trainer: pl.Trainer, module: Any) -> None:
     for logger in trainer.loggers:
         logger.log_hyperparams(module.config)
         if isinstance(logger, StepLogger):
-            for metrics in module.metrics.values():
+            for metrics in module.validation.rows.values():
                 for name, metric in metrics.items():
                     logger.prefer(name, metric.higher_is_better)
 

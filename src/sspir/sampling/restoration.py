@@ -18,6 +18,7 @@ from sspir.priors.text_encoder import encode_captions
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.memory import capacity_bytes
+from sspir.sampling.precision import halves_of, in_full
 from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
@@ -248,6 +249,20 @@ def structure_of(backbone: ControlledUNet, padded: Tensor) -> tuple[Tensor, list
     return features, [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
 
 
+class BrokenError(UserError):
+    """A result that holds NaN or infinity, or is black all over, in full precision too.
+
+    Attributes:
+        restored: the result.
+    """
+
+    def __init__(self, restored: Restored) -> None:
+        super().__init__(
+            "The network's result holds NaN or is black all over; check the weights, or take another sampler or start."
+        )
+        self.restored = restored
+
+
 def restore_batch(
     pipeline: Any,
     lq: Tensor,
@@ -260,22 +275,20 @@ def restore_batch(
     """Restore a batch; arguments as of `Restoration`. What comes out broken in half precision is done again in full.
 
     Raises:
-        UserError: the result holds NaN or infinity in full precision too.
+        BrokenError: the result holds NaN or infinity, or is black, in full precision too.
     """
-    restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step)
-    done = restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
-    if not _broken(done.images, lq):
-        return done
-    dtype = pipeline.unet.dtype
-    if dtype == torch.float32:
-        raise UserError(
-            "The network's result holds NaN or is black all over; check the weights, or take another sampler or start."
-        )
-    try:
-        done = restore_batch(pipeline.in_dtype(torch.float32), lq, captions, size, seeds, settings, on_step)
-    finally:
-        pipeline.in_dtype(dtype)
-    done.warnings.append(f"the result in {str(dtype).removeprefix('torch.')} was NaN or black; restored in float32")
+
+    def restored() -> Restored:
+        restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step)
+        return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
+
+    done = restored()
+    if _broken(done.images, lq) and ((halves := halves_of(pipeline)) or torch.is_autocast_enabled(lq.device.type)):
+        with in_full(halves), torch.autocast(lq.device.type, enabled=False):
+            done = restored()
+        done.warnings.append("the result in half precision was NaN or black; restored in float32")
+    if _broken(done.images, lq):
+        raise BrokenError(done)
     return done
 
 

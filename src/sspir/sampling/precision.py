@@ -1,0 +1,29 @@
+"""Full precision for a while, around weights that are held in less."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def halves_of(pipeline: Any) -> list[Tensor]:
+    """The weights of a pipeline that are held in less than float32."""
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    weights = [weight for part in parts for weight in chain(part.parameters(), part.buffers())]
+    return [weight for weight in weights if weight.is_floating_point() and weight.itemsize < 4]
+
+
+@contextmanager
+def in_full(weights: list[Tensor]) -> Iterator[None]:
+    """Within, weights are float32; afterwards they are as they were, bit for bit: a training may go on with them."""
+    held = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.float()
+        yield
+    finally:
+        for weight, data in zip(weights, held, strict=True):
+            weight.data = data.to(weight.device)  # offloading may have moved it

@@ -1,0 +1,115 @@
+"""Validation within training: it restores as users do, changes nothing that is trained, and never ends a run."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sspir.color import fix_colour
+from sspir.config import compose_config
+from sspir.metrics.fidelity import PSNR
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.module import RestorationModule
+from sspir.run import find_checkpoint, load_checkpoint
+from sspir.train import train
+from sspir.validation import Validation
+from tests.pipelines import photo, tiny_pipeline
+from tests.runs import tiny_run
+from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
+
+
+def nan_in_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the denoiser overflow in half precision, outside training steps."""
+    denoise = ControlledUNet.denoise
+
+    def overflowing(self: ControlledUNet, *arguments: Any) -> Tensor:
+        half = torch.is_autocast_enabled("cpu") or self.unet.dtype != torch.float32
+        return denoise(self, *arguments) * (float("nan") if half and not torch.is_grad_enabled() else 1)
+
+    monkeypatch.setattr(ControlledUNet, "denoise", overflowing)
+
+
+def nan_where_dark(monkeypatch: pytest.MonkeyPatch, threshold: float) -> None:
+    """Break the results of photos that are darker than a threshold, whatever the precision."""
+
+    def broken(images: Tensor, reference: Tensor, *rest: Any) -> Tensor:
+        dark = reference.mean(dim=(1, 2, 3), keepdim=True) < threshold
+        return torch.where(dark, float("nan"), fix_colour(images, reference, *rest))
+
+    monkeypatch.setattr("sspir.sampling.restoration.fix_colour", broken)
+
+
+def watch_weights(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of parameters that a validation step replaced or changed."""
+    step, changed = RestorationModule.validation_step, []
+
+    def watched(self: RestorationModule, *arguments: Any) -> Any:
+        before = {name: (parameter, parameter.detach().clone()) for name, parameter in self.named_parameters()}
+        restored = step(self, *arguments)
+        for name, parameter in self.named_parameters():
+            same, value = before[name]
+            if parameter is not same or parameter.dtype != value.dtype or not torch.equal(parameter, value):
+                changed.append(name)
+        assert torch.isfinite(restored.images).all()
+        held = {id(parameter) for group in self.optimizers().param_groups for parameter in group["params"]}
+        assert held == {id(p) for part in self.trainable().values() for p in part.parameters()}
+        return restored
+
+    monkeypatch.setattr(RestorationModule, "validation_step", watched)
+    return changed
+
+
+def test_a_picture_that_is_nan_in_half_precision_is_repaired_around_what_is_trained(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nan_in_half(monkeypatch)
+    changed = watch_weights(monkeypatch)
+    given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
+    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    precision = ["trainer.precision=bf16-mixed", "backbone.dtype=bfloat16"]
+    summary = train(
+        compose_config("train", ["experiments=ssp_ir", f"folder={tmp_path}/run", *given, *places, *precision])
+    )
+    assert changed == []
+    assert summary["step"] == 3
+    assert summary["val/repaired"] == 1
+    assert 0 < summary["val/psnr_y"] < 60
+    assert "Validation of 0.png: the result in half precision was NaN" in caplog.text
+    state = load_checkpoint(find_checkpoint(tmp_path / "run"))
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in state["ema"].values())
+    assert any(not torch.equal(value, state["ema"][key]) for key, value in state["state_dict"].items())
+
+
+def test_a_picture_that_stays_broken_counts_as_failed_and_the_run_goes_on(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nan_where_dark(monkeypatch, 1.0)
+    summary = tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.precision=bf16-mixed")
+    assert summary["step"] == 2
+    assert summary["val/failed"] == 2
+    assert math.isnan(summary["val/psnr_y"])
+    assert "bicubic/psnr_y" not in summary
+    assert "0.png failed: The network's result holds NaN" in caplog.text
+
+
+def test_in_a_batch_only_what_is_broken_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lq = torch.stack([photo(8, 8, seed=1) * 0.1, photo(8, 8, seed=2)])
+    nan_where_dark(monkeypatch, 0.2)
+    validation, names = Validation({"psnr_y": PSNR()}), ["dark.png", "light.png"]
+    restored = validation.restore(tiny_pipeline(), lq, ["a", "b"], (32, 32), names)
+    assert restored.captions == ["a", "b"]
+    assert [bool(image.isfinite().all()) for image in restored.images] == [False, True]
+    hq = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    validation.update({"val": restored.images, "bicubic": 1 - hq}, hq)
+    numbers = validation.finish()
+    assert numbers["val/psnr_y"] == PSNR()(restored.images[1:], hq[1:])
+    assert numbers["bicubic/psnr_y"] == PSNR()(1 - hq[1:], hq[1:])
+    assert numbers["val/failed"] == 1
+    assert "dark.png failed" in caplog.text
+    validation.update({"val": hq}, hq)
+    assert validation.finish() == {"val/psnr_y": 80, "val/failed": 0}  # counted anew
