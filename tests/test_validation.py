@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sspir.batch import Batch
 from sspir.color import fix_colour
 from sspir.config import compose_config
-from sspir.metrics.fidelity import PSNR
+from sspir.metrics.fidelity import PSNR, SSIM
+from sspir.metrics.perceptual import VIF
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.latent import upscale
 from sspir.module import RestorationModule
 from sspir.run import find_checkpoint, load_checkpoint
 from sspir.train import train
@@ -113,3 +116,47 @@ def test_in_a_batch_only_what_is_broken_is_left_out(
     assert "dark.png failed" in caplog.text
     validation.update({"val": hq}, hq)
     assert validation.finish() == {"val/psnr_y": 80, "val/failed": 0}  # counted anew
+
+
+def test_metrics_in_mixed_precision_are_those_of_the_pictures(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, shown = RestorationModule.validation_step, []
+
+    def kept(self: RestorationModule, batch: Batch, *rest: Any) -> Any:
+        restored = step(self, batch, *rest)
+        rows = {"val": restored.images, "bicubic": batch.lq, "structure": restored.structure[0]}
+        shown.append({row: (images.clone(), batch.hq.clone()) for row, images in rows.items()})
+        return restored
+
+    monkeypatch.setattr(RestorationModule, "validation_step", kept)
+    changes = [
+        "trainer.precision=bf16-mixed",
+        "trainer.max_steps=2",
+        "+metric.vif._target_=sspir.metrics.perceptual.VIF",
+    ]
+    summary = tiny_run(tmp_path / "run", photo_folder, *changes, "dataset.validation.photos.crop.size=48")
+    measures = {"psnr_y": PSNR(), "vif": VIF(), "ssim_y": SSIM()}
+    for row in ("val", "bicubic", "structure"):
+        for name, metric in measures.items():
+            values = [metric.score(upscale(images[row][0], (48, 48)), images[row][1]).item() for images in shown]
+            assert summary[f"{row}/{name}"] == pytest.approx(sum(values) / len(values), abs=1e-6)
+
+
+def test_of_a_pipeline_in_autocast_the_denoiser_alone_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = []
+
+    def predict(self: ControlledUNet, sample: Tensor, *_: Any) -> Tensor:
+        halves.append(torch.is_autocast_enabled("cpu"))
+        return 0.5 * sample
+
+    monkeypatch.setattr(ControlledUNet, "predict", predict)
+    pipeline = tiny_pipeline()
+    for changes in ({"colour": "wavelet"}, {"tile": 8, "overlap": 2, "tile_tokens": "tile"}, {"region": 64}):
+        settings = pipeline.settings(**changes)
+        wanted = pipeline.restore(photo()[None], ["a"], sampler=settings)
+        with torch.autocast("cpu", torch.bfloat16):
+            restored = pipeline.restore(photo()[None], ["a"], sampler=settings)
+        assert torch.equal(restored.images, wanted.images)
+        assert all(map(torch.equal, restored.structure, wanted.structure))
+    assert sorted(halves) == [False] * (len(halves) // 2) + [True] * (len(halves) // 2)

@@ -22,6 +22,7 @@ from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
+from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.strategy import ShardedStrategy
 from sspir.validation import Validation
@@ -237,17 +238,21 @@ class RestorationModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Restore as a user would, and measure beside bicubic upscaling and the Processor's own image.
 
+        The denoiser alone keeps the precision of training, which users can give it too; all else computes as for them.
+
         Returns:
             The batch as `Restored`, for callbacks that show it.
         """
         size = (batch.hq.shape[-2], batch.hq.shape[-1])
-        bicubic = upscale(batch.lq, size)
-        captions = self.captioner(bicubic, batch.captions)
+        with plain(batch.lq.device):
+            bicubic = upscale(batch.lq, size)
+            captions = self.captioner(bicubic, batch.captions)
         restored = self.validation.restore(self.pipeline, batch.lq, captions, size, batch.ids)
         rows = {"val": restored.images, "bicubic": bicubic}
-        if restored.structure:
-            rows["structure"] = upscale(restored.structure[0], size)
-        self.validation.update(rows, batch.hq)
+        with plain(batch.lq.device):
+            if restored.structure:
+                rows["structure"] = upscale(restored.structure[0], size)
+            self.validation.update(rows, batch.hq)
         return restored
 
     def on_validation_epoch_end(self) -> None:

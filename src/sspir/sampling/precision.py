@@ -1,4 +1,4 @@
-"""Full precision for a while, around weights that are held in less."""
+"""Which precision restoring computes in: the denoiser in its weights' or the caller's autocast, all else in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def plain(device: torch.device) -> torch.autocast:
+    """No autocast: what is computed within is what users get."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def autocast_of(device: torch.device) -> torch.autocast:
+    """The autocast that is on now, to come back to from within `plain`."""
+    kind = device.type
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
 
 
 def halves_of(pipeline: Any) -> list[Tensor]:

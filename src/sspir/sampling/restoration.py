@@ -18,7 +18,7 @@ from sspir.priors.text_encoder import encode_captions
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.memory import capacity_bytes
-from sspir.sampling.precision import halves_of, in_full
+from sspir.sampling.precision import autocast_of, halves_of, in_full, plain
 from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
@@ -74,6 +74,7 @@ class Restoration:
         settings: of the loop.
         on_step: called after each step; with regions its number goes on from one to the next, and its latents and
             preview are those of the region at work.
+        autocast: of the denoiser; all else is computed outside.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class Restoration:
         size: tuple[int, int],
         seeds: list[int],
         settings: Sampler,
-        on_step: OnStep | None = None,
+        on_step: OnStep | None,
+        autocast: torch.autocast,
     ) -> None:
         self.pipeline, self.backbone, self.vae = pipeline, pipeline.backbone, pipeline.vae
         self.lq, self.captions, self.size, self.seeds = lq, captions, size, seeds
-        self.on_step = on_step
+        self.on_step, self.autocast = on_step, autocast
         self.warnings: list[str] = []
         self.multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
         together = max(1, settings.tile_batch // len(lq)) if settings.tile == "auto" else settings.tile_batch
@@ -136,8 +138,9 @@ class Restoration:
 
     def embed(self, images: Tensor) -> Tensor:
         """Image embeddings (B, L, D) of images (B, 3, H, W) in [0, 1]."""
-        tokens = self.pipeline.image_encoder(images.to(self.pipeline.image_encoder.dtype))
-        refined: Tensor = self.pipeline.refine(tokens.to(self.pipeline.refine.dtype))
+        with plain(images.device):  # tiles ask for theirs from within the loop
+            tokens = self.pipeline.image_encoder(images.to(self.pipeline.image_encoder.dtype))
+            refined: Tensor = self.pipeline.refine(tokens.to(self.pipeline.refine.dtype))
         return refined.to(self.backbone.unet.dtype)
 
     def whole(self) -> Restored:
@@ -218,7 +221,8 @@ class Restoration:
             rows, columns = (-(-side // factor_of(self.vae)) for side in (height, width))
             return colours()(base + latents * self.residual_share)[..., :rows, :columns]
 
-        latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
+        with self.autocast:
+            latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
         restored = decode(self.vae, base + latents * self.residual_share, self.vae_tile)
         return restored[..., :height, :width].clamp(0, 1), [image[..., :height, :width] for image in images]
 
@@ -272,20 +276,22 @@ def restore_batch(
     settings: Sampler,
     on_step: OnStep | None = None,
 ) -> Restored:
-    """Restore a batch; arguments as of `Restoration`. What comes out broken in half precision is done again in full.
+    """Restore a batch; arguments as of `Restoration`. Within autocast the denoiser alone takes part in it, as a type
+    given to `in_dtype` is its alone. What comes out broken in half precision is done again in full.
 
     Raises:
         BrokenError: the result holds NaN or infinity, or is black, in full precision too.
     """
 
-    def restored() -> Restored:
-        restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step)
-        return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
+    def restored(autocast: torch.autocast) -> Restored:
+        with plain(lq.device):
+            restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step, autocast)
+            return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
 
-    done = restored()
+    done = restored(autocast_of(lq.device))
     if _broken(done.images, lq) and ((halves := halves_of(pipeline)) or torch.is_autocast_enabled(lq.device.type)):
-        with in_full(halves), torch.autocast(lq.device.type, enabled=False):
-            done = restored()
+        with in_full(halves):
+            done = restored(plain(lq.device))
         done.warnings.append("the result in half precision was NaN or black; restored in float32")
     if _broken(done.images, lq):
         raise BrokenError(done)
