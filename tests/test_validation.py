@@ -1,6 +1,7 @@
 """Validation within training: it restores as users do, changes nothing that is trained, and never ends a run."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from sspir.batch import Batch
 from sspir.color import fix_colour
 from sspir.config import compose_config
+from sspir.errors import UserError
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.perceptual import VIF
 from sspir.models.controlled_unet import ControlledUNet
@@ -19,7 +21,7 @@ from sspir.module import RestorationModule
 from sspir.run import find_checkpoint, load_checkpoint
 from sspir.train import train
 from sspir.validation import Validation
-from tests.pipelines import photo, tiny_pipeline
+from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.runs import tiny_run
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
@@ -80,7 +82,7 @@ def test_a_picture_that_is_nan_in_half_precision_is_repaired_around_what_is_trai
     assert summary["step"] == 3
     assert summary["val/repaired"] == 1
     assert 0 < summary["val/psnr_y"] < 60
-    assert "Validation of 0.png: the result in half precision was NaN" in caplog.text
+    assert "Validation image photos/0.png: the result in half precision was NaN" in caplog.text
     state = load_checkpoint(find_checkpoint(tmp_path / "run"))
     assert all(value.isfinite().all() and value.dtype == torch.float32 for value in state["ema"].values())
     assert any(not torch.equal(value, state["ema"][key]) for key, value in state["state_dict"].items())
@@ -104,6 +106,7 @@ def test_in_a_batch_only_what_is_broken_is_left_out(
     lq = torch.stack([photo(8, 8, seed=1) * 0.1, photo(8, 8, seed=2)])
     nan_where_dark(monkeypatch, 0.2)
     validation, names = Validation({"psnr_y": PSNR()}), ["dark.png", "light.png"]
+    validation.enter("a")
     restored = validation.restore(tiny_pipeline(), lq, ["a", "b"], (32, 32), names)
     assert restored.captions == ["a", "b"]
     assert [bool(image.isfinite().all()) for image in restored.images] == [False, True]
@@ -114,6 +117,7 @@ def test_in_a_batch_only_what_is_broken_is_left_out(
     assert numbers["bicubic/psnr_y"] == PSNR()(1 - hq[1:], hq[1:])
     assert numbers["val/failed"] == 1
     assert "dark.png failed" in caplog.text
+    validation.enter("a")
     validation.update({"val": hq}, hq)
     assert validation.finish() == {"val/psnr_y": 80, "val/failed": 0}  # counted anew
 
@@ -160,3 +164,53 @@ def test_of_a_pipeline_in_autocast_the_denoiser_alone_takes_part(monkeypatch: py
         assert torch.equal(restored.images, wanted.images)
         assert all(map(torch.equal, restored.structure, wanted.structure))
     assert sorted(halves) == [False] * (len(halves) // 2) + [True] * (len(halves) // 2)
+
+
+def another_set(folder: Path, name: str = "more") -> list[str]:
+    """Settings of a second set, whose pictures have names of the first one's, and of each other."""
+    for number, path in enumerate(("0.png", "a/0.png", "b/0.png", "b/0.jpg")):
+        write_photo(folder / path, 32, 40, number)
+    crop = "{_target_:sspir.data.Crop,size:32}"
+    return [f"+dataset.validation={{{name}:{{_target_:sspir.data.ImageFolder,roots:{folder},crop:{crop}}}}}"]
+
+
+def test_each_set_has_its_numbers_and_panels_and_the_mean_is_over_sets(photo_folder: Path, tmp_path: Path) -> None:
+    changes = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
+    alone = tiny_run(tmp_path / "alone", photo_folder, *changes)
+    sets = [*another_set(tmp_path / "set"), "logger=wandb", "monitor=more/psnr_y"]
+    both = tiny_run(tmp_path / "both", photo_folder, *changes, *sets)
+    for row in ("val", "bicubic", "structure"):
+        for metric in ("psnr_y", "ssim_y"):
+            first, second = (both[f"{row}/{name}/{metric}"] for name in ("photos", "more"))
+            assert first == alone[f"{row}/{metric}"] != second
+            assert both[f"{row}/{metric}"] == pytest.approx((first + second) / 2)
+    best = load_checkpoint(find_checkpoint(tmp_path / "both", "best"))["callbacks"]
+    (state,) = [state for key, state in best.items() if "val/more/psnr_y" in key]
+    assert state["best_model_score"] == pytest.approx(both["val/more/psnr_y"])
+    panels = {
+        folder: sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+        for folder in (tmp_path / "alone" / "panels", tmp_path / "both" / "panels")
+    }
+    names = ["more/0", "more/a/0", "more/b/0", "more/b/0.png", "photos/0", "photos/1"]
+    assert list(panels.values()) == [[f"{n}-step0000002.png" for n in given] for given in (["0", "1"], names)]
+    for _ in range(100):  # W&B's own process writes
+        record = b"".join(path.read_bytes() for path in (tmp_path / "both" / "wandb").rglob("*.wandb"))
+        if all(f"panels/{name}".encode() in record for name in names) and b"structure/more/ssim_y" in record:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("W&B lacks a panel or a number")
+
+
+@pytest.mark.parametrize(
+    ("name", "monitor", "sentence"),
+    [
+        ("more", "mor/psnr_y", "choose one of psnr_y, ssim_y, photos/psnr_y, photos/ssim_y, more/psnr_y, more/ssim_y"),
+        ("a/b", "psnr_y", "The validation set a/b has a slash in its name"),
+    ],
+)
+def test_what_cannot_be_monitored_is_refused(
+    name: str, monitor: str, sentence: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tiny_run(tmp_path / "run", photo_folder, *another_set(tmp_path / "set", name), f"monitor={monitor}")

@@ -94,12 +94,13 @@ class LogRestorations(Callback):
 
     Args:
         folder: of the run.
-        count: images per validation.
+        count: images per validation set.
     """
 
     def __init__(self, folder: str, count: int = 4) -> None:
         self.folder = Path(folder) / "panels"
         self.count = count
+        self.taken: dict[str, tuple[int, int]] = {}  # name of a panel -> places of its set and batch
 
     def on_validation_batch_end(
         self,
@@ -119,12 +120,20 @@ class LogRestorations(Callback):
             columns["processor"] = upscale(outputs.structure[0], size)[0]
         columns |= {"restored": outputs.images[0], "truth": batch.hq[0]}
         picture = panel({name: image.float().cpu() for name, image in columns.items()}, outputs.captions[0])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{Path(batch.ids[0]).stem}-step{trainer.global_step:07d}"
-        picture.save(self.folder / f"{name}.png")
+        name = self._name(trainer, batch.ids[0], (dataloader_idx, batch_idx))
+        path = self.folder / f"{name}-step{trainer.global_step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(f"panels/{Path(batch.ids[0]).stem}", [picture], caption=[outputs.captions[0]])
+                logger.log_image(f"panels/{name}", [picture], caption=[outputs.captions[0]])
+
+    def _name(self, trainer: Any, image: str, place: tuple[int, int]) -> str:
+        """The path without its suffix, below its set's name where there are several; more of it if that is taken."""
+        sets = trainer.datamodule.validation_names
+        path = Path(sets[place[0]], image) if len(sets) > 1 else Path(image)
+        names = (path.with_suffix("").as_posix(), path.as_posix(), f"{path.as_posix()}-{place[1]}")
+        return next(name for name in names if self.taken.setdefault(name, place) == place)
 
 
 class StepProgress(ProgressBar):

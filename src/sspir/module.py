@@ -247,6 +247,8 @@ class RestorationModule(pl.LightningModule):
         with plain(batch.lq.device):
             bicubic = upscale(batch.lq, size)
             captions = self.captioner(bicubic, batch.captions)
+        sets = self.trainer.datamodule.validation_names  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        self.validation.enter(sets[dataloader_idx])
         restored = self.validation.restore(self.pipeline, batch.lq, captions, size, batch.ids)
         rows = {"val": restored.images, "bicubic": bicubic}
         with plain(batch.lq.device):

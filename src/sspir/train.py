@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torchmetrics import MetricCollection
+from torchmetrics import Metric
 
 from sspir.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
@@ -33,6 +35,7 @@ from sspir.run import (
     unwritable,
 )
 from sspir.sweep import name_variant
+from sspir.validation import ROWS
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +72,16 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
 
     module = build_module(config)
+    validated = module.validation.names(data.validation_names)
     trainer = instantiate(
         config.trainer,
-        callbacks=[*_built(config.callbacks), _best_checkpoint(folder, module.validation.rows["val"], config.monitor)],
+        callbacks=[*_built(config.callbacks), _best_checkpoint(folder, validated, config.monitor)],
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
     _introduce(trainer, module, config)
-    _tell_loggers(trainer, module)
+    _tell_loggers(trainer, module.config, validated)
     try:
         with shared_attention(module.backbone, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -117,9 +121,8 @@ def _built(nodes: DictConfig) -> list[Any]:
     return [built for built in instantiate(nodes).values() if built is not None]
 
 
-def _best_checkpoint(folder: Path, metrics: MetricCollection, monitor: str) -> ModelCheckpoint:
+def _best_checkpoint(folder: Path, known: Mapping[str, Metric], monitor: str) -> ModelCheckpoint:
     """Keeps the checkpoint that validates best; the metric itself says whether that is the highest or the lowest."""
-    known = {name.removeprefix("val/"): metric for name, metric in metrics.items()}
     if monitor not in known:
         raise UserError(f"monitor={monitor} is not validated; choose one of {', '.join(known)}, or add it to metric.")
     if known[monitor].higher_is_better is None:
@@ -137,14 +140,13 @@ def _keep_a_best(checkpoints: Path) -> None:
         twin(last, best)
 
 
-def _tell_loggers(trainer: pl.Trainer, module: Any) -> None:
+def _tell_loggers(trainer: pl.Trainer, config: dict[str, Any], validated: Mapping[str, Metric]) -> None:
     """Hand the loggers the whole configuration, and W&B the good end of each metric."""
     for logger in trainer.loggers:
-        logger.log_hyperparams(module.config)
+        logger.log_hyperparams(config)
         if isinstance(logger, StepLogger):
-            for metrics in module.validation.rows.values():
-                for name, metric in metrics.items():
-                    logger.prefer(name, metric.higher_is_better)
+            for row, (name, metric) in product(ROWS, validated.items()):
+                logger.prefer(f"{row}/{name}", metric.higher_is_better)
 
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:

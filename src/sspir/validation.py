@@ -1,4 +1,4 @@
-"""What a validation measures, and what went wrong in it."""
+"""What a validation measures on each of its sets, and what went wrong in it."""
 
 import logging
 from collections import Counter
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from sspir.degradation import sample_seed
+from sspir.errors import UserError
 from sspir.pipeline import RestorationPipeline, Restored
 from sspir.sampling.restoration import BrokenError
 
@@ -32,6 +33,28 @@ class Validation(nn.Module):
         }
         self._rows = nn.ModuleList(self.rows.values())  # moves with the module
         self.troubles: Counter[str] = Counter()  # "repaired" and "failed" -> images
+        self.of_sets: dict[str, dict[str, Tensor]] = {}  # name of a set -> ROW/METRIC -> number, once it is through
+        self.current = ""  # the set that is being measured
+
+    def names(self, sets: Sequence[str]) -> dict[str, Metric]:
+        """Logged name, without its row, -> metric: with several sets METRIC is the mean, SET/METRIC that of one.
+
+        Raises:
+            UserError: the name of a set has a slash.
+        """
+        if wrong := [name for name in sets if "/" in name]:
+            raise UserError(
+                f"The validation set {wrong[0]} has a slash in its name, which parts logged names; rename it."
+            )
+        prefixes = ["", *(f"{name}/" for name in sets if len(sets) > 1)]
+        metrics = self.rows["val"].items(keep_base=True)
+        return {f"{prefix}{name}": metric for prefix in prefixes for name, metric in metrics}
+
+    def enter(self, name: str) -> None:
+        """Go on with the images of a set; sets come one after the other, so that learned metrics are loaded once."""
+        if name != self.current:
+            self._close()
+            self.current, self.of_sets[name] = name, {}
 
     def restore(
         self,
@@ -56,11 +79,12 @@ class Validation(nn.Module):
             if len(ids) > 1:
                 parts = [self.restore(pipeline, lq[[n]], [captions[n]], size, [ids[n]]) for n in range(len(ids))]
                 return Restored.joined(parts, range(len(ids)))
-            log.warning("Validation of %s failed: %s", ids[0], error)
+            log.warning("Validation image %s/%s failed: %s", self.current, ids[0], error)
             self.troubles["failed"] += 1
             return error.restored
         if restored.warnings:
-            log.warning("Validation of %s: %s.", ", ".join(ids), "; ".join(restored.warnings))
+            names = ", ".join(f"{self.current}/{name}" for name in ids)
+            log.warning("Validation image %s: %s.", names, "; ".join(restored.warnings))
             self.troubles["repaired"] += len(ids)
         return restored
 
@@ -76,15 +100,24 @@ class Validation(nn.Module):
             self.rows[row].update(shown[finite], hq[finite])
 
     def finish(self) -> dict[str, Tensor]:
-        """Means over all images, not the mean of batch means, by their logged names; begins anew.
+        """Logged names and numbers; begins anew.
 
-        A validation without a whole image has NaN for its numbers.
+        ROW/METRIC is the mean over the images of a set, not the mean of batch means, and NaN where none was whole. With
+        several sets that is ROW/SET/METRIC, and ROW/METRIC their mean.
         """
-        numbers: dict[str, Tensor] = {}
-        for row, metrics in self.rows.items():
-            if row == "val" or any(metric.update_called for metric in metrics.values()):
-                numbers |= metrics.compute()
-            metrics.reset()
-        numbers |= {f"val/{name}": torch.tensor(float(count)) for name, count in self.troubles.items()}
+        self._close()
+        of_sets = list(self.of_sets.values())
+        names = dict.fromkeys(name for numbers in of_sets for name in numbers)
+        found = {name: torch.stack([numbers[name] for numbers in of_sets if name in numbers]).mean() for name in names}
+        for place, numbers in self.of_sets.items() if len(of_sets) > 1 else ():
+            found |= {name.replace("/", f"/{place}/", 1): number for name, number in numbers.items()}
+        found |= {f"val/{name}": torch.tensor(float(count)) for name, count in self.troubles.items()}
         self.troubles = Counter(dict.fromkeys(self.troubles, 0))  # logged again, as Lightning keeps the last value
-        return numbers
+        self.current, self.of_sets = "", {}
+        return found
+
+    def _close(self) -> None:
+        for row, metrics in self.rows.items() if self.current else ():
+            if row == "val" or any(metric.update_called for metric in metrics.values()):
+                self.of_sets[self.current] |= metrics.compute()
+            metrics.reset()
