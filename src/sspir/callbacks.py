@@ -222,7 +222,9 @@ class SaveAtEnd(Checkpoint):
 class SkipNaN(Callback):
     """Leave out optimizer steps whose gradients are not finite, count them, and stop after a few in a row.
 
-    Gradients are looked at after they were shared, so that all ranks leave out the same steps.
+    Gradients are looked at after they were shared, so that all ranks leave out the same steps. In fp16 a gradient
+    scaler leaves out steps by itself while it looks for a scale that does not overflow: these are counted apart, as
+    `overflowed_steps`, and stop nothing before the scale has fallen below 1.
 
     Args:
         limit: such steps in a row that stop the run; the last checkpoint is then the last good one.
@@ -231,6 +233,7 @@ class SkipNaN(Callback):
     def __init__(self, limit: int = 3) -> None:
         self.limit = limit
         self.skipped = 0
+        self.overflowed = 0
         self.in_a_row = 0
         self.ids: list[str] = []
 
@@ -239,15 +242,21 @@ class SkipNaN(Callback):
         self.ids += batch.ids
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
-        """Drop the gradients of a broken step: an optimizer leaves alone what has none."""
+        """Drop the gradients of a broken step: an optimizer leaves alone what has none. A scaler must see them."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         ids, self.ids = self.ids, []
         if torch.isfinite(norm):
             self.in_a_row = 0
             return
-        for parameter in parameters:
-            parameter.grad = None
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is None:
+            for parameter in parameters:
+                parameter.grad = None
+        elif scaler.get_scale() >= 1:
+            self.overflowed += 1
+            module.log("overflowed_steps", float(self.overflowed))
+            return
         self.skipped += 1
         self.in_a_row += 1
         module.log("skipped_steps", float(self.skipped))

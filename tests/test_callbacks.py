@@ -1,0 +1,68 @@
+"""Broken steps under the gradient scaler of fp16: a real scaler, optimizer and trainer, on the CPU."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from sspir.batch import Batch
+from sspir.callbacks import SkipNaN
+from sspir.errors import UserError
+
+
+class Steep(pl.LightningModule):
+    """Trains two weights by a loss that rises with a slope."""
+
+    def __init__(self, slope: float, fused: bool) -> None:
+        super().__init__()
+        self.layer, self.slope, self.fused = nn.Linear(2, 1, bias=False), slope, fused
+        self.scales: list[float] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.scales.append(self.trainer.precision_plugin.scaler.get_scale())
+        return self.slope * self.layer(batch.lq).float().sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.1, fused=self.fused)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(
+            [Batch(torch.ones(1, 2), torch.ones(1, 2), [""], ["a.png"])], collate_fn=lambda batches: batches[0]
+        )
+
+
+def fit(module: Steep, steps: int) -> SkipNaN:
+    broken = SkipNaN(limit=3)
+    pl.Trainer(
+        accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu")], callbacks=[broken], max_steps=steps,
+        gradient_clip_val=None if module.fused else 1.0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
+    ).fit(module)  # fmt: skip
+    return broken
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_may_look_for_its_scale(fused: bool) -> None:
+    module = Steep(16.0, fused)
+    before = module.layer.weight.detach().clone()
+    broken = fit(module, 8)
+    assert module.scales == [65536.0 / 2**n for n in range(6)] + [2048.0] * 2  # above that 16 * scale is no fp16 number
+    assert (broken.overflowed, broken.skipped) == (5, 0)
+    assert module.trainer.callback_metrics["overflowed_steps"] == 5
+    assert torch.allclose(module.layer.weight, before - 0.3, atol=0.01)  # three steps of Adam
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scale_that_is_used_up_stops_the_run(fused: bool) -> None:
+    module = Steep(float("nan"), fused)
+    before = module.layer.weight.detach().clone()
+    with pytest.raises(
+        UserError, match=r"3 steps in a row .* with the images a\.png; the last checkpoint is a good one"
+    ):
+        fit(module, 99)
+    assert module.scales == [65536.0 / 2**n for n in range(20)]
+    assert torch.equal(module.layer.weight, before)
