@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
@@ -213,3 +214,35 @@ def test_a_run_that_ends_by_epochs_is_whole_and_finished(photo_folder: Path, tmp
     assert tiny_run(tmp_path / "run", photo_folder, *ends) == done
     assert find_checkpoint(tmp_path / "run").stat().st_mtime_ns == before
     assert tiny_run(tmp_path / "run", photo_folder, *ends, "trainer.max_epochs=2")["step"] == 2
+
+
+def test_a_run_that_is_stopped_early_is_whole_and_goes_on_with_more_patience(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    # nothing is ever better by 100 dB than the first validation
+    early = [
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=100",
+    ]
+    longer = ["checkpoint_every=100", "trainer.val_check_interval=1", "trainer.max_steps=5"]
+    done = tiny_run(tmp_path / "run", photo_folder, *longer, *early)
+    assert done["step"] == 2
+    last = find_checkpoint(tmp_path / "run")
+    assert load_checkpoint(last)["global_step"] == 2
+    before = last.stat().st_mtime_ns
+    assert tiny_run(tmp_path / "run", photo_folder, *longer, *early) == done
+    assert last.stat().st_mtime_ns == before
+    more = [*longer, *early, f"{patience}=3"]
+    assert tiny_run(tmp_path / "run", photo_folder, *more)["step"] == 4
+    tiny_run(tmp_path / "whole", photo_folder, *more)
+    states = [load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("run", "whole")]
+    for part in ("state_dict", "ema"):
+        assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items()), part
+    assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole") == [0, 1, 2, 3]
+
+
+def test_the_best_checkpoint_goes_on_with_the_next_step(photo_folder: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.val_check_interval=2")
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=4", "trainer.val_check_interval=2", "resume=best")
+    assert steps_of(tmp_path / "run") == [0, 1, 2, 3]

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -126,7 +127,8 @@ class LogRestorations(Callback):
         picture.save(path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(f"panels/{name}", [picture], caption=[outputs.captions[0]])
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what values are logged at
+                logger.log_image(f"panels/{name}", [picture], step, caption=[outputs.captions[0]])
 
     def _name(self, trainer: Any, image: str, place: tuple[int, int]) -> str:
         """The path without its suffix, below its set's name where there are several; more of it if that is taken."""
@@ -219,6 +221,31 @@ class SaveAtEnd(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
+class EarlyStopping(LightningEarlyStopping):
+    """Ends a training that validates no better any more; the metric itself says which end is the good one.
+
+    Args:
+        monitor: of the validation: METRIC or SET/METRIC.
+        patience: validations without a better value that end the training; a larger one counts from where it stopped.
+        min_delta: by which a value must be better to count, in the metric's unit.
+    """
+
+    def __init__(self, monitor: str, patience: int = 10, min_delta: float = 0.0) -> None:
+        super().__init__(f"val/{monitor}", patience=patience, check_on_train_epoch_end=False)
+        self.metric, self.delta = monitor, min_delta
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Ask the module's metric for its good end; the base class wants it before there is a module."""
+        sets = trainer.datamodule.validation_names  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        self.mode = pl_module.validation.good_end(self.metric, sets)
+        sign = 1 if self.mode == "max" else -1
+        self.min_delta, self.best_score = sign * self.delta, torch.tensor(-sign * torch.inf)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, with this run's patience."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
 class SkipNaN(Callback):
     """Leave out optimizer steps whose gradients are not finite, count them, and stop after a few in a row.
 
@@ -245,6 +272,7 @@ class SkipNaN(Callback):
         """Drop the gradients of a broken step: an optimizer leaves alone what has none. A scaler must see them."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+        module.log("gradient_norm", norm)  # before it is clipped
         ids, self.ids = self.ids, []
         if torch.isfinite(norm):
             self.in_a_row = 0

@@ -91,6 +91,7 @@ class RestorationModule(pl.LightningModule):
         self.noise_schedule = noise_schedule
         self.loss = loss
         self.validation = Validation(metrics)
+        self.validated_at = -1  # step of the last validation
         self.sampler = sampler
         self.optimizer = optimizer
         self.schedule = schedule
@@ -259,6 +260,7 @@ class RestorationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
+        self.validated_at = self.global_step
         self.log_dict(self.validation.finish(), sync_dist=False)
 
     def configure_optimizers(self) -> Any:

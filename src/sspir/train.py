@@ -18,7 +18,6 @@ from torchmetrics import Metric
 
 from sspir.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
-from sspir.errors import UserError
 from sspir.files import write_text
 from sspir.loggers import StepLogger
 from sspir.models.attention_cache import shared_attention
@@ -48,7 +47,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
         like: folder of the run that is repeated; by default the run's own, where there is something to go on with.
 
     Returns:
-        The last validation's metrics.
+        What was logged of the last step, its validation's metrics among it.
 
     Raises:
         UserError: the configuration asks for what cannot be done.
@@ -72,20 +71,25 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
 
     module = build_module(config)
-    validated = module.validation.names(data.validation_names)
+    good_end = module.validation.good_end(config.monitor, data.validation_names)
     trainer = instantiate(
         config.trainer,
-        callbacks=[*_built(config.callbacks), _best_checkpoint(folder, validated, config.monitor)],
+        callbacks=[_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)],
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
     _introduce(trainer, module, config)
-    _tell_loggers(trainer, module.config, validated)
+    _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
     try:
         with shared_attention(module.backbone, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        of_last_step = module.validated_at == trainer.global_step
+        metrics = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if of_last_step or not name.startswith(ROWS)
+        }
         done = {"step": trainer.global_step, **metrics}
         if trainer.is_global_zero:
             _keep_a_best(folder / CHECKPOINTS)
@@ -121,13 +125,8 @@ def _built(nodes: DictConfig) -> list[Any]:
     return [built for built in instantiate(nodes).values() if built is not None]
 
 
-def _best_checkpoint(folder: Path, known: Mapping[str, Metric], monitor: str) -> ModelCheckpoint:
-    """Keeps the checkpoint that validates best; the metric itself says whether that is the highest or the lowest."""
-    if monitor not in known:
-        raise UserError(f"monitor={monitor} is not validated; choose one of {', '.join(known)}, or add it to metric.")
-    if known[monitor].higher_is_better is None:
-        raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
-    mode = "max" if known[monitor].higher_is_better else "min"
+def _best_checkpoint(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
+    """Keeps the checkpoint that validates best; it comes first, so that what is saved after it knows of it."""
     return ModelCheckpoint(
         folder / CHECKPOINTS, filename="best", monitor=f"val/{monitor}", mode=mode, enable_version_counter=False
     )

@@ -11,7 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.pipeline import RestorationPipeline, Restored
-from sspir.sampling.restoration import BrokenError
+from sspir.sampling.restoration import REPAIRED, BrokenError
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,24 @@ class Validation(nn.Module):
         metrics = self.rows["val"].items(keep_base=True)
         return {f"{prefix}{name}": metric for prefix in prefixes for name, metric in metrics}
 
+    def good_end(self, monitor: str, sets: Sequence[str]) -> str:
+        """Whether the highest or the lowest value of a metric is its best, "max" or "min".
+
+        Args:
+            monitor: METRIC or SET/METRIC.
+            sets: of the validation.
+
+        Raises:
+            UserError: it is not measured, or is best in the middle.
+        """
+        known = self.names(sets)
+        if monitor not in known:
+            choices = ", ".join(known)
+            raise UserError(f"monitor={monitor} is not validated; choose one of {choices}, or add it to metric.")
+        if known[monitor].higher_is_better is None:
+            raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
+        return "max" if known[monitor].higher_is_better else "min"
+
     def enter(self, name: str) -> None:
         """Go on with the images of a set; sets come one after the other, so that learned metrics are loaded once."""
         if name != self.current:
@@ -82,9 +100,8 @@ class Validation(nn.Module):
             log.warning("Validation image %s/%s failed: %s", self.current, ids[0], error)
             self.troubles["failed"] += 1
             return error.restored
-        if restored.warnings:
-            names = ", ".join(f"{self.current}/{name}" for name in ids)
-            log.warning("Validation image %s: %s.", names, "; ".join(restored.warnings))
+        if REPAIRED in restored.warnings:
+            log.warning("Validation image %s: %s.", ", ".join(f"{self.current}/{name}" for name in ids), REPAIRED)
             self.troubles["repaired"] += len(ids)
         return restored
 

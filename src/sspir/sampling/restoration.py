@@ -24,6 +24,7 @@ from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
 
 _VAE_TILE = 64  # latent pixels: what Stable Diffusion was trained on
+REPAIRED = "the result in half precision was NaN or black; restored in float32"
 LARGEST_SEEN = 1024
 """Longest side, in pixels, at which captioner and image encoder are shown an image larger than a region."""
 
@@ -292,7 +293,7 @@ def restore_batch(
     if _broken(done.images, lq) and ((halves := halves_of(pipeline)) or torch.is_autocast_enabled(lq.device.type)):
         with in_full(halves):
             done = restored(plain(lq.device))
-        done.warnings.append("the result in half precision was NaN or black; restored in float32")
+        done.warnings.append(REPAIRED)
     if _broken(done.images, lq):
         raise BrokenError(done)
     return done
