@@ -220,11 +220,8 @@ def test_a_run_that_is_stopped_early_is_whole_and_goes_on_with_more_patience(
     photo_folder: Path, tmp_path: Path
 ) -> None:
     # nothing is ever better by 100 dB than the first validation
-    early = [
-        "callbacks=early_stopping",
-        "callbacks.early_stopping.patience=1",
-        "callbacks.early_stopping.min_delta=100",
-    ]
+    patience = "callbacks.early_stopping.patience"
+    early = ["callbacks=early_stopping", f"{patience}=1", "callbacks.early_stopping.min_delta=100"]
     longer = ["checkpoint_every=100", "trainer.val_check_interval=1", "trainer.max_steps=5"]
     done = tiny_run(tmp_path / "run", photo_folder, *longer, *early)
     assert done["step"] == 2
