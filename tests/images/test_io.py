@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from skimage import data as photos
 
-from sspir.images.io import ImageError, Picture, list_images, read_image, write_image
+from sspir.images.io import ImageError, Picture, list_images, read_image, read_size, write_image
 from sspir.images.picture import spread_colours
 
 COLOUR = photos.astronaut()[100:164, 180:276]  # (64, 96, 3)
@@ -35,6 +35,18 @@ def exif_block(orientation: int = 6) -> bytes:
     exif.get_ifd(0x8769).update({36867: "2020:02:03 04:05:06", 40962: 96})
     exif.get_ifd(0x8825)[1] = "N"
     return exif.tobytes()
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 # Reading what is fine
@@ -162,6 +174,91 @@ def test_content_counts_not_the_name(tmp_path: Path) -> None:
     assert read_image(path).pixels.shape == COLOUR.shape
 
 
+def chunk(name: bytes, content: bytes, checksum: int | None = None) -> bytes:
+    checksum = zlib.crc32(name + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+
+def png_with(*chunks: bytes, behind: bool = False, deep: bool = False) -> bytes:
+    whole = cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes() if deep else png()
+    place = len(whole) - 12 if behind else 33
+    return whole[:place] + b"".join(chunks) + whole[place:]
+
+
+def pages_of(*pages: tuple[Image.Image, int]) -> bytes:
+    """A TIFF of pages, each with its NewSubfileType."""
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer, new=True) as writer:
+        for page, kind in pages:
+            page.save(writer, "TIFF", tiffinfo={254: kind})
+            writer.newFrame()
+    return buffer.getvalue()
+
+
+SMALL = (Image.fromarray(COLOUR).resize((12, 8)), 1)
+LONG = zlib.compress(b'{"nodes": []}' * 300_000)
+NOISE = random.Random(0).randbytes(1_500_000)
+HARMLESS = {
+    "workflow": png_with(chunk(b"zTXt", b"workflow\0\0" + LONG)),
+    "workflow behind": png_with(chunk(b"iTXt", b"workflow\0\1\0\0\0" + LONG), behind=True),
+    "workflow of 16 bits": png_with(chunk(b"zTXt", b"workflow\0\0" + LONG), deep=True),
+    "many texts": png_with(*[chunk(b"tEXt", b"prompt\0" + NOISE)] * 45),
+    "long xmp": png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG)),
+    "large profile": png_with(chunk(b"iCCP", b"sRGB\0\0" + zlib.compress(SRGB + NOISE))),
+    "checksum of a text": png_with(chunk(b"tEXt", b"a\0b", 7)),
+    "checksum of a text behind": png_with(chunk(b"tEXt", b"a\0b", 7), behind=True),
+    "short resolution": png_with(chunk(b"pHYs", b"\0\0\0")),
+    "no end": png()[:-12],
+    "half an end": png()[:-5],
+    "padded": png() + bytes(999),
+    "preview behind": pages_of((Image.fromarray(COLOUR), 0), SMALL),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_stands_beside_the_picture_does_not_keep_it_from_being_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(HARMLESS[name])
+    picture = read_image(path)
+    assert np.array_equal(picture.pixels, DEEP if "16 bits" in name else COLOUR)
+    assert picture.warnings == []
+    assert read_size(path) == COLOUR.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        (png_with(chunk(b"eXIf", b"II*\0", 7)), "EXIF data is broken"),
+        (png_with(chunk(b"iCCP", b"x\0\0" + zlib.compress(SRGB), 7)), "profile is broken"),
+        (png_with(chunk(b"iCCP", b"x")), "profile is broken"),
+    ],
+)
+def test_a_damaged_description_is_told_and_left_out(tmp_path: Path, content: bytes, warning: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    picture = read_image(tmp_path / "a.png")
+    assert np.array_equal(picture.pixels, COLOUR)
+    assert warning in picture.warnings[0]
+
+
+def test_orientation_of_older_programs_is_found(tmp_path: Path) -> None:
+    words = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    (tmp_path / "a.png").write_bytes(png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + words)))
+    assert np.array_equal(read_image(tmp_path / "a.png").pixels, np.rot90(COLOUR, -1))
+
+
+def test_line_ends_before_a_photo_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\r\n" + jpeg())
+    assert read_image(tmp_path / "a.jpg").pixels.shape == COLOUR.shape
+
+
+def test_pillow_s_own_limit_of_pixels_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in ("png", "tif", "webp"):
+        save(Image.fromarray(COLOUR), tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for suffix in ("png", "tif", "webp"):
+        assert read_image(tmp_path / f"a.{suffix}").pixels.shape == COLOUR.shape
+
+
 # Replacing the pixels
 
 
@@ -215,18 +312,6 @@ def test_formats_say_what_they_lose(tmp_path: Path) -> None:
 # What is refused, in words
 
 
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
     chunk = b"IHDR" + header
@@ -238,6 +323,18 @@ def frames(form: str) -> bytes:
     image = Image.fromarray(COLOUR)
     image.save(buffer, form, save_all=True, append_images=[ImageOps.invert(image)])
     return buffer.getvalue()
+
+
+def written(form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, form)
+    return buffer.getvalue()
+
+
+def twelve_bit_jpeg() -> bytes:
+    data = bytearray(jpeg())
+    data[data.index(b"\xff\xc0") + 4] = 12
+    return bytes(data)
 
 
 def float_tiff() -> bytes:
@@ -261,6 +358,14 @@ REFUSED = {
     "text": (b"not a picture at all", "not an image"),
     "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+    "jpeg 2000": (written("JPEG2000"), "of the format JPEG2000"),
+    "icon": (written("ICO"), "of the format ICO"),
+    "photoshop": (b"8BPS\0\1" + bytes(40), "of the format PSD"),
+    "as text": (png().replace(b"\r\n", b"\n", 1), "copied as text"),
+    "12-bit jpeg": (twelve_bit_jpeg(), "a JPEG file, but .*12-bit"),
+    "cut webp": (written("WEBP")[:-30], "a WEBP file, but broken"),
+    "cut between chunks": (png_with(chunk(b"IDAT", b""), behind=True)[:33], "broken or cut off"),
+    "raw": (pages_of(SMALL, (Image.fromarray(COLOUR), 0)), "preview"),
     "cut jpeg": (jpeg()[:-900], "broken or cut off"),
     "cut png": (png()[:-900], "broken or cut off"),
     "damaged png": (png()[:400] + b"\xff" * 80 + png()[480:], "broken or cut off"),

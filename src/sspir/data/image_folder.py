@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from sspir.data.captions import find_captions, same_name
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
 from sspir.errors import UserError
-from sspir.images.io import MAX_PIXELS, list_images
+from sspir.images.io import MAX_PIXELS, ImageError, list_images, read_size
 
 
 class ImageFolder(CroppedPhotos):
@@ -72,7 +70,6 @@ class ImageFolder(CroppedPhotos):
 def short_side(path: Path) -> int:
     """The shorter side of a photo from its header, pixels; 0 for a file that is none."""
     try:
-        with Image.open(path) as image:
-            return min(image.size)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return min(read_size(path))
+    except ImageError:
         return 0

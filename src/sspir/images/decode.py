@@ -1,25 +1,28 @@
 """The bytes of a photo file to a picture: orientation, depth, alpha and colour profile, and every refusal."""
 
+import contextlib
 import io
+import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from sspir.images import png
 from sspir.images.picture import ImageError, Picture, Pixels, spread_colours, upright
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _UNSUPPORTED = {
+    b"\x89PNG": "a PNG that was damaged as it was copied as text",
     b"<svg": "an SVG drawing",
     b"<": "an HTML or XML page",
     b"%PDF": "a PDF document",
     b"\0\0\0\x0cJXL": "a JPEG XL image",
     b"\xff\x0a": "a JPEG XL image",
-    b"MM\0*": "a TIFF or raw file whose pixels are not 8- or 16-bit integers",
-    b"II*\0": "a TIFF or raw file whose pixels are not 8- or 16-bit integers",
     b"v/1\x01": "an OpenEXR image",
     b"#?RADIANCE": "a Radiance HDR image",
 }
@@ -27,7 +30,8 @@ _DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, camera
 _EXIF_IFD, _GPS_IFD, _ORIENTATION = 0x8769, 0x8825, 0x0112
 _STALE_EXIF_TAGS = (40962, 40963)  # width and height of the picture as it was taken
 _BLACK_IS_ZERO, _RGB = 1, 2  # photometric interpretations of TIFF
-_open_lock = threading.Lock()
+_SUBFILE, _REDUCED = 254, 1  # tag and bit of a TIFF's page that is a preview of another
+_limit_lock = threading.Lock()
 
 
 def decode(path: Path, data: bytes, max_pixels: int) -> Picture:
@@ -41,7 +45,11 @@ def decode(path: Path, data: bytes, max_pixels: int) -> Picture:
     Raises:
         ImageError: one sentence for whatever is no still picture of 8 or 16 bits.
     """
-    image = _opened(path, data)
+    data = data.lstrip()  # servers put line ends before
+    warnings: list[str] = []
+    if data.startswith(png.SIGNATURE):
+        data, warnings = png.without_remarks(data)
+    image = _opened(path, io.BytesIO(data))
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -49,42 +57,102 @@ def decode(path: Path, data: bytes, max_pixels: int) -> Picture:
             f"{max_pixels:,}; raise max_pixels (--max-pixels) if you trust the file."
         )
     try:
-        # Phones put a preview behind the photo (MPO): no animation
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ImageError(f"{path} is animated or has several pages; save the one you mean as a still image.")
-        return _decoded(path, data, image)
+        _require_one_picture(path, data)
+        return _decoded(path, data, image, warnings)
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, ...
         raise ImageError(f"{path} is broken or cut off ({error}); copy or download it again.") from error
 
 
-def _opened(path: Path, data: bytes) -> Image.Image:
-    Image.init()  # registers the formats named above
+def header_size(path: Path) -> tuple[int, int]:
+    """Height and width of a photo as its header has them, not turned upright; no pixel is decoded.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageError: it is no picture.
+    """
+    with path.open("rb") as file:
+        start = file.read(24)
+        if start.startswith(png.SIGNATURE) and len(start) == 24:
+            width, height = struct.unpack(">II", start[16:])
+        else:
+            width, height = _opened(path, file).size
+    return height, width
+
+
+def _opened(path: Path, file: BinaryIO) -> Image.Image:
+    Image.init()  # registers the formats
+    file.seek(0)
+    start = file.read(256)
+    form = next((form for form in _FORMATS if _is(form, start)), None)
+    if form is None:
+        raise ImageError(f"{path} is {_kind(start)}; convert it to PNG, JPEG, WebP, TIFF or BMP.")
+    file.seek(0)
     try:
-        with _open_lock:  # Pillow's own limit is one global number; ours is checked by the caller
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                return Image.open(io.BytesIO(data), formats=_FORMATS)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+        with _unlimited():
+            return Image.OPEN[form][0](file, "")  # unlike Image.open, this says why a file cannot be opened
     except Exception as error:
-        start = data[:256].lstrip()
-        kind = next((kind for magic, kind in _UNSUPPORTED.items() if start.startswith(magic)), "not an image")
-        if data[4:8] == b"ftyp":
-            kind = "a HEIC, AVIF or video file"
-        raise ImageError(f"{path} is {kind}; convert it to PNG, JPEG, WebP, TIFF or BMP.") from error
+        if form == "TIFF":
+            kind = "a TIFF or raw file whose pixels are not 8- or 16-bit integers"
+            raise ImageError(f"{path} is {kind}; convert it to PNG, JPEG, WebP, TIFF or BMP.") from error
+        raise ImageError(
+            f"{path} is a {form} file, but broken, cut off or of a rare kind ({error}); copy or export it again."
+        ) from error
 
 
-def _decoded(path: Path, data: bytes, image: Image.Image) -> Picture:
+def _is(form: str, start: bytes) -> bool:
+    """Whether a file starts as those of a format of Pillow do; of a few formats no start is known."""
+    accept = Image.OPEN[form][1]
+    return accept is not None and accept(start[:16].ljust(16, b"\0")) is True
+
+
+def _kind(start: bytes) -> str:
+    """What a file that is not read is, from its first bytes."""
+    if start[4:8] == b"ftyp":
+        return "a HEIC, AVIF or video file"
+    for magic, kind in _UNSUPPORTED.items():
+        if start.lstrip().startswith(magic):
+            return kind
+    return next((f"a file of the format {form}" for form in Image.OPEN if _is(form, start)), "not an image")
+
+
+@contextlib.contextmanager
+def _unlimited() -> Iterator[None]:
+    """Without Pillow's own limit of pixels, which is one global number; ours is checked by the caller."""
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _require_one_picture(path: Path, data: bytes) -> None:
+    """Refuse animations and documents, but not a preview that phones (MPO) and editors (TIFF) put behind the photo."""
+    image: Any = _opened(path, io.BytesIO(data))  # of its own: a TIFF that was sought in turns out another way
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if image.format == "TIFF":
+        reduced = []
+        for page in range(pages):
+            image.seek(page)
+            reduced.append(bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED))
+        if reduced[0]:
+            raise ImageError(f"{path} starts with a small preview, as raw files do; export the photo itself.")
+        pages = reduced.count(False)
+    if pages > 1:
+        raise ImageError(f"{path} is animated or has several pages; save the one you mean as a still image.")
+
+
+def _decoded(path: Path, data: bytes, image: Image.Image, warnings: list[str]) -> Picture:
     bits, floating = _depth(data, image)
-    if floating or bits > 16:
+    if floating or bits not in (1, 2, 4, 8, 16):
         raise ImageError(f"{path} holds {bits}-bit values, not colours; save it with 8 or 16 bits per channel.")
-    warnings: list[str] = []
     exif = _exif(image, warnings)
     if image.format == "PNG":
-        _opened(path, data).verify()  # checksums, which decoding does not look at
-    image.load()  # also checks a 16-bit file, of which OpenCV would show whatever is left
+        _opened(path, io.BytesIO(data)).verify()  # checksums, which decoding does not look at
+    with _unlimited() if image.format == "TIFF" else contextlib.nullcontext():  # its tiles are held to the limit, too
+        image.load()  # also checks a 16-bit file, of which OpenCV would show whatever is left
     orientation = image.getexif().get(_ORIENTATION, 1)  # after load: Pillow turns TIFFs by itself
     if bits == 16:
         tags: Any = getattr(image, "tag_v2", {})

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from sspir.images.decode import decode
+from sspir.images.decode import decode, header_size
 from sspir.images.encode import encode
 from sspir.images.picture import ImageError, Picture
 
@@ -16,6 +16,7 @@ __all__ = [
     "Picture",
     "list_images",
     "read_image",
+    "read_size",
     "write_atomically",
     "write_image",
 ]
@@ -73,6 +74,18 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     if not data:
         raise ImageError(f"{path} is an empty file; copy or download it again.")
     return decode(path, data, max_pixels)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of a photo from its header, not turned upright.
+
+    Raises:
+        ImageError: as of `read_image`.
+    """
+    try:
+        return header_size(Path(path))
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
 
 
 def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[str]:

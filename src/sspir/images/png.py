@@ -1,0 +1,57 @@
+"""A PNG without what is said beside the picture: neither the size of a text nor damage to it costs the picture."""
+
+import struct
+import zlib
+
+from PIL import PngImagePlugin
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\0\0\0\0IEND\xaeB`\x82"
+_KEPT = (b"tRNS", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT")
+_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # where older programs keep orientation and EXIF
+_LOST = {
+    b"iCCP": "The colour profile is broken; colours are taken as sRGB.",
+    b"eXIf": "The EXIF data is broken and was left out.",
+}
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # profiles and XMP outgrow Pillow's 1 MB
+
+
+def without_remarks(data: bytes) -> tuple[bytes, list[str]]:
+    """Leave out the chunks that no reader of pixels needs, and close a file that ends right before its last chunk.
+
+    Args:
+        data: a file that starts with `SIGNATURE`.
+
+    Returns:
+        The file with its pixels, transparency, animation, and what is sound of its profile and EXIF; and one sentence
+        for each of the latter two that is not.
+    """
+    parts, lost, at = [SIGNATURE], [], len(SIGNATURE)
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            break
+        if name[:1].isupper() or (_is_kept(name, data[at + 8 : end - 4]) and _is_sound(data[at:end])):
+            parts.append(data[at:end])
+        elif name in _LOST:
+            lost.append(_LOST[name])
+        at = end
+        if name == b"IEND":
+            return b"".join(parts), lost
+    parts.append(_END if _END.startswith(data[at:]) else data[at:])
+    return b"".join(parts), lost
+
+
+def _is_kept(name: bytes, content: bytes) -> bool:
+    return name in _KEPT or content.startswith(_TEXTS)
+
+
+def _is_sound(chunk: bytes) -> bool:
+    """Whether a chunk (length, name, content, checksum) is as it was written, and a profile can be unpacked."""
+    if struct.pack(">I", zlib.crc32(chunk[4:-4])) != chunk[-4:]:
+        return False
+    try:
+        return chunk[4:8] != b"iCCP" or bool(zlib.decompress(chunk[8:-4].partition(b"\0")[2][1:]))
+    except zlib.error:
+        return False
