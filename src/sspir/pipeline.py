@@ -18,6 +18,7 @@ from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import factor_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
+from sspir.numbers import COUNT, SEED
 from sspir.pretrained import require_whole
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
@@ -158,10 +159,12 @@ class RestorationPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise UserError(f"output_type={output_type!r} is not known; choose pil, np or pt.")
         photos: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        seeds = [seed] * len(photos) if isinstance(seed, int) else list(seed)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(photos)
         captions = [caption] * len(photos) if caption is None or isinstance(caption, str) else list(caption)
         if not len(photos) == len(seeds) == len(captions):
             raise UserError(f"{len(photos)} images came with {len(captions)} captions and {len(seeds)} seeds.")
+        seeds = [SEED.require("seed", each) for each in seeds]
+        COUNT.require("batch", batch)
         settings = self.settings(**changes)
         images = [to_tensor(photo)[0] for photo in photos]
         texts = captions_of(self, images, captions, scale, shown)

@@ -6,7 +6,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
+from sspir.numbers import COUNT, STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,12 +80,11 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
     return 0 if not failed else 1 if done or kept else 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def _parser() -> Parser:
+    made = Parser(
         prog="sspir caption",
         description="Describe photos in words, which steer training and restoring.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
     add("folder", type=Path, metavar="FOLDER", help="photos, with all folders below")
@@ -98,11 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what is described: the photo as it is, the Processor's clean image, or a quick restoration",
     )
     add("--weights", metavar="DIR", help="what restores: run folder or saved pipeline")
-    add("--steps", type=int, default=8, metavar="N", help="denoising steps of --shown restored (default 8)")
+    add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of --shown restored (default 8)")
     add("--device", default="auto", help="of --weights: auto (a GPU if there is one), cpu, cuda, ...")
-    add("--batch", type=int, default=8, metavar="N", help="photos handed to the captioner together (default 8)")
+    add("--batch", type=COUNT, default=8, metavar="N", help="photos handed to the captioner together (default 8)")
     add("--overwrite", action="store_true", help="caption anew, all but what a person edited")
-    add("--max-pixels", type=int, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
+    add("--max-pixels", type=COUNT, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
     return made
 
 

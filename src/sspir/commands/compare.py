@@ -1,6 +1,5 @@
 """`sspir compare`: measure any methods' output folders against the truth."""
 
-import argparse
 import itertools
 import os
 import sys
@@ -9,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
+from sspir.numbers import COUNT, SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,12 +186,11 @@ def _methods(given: list[str]) -> dict[str, Path]:
     return methods
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="sspir compare",
         description="Measure any methods' output folders against the truth. No model is needed.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--method", action="append", required=True, metavar="NAME=DIR", help="a method's pictures; repeat it")
@@ -212,6 +212,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="METHOD",
         help="add rows of plain noise at each method's PSNR, over the bicubic row or over METHOD's pictures",
     )
-    add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
+    add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
+    add("--workers", type=COUNT, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
     return parser

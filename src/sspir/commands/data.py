@@ -1,11 +1,11 @@
 """`sspir data`: the public data sets."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,12 +90,11 @@ def _description(described: "PublicSet", root: Path) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="sspir data",
         description="Describe, check and download the public data sets that the configurations name.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", nargs="?", help="a set; without one all are listed")
     parser.add_argument("--check", action="store_true", help="count the images and open each one's header")

@@ -1,12 +1,13 @@
 """`sspir degrade`: low-quality copies of a folder, or a sheet that shows what a degradation does."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
+from sspir.numbers import COUNT, SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,12 +139,11 @@ def _write(path: Path, image: "Tensor") -> None:
     write_image(path, Picture(np.ascontiguousarray(pixels)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="sspir degrade",
         description="Make low-quality copies of photos, or a sheet that shows what a degradation does.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("photos", nargs="+", type=Path, help="photos, or folders that are searched recursively")
     parser.add_argument("--preset", required=True, help="a name from conf/degradation, or a .yaml file")
@@ -152,12 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder for lq/, hq/ (cut to a multiple of the scale) and the parameters"
     )
     target.add_argument("--grid", type=Path, help="write a labelled sheet of the first photo instead")
-    parser.add_argument("--seed", type=int, default=0, help="another number, other draws (default 0)")
-    parser.add_argument("--scale", type=int, help="shrink by this instead of the preset's scale")
+    parser.add_argument("--seed", type=SEED, default=0, help="another number, other draws (default 0)")
+    parser.add_argument("--scale", type=COUNT, help="shrink by this instead of the preset's scale")
     parser.add_argument("--sharpen", action="store_true", help="sharpen the truth first, as Real-ESRGAN does")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
-    parser.add_argument("--count", type=int, default=11, help="draws on the sheet (default 11)")
+    parser.add_argument("--count", type=COUNT, default=11, help="draws on the sheet (default 11)")
     parser.add_argument(
-        "--crop", type=int, default=256, help="side of the photo's centre on the sheet, pixels (default 256)"
+        "--crop", type=COUNT, default=256, help="side of the photo's centre on the sheet, pixels (default 256)"
     )
     return parser

@@ -1,9 +1,9 @@
 """`sspir doctor`: what is there, what is missing, where to put it, and what an experiment will take."""
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
 
 EXAMPLES = """examples:
@@ -20,11 +20,10 @@ Nothing is downloaded or trained. Exit status: 0 everything is there, 1 somethin
 
 def run(arguments: list[str]) -> int:
     """Print a report of the topics; 1 if anything is missing."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sspir doctor",
         description="Say what is there, what is missing, where to put it, and what an experiment will take.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)} (default), or an experiment and KEY=VALUE")

@@ -1,8 +1,9 @@
 """`sspir export`: a trained run as a folder to publish."""
 
-import argparse
 import sys
 from pathlib import Path
+
+from sspir.commands.parser import Parser
 
 EXAMPLES = """examples:
   what others can restore with, at half the size:
@@ -16,11 +17,10 @@ and SHA256SUMS, which is checked whenever the folder is loaded.
 
 def run(arguments: list[str]) -> int:
     """Export. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sspir export",
         description="Write a trained run as a folder to publish, with averaged weights where they were kept.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a trained run")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")

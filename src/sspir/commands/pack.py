@@ -1,10 +1,11 @@
 """`sspir pack`: a folder of photos as a few large tar files."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
+from sspir.numbers import POSITIVE
 
 EXAMPLES = """examples:
   one folder:
@@ -48,16 +49,15 @@ def run(arguments: list[str]) -> int:
     return 1 if broken else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="sspir pack",
         description="Pack folders of photos into a few large tar files, which disks and networks read much faster.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, help="folders that are searched recursively")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards, their index and the manifest")
     parser.add_argument("--captions", help="'beside', or a .jsonl or .parquet file (default: none)")
-    parser.add_argument("--shard-mb", type=float, default=256, help="size of a shard, MB (default 256)")
+    parser.add_argument("--shard-mb", type=POSITIVE, default=256, help="size of a shard, MB (default 256)")
     parser.add_argument("--overwrite", action="store_true", help="replace the packed set in the output folder")
     return parser

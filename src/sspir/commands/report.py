@@ -1,8 +1,10 @@
 """`sspir report`: one HTML page about results and runs that opens anywhere."""
 
-import argparse
 import sys
 from pathlib import Path
+
+from sspir.commands.parser import Parser
+from sspir.numbers import LIMIT, QUALITY
 
 EXAMPLES = """examples:
   what `sspir compare` or `sspir evaluate` wrote:
@@ -37,17 +39,16 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="sspir report",
         description="Make one self-contained HTML page about results and training runs.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="folders of results or runs, or folders that hold some")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default report.html)")
     add("--title", help="of the page (default: the names of what it shows)")
-    add("--images", type=int, default=20, metavar="N", help="images per gallery, the worst ones (default 20)")
-    add("--quality", type=int, default=92, help="of the pictures: 1 to 100, 100 is lossless (default 92)")
+    add("--images", type=LIMIT, default=20, metavar="N", help="images per gallery, the worst ones (default 20)")
+    add("--quality", type=QUALITY, default=92, help="of the pictures: 1 to 100, 100 is lossless (default 92)")
     return parser

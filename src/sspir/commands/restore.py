@@ -191,23 +191,11 @@ def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
         preset = instantiate(load_choice("sampler", options.sampler))
         changes |= {name: getattr(preset, name) for name in preset.OF_THE_SOLVER}
     if options.colour:
-        changes["colour"], _, strength = options.colour.partition(":")
-        changes["colour_strength"] = _number("--colour", strength) if strength else 1.0
+        changes["colour"], changes["colour_strength"] = options.colour
     if options.start:
-        changes["start"] = None if options.start == "noise" else int(_number("--start", options.start))
+        changes["start"] = None if options.start == "noise" else options.start
     if options.tile:
-        changes["tile"] = {"auto": "auto", "off": None}.get(options.tile) or _tile(options.tile)
+        changes["tile"] = None if options.tile == "off" else options.tile
     flags = {"steps": "steps", "guidance": "guidance", "negative": "negative_caption", "fidelity": "fidelity"}
     changes |= {field: getattr(options, flag) for flag, field in flags.items() if getattr(options, flag) is not None}
     return replace(sampler, **changes)
-
-
-def _tile(text: str) -> int | None:
-    return None if text == "off" else int(_number("--tile", text))
-
-
-def _number(flag: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{flag} takes a number, not {text!r}; see sspir restore --help.") from None

@@ -3,16 +3,18 @@
 import argparse
 from pathlib import Path
 
+from sspir.commands.parser import Parser
+from sspir.numbers import COUNT, POSITIVE, REAL, SEED, SHARE, STEPS, TIMESTEP
+
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", "same")
 
 
-def parser(epilog: str) -> argparse.ArgumentParser:
+def parser(epilog: str) -> Parser:
     """Every flag with its help."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="sspir restore",
         description="Restore photos: enlarge them, take away blur, noise and compression, and add plausible detail.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders (with all below) or quoted patterns")
     made.add_argument(
@@ -42,24 +44,34 @@ def _of_the_weights(group: "argparse._ArgumentGroup") -> None:
 
 def _of_the_look(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--scale", type=_positive, metavar="X", help="how much larger, e.g. 4 or 1.5 (default: as trained)")
-    add("--fidelity", type=_share, metavar="F", help="0: as realistic as it can (default) to 1: as faithful as it can")
+    add("--scale", type=POSITIVE, metavar="X", help="how much larger, e.g. 4 or 1.5 (default: as trained)")
+    add("--fidelity", type=SHARE, metavar="F", help="0: as realistic as it can (default) to 1: as faithful as it can")
     add(
         "--sampler",
         metavar="NAME",
         help="solver: ddpm, ddim, unipc, dpmpp, euler, lcm, or a .yaml (default: as trained)",
     )
-    add("--steps", type=int, metavar="N", help="denoising steps")
+    add("--steps", type=STEPS, metavar="N", help="denoising steps")
     add(
         "--guidance",
-        type=float,
+        type=REAL,
         metavar="G",
         help="how much the caption counts; 1 switches guidance off: twice as fast",
     )
-    add("--start", metavar="T|noise", help="timestep at which the noised photo enters, 1 (faithful) to 999, or noise")
-    add("--seed", type=int, default=0, help="of the noise; the same seed gives the same picture (default 0)")
-    add("--colour", metavar="MODE[:S]", help="colours of the photo: none, adain, wavelet or ycbcr, strength 0 to 1")
-    add("--samples", type=_count, default=1, metavar="N", help="restorations per photo, with their mean and trust map")
+    add(
+        "--start",
+        type=_start,
+        metavar="T|noise",
+        help="timestep at which the noised photo enters, 1 (faithful) to 999, or noise",
+    )
+    add("--seed", type=SEED, default=0, help="of the noise; the same seed gives the same picture (default 0)")
+    add(
+        "--colour",
+        type=_colour,
+        metavar="MODE[:S]",
+        help="colours of the photo: none, adain, wavelet or ycbcr, strength 0 to 1",
+    )
+    add("--samples", type=COUNT, default=1, metavar="N", help="restorations per photo, with their mean and trust map")
 
 
 def _of_the_words(group: "argparse._ArgumentGroup") -> None:
@@ -87,8 +99,8 @@ def _of_the_words(group: "argparse._ArgumentGroup") -> None:
 
 def _of_the_machine(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--tile", metavar="auto|N|off", help="side of a tile in latent pixels; auto: from size and memory")
-    add("--batch", type=_count, default=1, metavar="N", help="photos of one size at a time (default 1)")
+    add("--tile", type=_tile, metavar="auto|N|off", help="side of a tile in latent pixels; auto: from size and memory")
+    add("--batch", type=COUNT, default=1, metavar="N", help="photos of one size at a time (default 1)")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -110,25 +122,17 @@ def _of_the_files(group: "argparse._ArgumentGroup") -> None:
     add("--compare", action="store_true", help="also write given and restored side by side")
     add("--skip-existing", action="store_true", help="leave every result that is there, whatever it was made with")
     add("--overwrite", action="store_true", help="restore everything anew")
-    add("--max-pixels", type=_count, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
+    add("--max-pixels", type=COUNT, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+def _start(text: str) -> int | str:
+    return text if text == "noise" else TIMESTEP(text)
 
 
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return number
+def _colour(text: str) -> tuple[str, float]:
+    mode, _, strength = text.partition(":")
+    return mode, SHARE(strength or "1")
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+def _tile(text: str) -> int | str:
+    return text if text in ("auto", "off") else COUNT(text)

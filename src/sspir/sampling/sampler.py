@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sspir.color import ColourMode
 from sspir.errors import UserError
+from sspir.numbers import REAL, SHARE, STEPS
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class Sampler:
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
         if not hasattr(diffusers, self.scheduler):
             raise UserError(f"diffusers has no scheduler {self.scheduler!r}; try DDIMScheduler or DDPMScheduler.")
-        if self.steps < 1:
-            raise UserError(f"A restoration needs at least 1 step, not {self.steps}.")
+        STEPS.require("steps", self.steps)
+        for name in ("guidance", "conditioning_scale"):
+            REAL.require(name, getattr(self, name))
         if self.colour not in get_args(ColourMode):
             raise UserError(f"{self.colour!r} is no colour fix; choose one of {', '.join(get_args(ColourMode))}.")
         for name in ("guidance_rescale", "colour_strength", "fidelity"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+            SHARE.require(name, getattr(self, name))
         self._check_tiles()
 
     def _check_tiles(self) -> None:

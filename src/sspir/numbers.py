@@ -1,0 +1,72 @@
+"""Numbers that people hand in: type and range are checked once, where they come in."""
+
+import math
+import operator
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sspir.errors import UserError
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Numbers(Generic[N]):
+    """Whole or real numbers of a range; an instance is a type for argparse.
+
+    Args:
+        kind: int or float.
+        least: the smallest.
+        most: the largest; infinity and NaN never belong to them.
+        above: leave out `least` itself.
+    """
+
+    kind: type[N]
+    least: N
+    most: N
+    above: bool = False
+
+    def __call__(self, text: str) -> N:
+        """The number in a text.
+
+        Raises:
+            ArgumentTypeError: it is none of these.
+        """
+        try:
+            return self._checked(self.kind(text))
+        except (ValueError, OverflowError):
+            raise ArgumentTypeError(self._sentence(text)) from None
+
+    def require(self, name: str, value: Any) -> N:
+        """The value as a number, whatever type of number it is.
+
+        Raises:
+            UserError: it is none of these; the sentence starts with `name`.
+        """
+        try:
+            return self._checked(self.kind(operator.index(value) if self.kind is int else value))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{name}: {self._sentence(value)}.") from None
+
+    def _checked(self, number: N) -> N:
+        if not (self.least <= number <= self.most and math.isfinite(number)) or (self.above and number == self.least):
+            raise ValueError
+        return number
+
+    def _sentence(self, value: object) -> str:
+        kind = "whole number" if self.kind is int else "number"
+        least, most = (format(bound, "," if self.kind is int else ",g") for bound in (self.least, self.most))
+        bounds = f"above {least}" if self.above else f"from {least} to {most}"
+        return f"{value!r} is no {kind} {bounds}"
+
+
+SEED = Numbers(int, 0, 2**63 - 1)
+COUNT = Numbers(int, 1, 2**31 - 1)
+LIMIT = Numbers(int, 0, 2**31 - 1)
+STEPS = Numbers(int, 1, 1000)
+TIMESTEP = Numbers(int, 1, 999)
+QUALITY = Numbers(int, 1, 100)
+SHARE = Numbers(float, 0.0, 1.0)
+POSITIVE = Numbers(float, 0.0, math.inf, above=True)
+REAL = Numbers(float, -1e6, 1e6)
