@@ -57,8 +57,7 @@ class Numbers(Generic[N]):
     def _sentence(self, value: object) -> str:
         kind = "whole number" if self.kind is int else "number"
         least, most = (format(bound, "," if self.kind is int else ",g") for bound in (self.least, self.most))
-        bounds = f"above {least}" if self.above else f"from {least} to {most}"
-        return f"{value!r} is no {kind} {bounds}"
+        return f"{value!r} is no {kind} {'above' if self.above else 'from'} {least} to {most}"
 
 
 SEED = Numbers(int, 0, 2**63 - 1)
@@ -68,5 +67,5 @@ STEPS = Numbers(int, 1, 1000)
 TIMESTEP = Numbers(int, 1, 999)
 QUALITY = Numbers(int, 1, 100)
 SHARE = Numbers(float, 0.0, 1.0)
-POSITIVE = Numbers(float, 0.0, math.inf, above=True)
+POSITIVE = Numbers(float, 0.0, 1e9, above=True)
 REAL = Numbers(float, -1e6, 1e6)

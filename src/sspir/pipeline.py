@@ -12,6 +12,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.images.panel import to_pil
 from sspir.images.photo import Photo, to_tensor
+from sspir.images.room import MAX_OUTPUT_PIXELS, enlarged, require_room
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
@@ -67,6 +68,9 @@ class RestorationPipeline(DiffusionPipeline):
     # Without the ControlNet and the adapters: they take turns with the U-Net at every step, so they stay once fetched
     model_cpu_offload_seq = "text_encoder->image_encoder->refine->processor->unet->vae"
     _optional_components = ["controlnet", "processor", "unet_image", "controlnet_image", "unet_pixel"]  # noqa: RUF012 (diffusers')
+
+    max_output_pixels: float = MAX_OUTPUT_PIXELS
+    """Pixels a restored photo may have; set infinity for any number."""
 
     def __init__(
         self,
@@ -166,13 +170,16 @@ class RestorationPipeline(DiffusionPipeline):
         seeds = [SEED.require("seed", each) for each in seeds]
         COUNT.require("batch", batch)
         settings = self.settings(**changes)
+        for photo in photos:
+            if isinstance(photo, str | Path):
+                require_room(photo, self._scale(scale), self.max_output_pixels)
         images = [to_tensor(photo)[0] for photo in photos]
+        sizes = [self.size_of(image, scale) for image in images]
         texts = captions_of(self, images, captions, scale, shown)
         results: list[Restored | None] = [None] * len(photos)
         for group in batched_by(range(len(photos)), lambda index: tuple(images[index].shape), batch):
             lq, given = torch.stack([images[index] for index in group]), [texts[index] for index in group]
-            size = self.size_of(lq, scale)
-            together = self.restore(lq, given, size, [seeds[index] for index in group], settings, on_step)
+            together = self.restore(lq, given, sizes[group[0]], [seeds[index] for index in group], settings, on_step)
             for number, index in enumerate(group):
                 results[index] = together[number]
         done = [result for result in results if result is not None]
@@ -230,9 +237,16 @@ class RestorationPipeline(DiffusionPipeline):
         super().save_pretrained(*arguments, **settings)
 
     def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:
-        """Height and width of the restored images of lq (B, 3, h, w); by default at the trained scale."""
-        height, width = (max(1, round(side * (scale or self.config.scale))) for side in lq.shape[-2:])
-        return height, width
+        """Height and width of the restored images of lq (..., 3, h, w); by default at the trained scale.
+
+        Raises:
+            UserError: they have more than `max_output_pixels`.
+        """
+        return enlarged((lq.shape[-2], lq.shape[-1]), self._scale(scale), self.max_output_pixels)
+
+    def _scale(self, scale: float | None) -> float:
+        kept: float = self.config.scale
+        return kept if scale is None else scale
 
     def caption(self, lq: Tensor, size: tuple[int, int], shown: str = "lq") -> list[str]:
         """What the captioner says of lq (B, 3, h, w); `size` and `shown` as of `sspir.sampling.look.look`."""

@@ -71,6 +71,7 @@ def test_sheet_shows_the_photo_and_every_draw(photos: Path, tmp_path: Path) -> N
     [
         (["--preset", "typo", "--out", "x"], "bsrgan"),
         (["--preset", "light", "--grid", "x.png", "--crop", "30"], "multiple"),
+        (["--preset", "light", "--grid", "x.png", "--crop", "100000"], "too large; lower one of them"),
         (["--preset", "{bad}", "--out", "x"], "kernel_size"),
     ],
 )

@@ -149,6 +149,7 @@ def _look(options: argparse.Namespace) -> "Look":
 
     pipeline = load_pipeline(options.weights)
     pipeline.to(device_of(options.device))
+    pipeline.max_output_pixels = float("inf")  # what is shown is small, however large the photo
 
     def shown(photo: "Tensor") -> "Tensor":
         lq = photo[None]

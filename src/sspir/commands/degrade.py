@@ -82,7 +82,10 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     from sspir.degradation import sample_seed
     from sspir.degradation.sheet import contact_sheet
     from sspir.images.io import Picture, read_image, write_image
+    from sspir.images.room import MAX_OUTPUT_PIXELS
 
+    if crop**2 * count > MAX_OUTPUT_PIXELS:
+        raise UserError(f"A sheet of --count {count} draws of --crop {crop} pixels is too large; lower one of them.")
     if crop % degradation.scale:
         raise UserError(f"--crop {crop} is no multiple of the scale {degradation.scale}; choose one.")
     photo = to_tensor(Crop(crop).centre(read_image(path).pixels)[0])

@@ -100,6 +100,7 @@ def _restore(options: argparse.Namespace) -> int:
             bar.update,
         )
         left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
+        _require_room(left, request.scale, pipeline.max_output_pixels)
         for _ in tqdm(restorer.describe(left), desc="captions", unit="photo", disable=None, leave=False):
             pass
         bar.reset(total=len(left))
@@ -128,12 +129,27 @@ def _check_out(options: argparse.Namespace, jobs: "list[Job]") -> None:
             f"{there[0]} exists and was not written by this command; choose another --out, keep what is there with "
             f"--skip-existing, or replace it with --overwrite."
         )
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder {options.out} cannot be made ({error.strerror}); choose another --out.") from error
-    if not os.access(options.out, os.W_OK):
-        raise UserError(f"The folder {options.out} cannot be written; choose another --out or change its rights.")
+    above = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"The folder {options.out} cannot be made, as {above} is a file; choose another --out.")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
+
+
+def _require_room(jobs: "list[Job]", scale: float, most: float) -> None:
+    """Refuse before anything is made where every result would be too large; else each is refused in its turn."""
+    from sspir.images.room import require_room
+
+    refused: list[UserError] = []
+    for job in jobs:
+        try:
+            require_room(job.source, scale, most)
+        except UserError as error:
+            refused.append(error)
+        else:
+            return
+    if refused:
+        raise refused[0]
 
 
 def _captions(options: argparse.Namespace) -> "Callable[[Job], str | None]":
@@ -173,6 +189,7 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"The device {options.device!r} cannot be used ({reason}); try --device cpu.") from error
+    pipeline.max_output_pixels = options.max_output_pixels * 1e6 or float("inf")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.in_dtype(options.dtype)
     return pipeline.compiled() if options.compile else pipeline

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from sspir.commands.parser import Parser
-from sspir.numbers import COUNT, POSITIVE, REAL, SEED, SHARE, STEPS, TIMESTEP
+from sspir.numbers import COUNT, LIMIT, POSITIVE, REAL, SEED, SHARE, STEPS, TIMESTEP
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", "same")
 
@@ -123,6 +123,13 @@ def _of_the_files(group: "argparse._ArgumentGroup") -> None:
     add("--skip-existing", action="store_true", help="leave every result that is there, whatever it was made with")
     add("--overwrite", action="store_true", help="restore everything anew")
     add("--max-pixels", type=COUNT, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
+    add(
+        "--max-output-pixels",
+        type=LIMIT,
+        default=400,
+        metavar="M",
+        help="refuse results over M megapixels (default 400); 0 for no limit",
+    )
 
 
 def _start(text: str) -> int | str:

@@ -77,7 +77,8 @@ def header_size(path: Path) -> tuple[int, int]:
         if start.startswith(png.SIGNATURE) and len(start) == 24:
             width, height = struct.unpack(">II", start[16:])
         else:
-            width, height = _opened(path, file).size
+            source = io.BytesIO(path.read_bytes().lstrip()) if start[:1].isspace() else file
+            width, height = _opened(path, source).size
     return height, width
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
+from sspir.images.room import require_room
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import CaptionerUnavailableError
 from sspir.restoring.jobs import Job
@@ -83,6 +84,7 @@ class Describer:
         return {**job.content(), **asked, "status": "described", "output": job.output}
 
     def _look(self, job: Job) -> Tensor:
+        require_room(job.source, self.scale, self.pipeline.max_output_pixels)
         lq = read_image(job.source, self.max_pixels).tensor()[None]
         return look(self.pipeline, lq, self.pipeline.size_of(lq, self.scale), self.shown)[0]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
+from sspir.images.room import require_room
 from sspir.models.latent import upscale
 from sspir.pipeline import RestorationPipeline, Restored
 from sspir.restoring.describing import Describer
@@ -156,6 +157,7 @@ class Restorer:
         yield from waiting.values()
 
     def _open(self, job: Job) -> Opened:
+        require_room(job.source, self.request.scale, self.pipeline.max_output_pixels)
         picture = read_image(job.source, self.max_pixels)
         return Opened(job, picture, picture.tensor(), self.caption_of(job), list(picture.warnings))
 
