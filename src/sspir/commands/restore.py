@@ -14,10 +14,12 @@ from sspir.errors import UserError
 if TYPE_CHECKING:
     from sspir.pipeline import RestorationPipeline
     from sspir.restoring.jobs import Job
+    from sspir.restoring.journal import Journal
     from sspir.sampling.sampler import Sampler
 
 EXAMPLES = """examples:
-  one photo, four times as large:
+  one photo, four times as large, to a file or into a folder:
+    sspir restore photo.jpg --out restored.png
     sspir restore photo.jpg --out restored
   a folder and all below it; started again after an interruption it goes on where it was:
     sspir restore photos/ --out restored --weights my-pipeline
@@ -30,10 +32,10 @@ EXAMPLES = """examples:
   the authors' checkpoint, which comes without the frozen networks:
     sspir restore photos/ --out restored --weights checkpoint-100000 --stable-diffusion sd15 --clip clip-vit-l14
 
-OUT/restore.jsonl gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error; and before it
-one for each caption that a model was asked for, so that it is asked once. The same command again restores only what is
-missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing could be
-done, 130 or 143 interrupted.
+restore.jsonl beside the results gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error;
+and before it one for each caption that a model was asked for, so that it is asked once. The same command again restores
+only what is missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing
+could be done, 130 or 143 interrupted.
 """
 
 
@@ -64,15 +66,16 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from sspir.restoring.jobs import find_jobs
+    from sspir.restoring.jobs import find_jobs, is_file
+    from sspir.restoring.journal import Journal
 
     jobs = find_jobs(options.inputs, options.out, options.format)
-    _check_out(options, jobs)
+    journal = Journal(options.out.parent if is_file(options.out) else options.out)
+    _check_out(options, jobs, journal)
     caption_of = _captions(options)
 
     from tqdm import tqdm
 
-    from sspir.restoring.journal import Journal
     from sspir.restoring.restore import Request, Restorer
     from sspir.weights import SHIPPED, weights_time
 
@@ -93,7 +96,7 @@ def _restore(options: argparse.Namespace) -> int:
         restorer = Restorer(
             pipeline,
             request,
-            Journal(options.out),
+            journal,
             caption_of,
             options.batch,
             options.max_pixels * 1_000_000,
@@ -119,19 +122,19 @@ def _skipped(job: "Job", is_done: "Callable[[Job], bool]", options: argparse.Nam
     return (options.skip_existing and job.target.exists()) or (not options.overwrite and is_done(job))
 
 
-def _check_out(options: argparse.Namespace, jobs: "list[Job]") -> None:
+def _check_out(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal") -> None:
     """Refuse an output folder that cannot be written, or that holds files of others."""
-    from sspir.restoring.journal import NAME
-
-    there = [job.target for job in jobs if job.target.exists()]
-    if there and not (options.skip_existing or options.overwrite or (options.out / NAME).exists()):
-        raise UserError(
-            f"{there[0]} exists and was not written by this command; choose another --out, keep what is there with "
-            f"--skip-existing, or replace it with --overwrite."
-        )
-    above = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
+    folder = journal.path.parent
+    ours = options.skip_existing or options.overwrite or (folder == options.out and journal.path.exists())
+    for job in jobs:
+        if job.target.exists() and not (ours or job.output in journal.entries):
+            raise UserError(
+                f"{job.target} exists and was not written by this command; choose another --out, keep what is there "
+                f"with --skip-existing, or replace it with --overwrite."
+            )
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not above.is_dir():
-        raise UserError(f"The folder {options.out} cannot be made, as {above} is a file; choose another --out.")
+        raise UserError(f"The folder {folder} cannot be made, as {above} is a file; choose another --out.")
     if not os.access(above, os.W_OK):
         raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
 

@@ -18,7 +18,11 @@ def parser(epilog: str) -> Parser:
     )
     made.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders (with all below) or quoted patterns")
     made.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder of the results; trees are mirrored"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR|FILE",
+        help="folder of the results, where trees are mirrored; of one photo also the result itself, such as new.png",
     )
     _of_the_weights(made.add_argument_group("model"))
     _of_the_look(made.add_argument_group("look"))
@@ -118,7 +122,7 @@ def _of_the_machine(group: "argparse._ArgumentGroup") -> None:
 
 def _of_the_files(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--format", choices=FORMATS, default="png", help="of the results (default png); same: each photo's own")
+    add("--format", choices=FORMATS, help="of the results (default png, or as --out ends); same: each photo's own")
     add("--compare", action="store_true", help="also write given and restored side by side")
     add("--skip-existing", action="store_true", help="leave every result that is there, whatever it was made with")
     add("--overwrite", action="store_true", help="restore everything anew")

@@ -35,7 +35,7 @@ def encode(picture: Picture, suffix: str, quality: int) -> tuple[bytes, list[str
     Raises:
         OSError: if the format cannot hold a picture of this size.
     """
-    form = _FORMAT_OF.get(suffix, "BMP")
+    form = file_format(suffix)
     picture, lost = _fitted(picture, form)
     if form == "TIFF":
         return _tiff(picture), lost
@@ -49,6 +49,11 @@ def encode(picture: Picture, suffix: str, quality: int) -> tuple[bytes, list[str
     buffer = io.BytesIO()
     Image.fromarray(_channels(picture)).save(buffer, format=form, **options)
     return buffer.getvalue(), lost
+
+
+def file_format(suffix: str) -> str:
+    """Pillow's name of the format that one of `SUFFIXES` stands for, in capitals or not."""
+    return _FORMAT_OF.get(suffix.lower(), "BMP")
 
 
 def _fitted(picture: Picture, form: str) -> tuple[Picture, list[str]]:

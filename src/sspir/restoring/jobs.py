@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
+from sspir.images.encode import file_format
 from sspir.images.io import SUFFIXES, list_images
 
 SAME = "same"
@@ -39,18 +40,27 @@ class Job:
         return {"source": str(self.source), "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
 
 
-def find_jobs(inputs: Sequence[str], out: Path, form: str = "png") -> list[Job]:
+def is_file(out: Path) -> bool:
+    """Whether an output names a picture to write, not a folder."""
+    return out.suffix.lower() in SUFFIXES and not out.is_dir()
+
+
+def find_jobs(inputs: Sequence[str], out: Path, form: str | None = None) -> list[Job]:
     """Every photo among the inputs, once.
 
     Args:
         inputs: files, folders (searched recursively, the tree is mirrored below `out`) and patterns with *, ? or **.
-        out: folder of the results; photos that already lie in it are left alone.
-        form: one of `FORMATS`: suffix of the results; "same" keeps each photo's own.
+        out: folder of the results, of which photos that already lie in it are left alone; or the result itself, where
+            it ends like a picture and the inputs are one photo.
+        form: one of `FORMATS`: suffix of the results, by default png or that of `out`; "same" keeps each photo's own.
 
     Raises:
         UserError: an input does not exist or holds no photo, two photos would be written to one file, or a result
             would replace a photo.
     """
+    if is_file(out):
+        return [_only_job(inputs, out, form)]
+    form = form or "png"
     jobs: dict[Path, Job] = {}
     inside = out.resolve()
     for text in inputs:
@@ -67,11 +77,33 @@ def find_jobs(inputs: Sequence[str], out: Path, form: str = "png") -> list[Job]:
                     f"{other.source} and {path} would both be written to {target}; restore them into different "
                     f"folders, or use --format same where only their suffixes differ."
                 )
-    sources = {job.source.resolve() for job in jobs.values()}
-    for job in jobs.values():
+    _keep_sources(list(jobs.values()))
+    return list(jobs.values())
+
+
+def _only_job(inputs: Sequence[str], out: Path, form: str | None) -> Job:
+    """The one photo that becomes a file of a given name."""
+    found = {
+        path.resolve(): (root, path)
+        for text in inputs
+        for root, path in _photos(text)
+        if path == Path(text).expanduser() or path.resolve() != out.resolve()  # a result of before
+    }
+    if len(found) != 1:
+        raise UserError(f"--out {out} is one picture, but there are {len(found)} photos to restore; name a folder.")
+    ((root, path),) = found.values()
+    if form and file_format(_suffix(path, form)) != file_format(out.suffix):
+        raise UserError(f"--out {out} and --format {form} do not agree; leave one of them out.")
+    job = Job(path.relative_to(root).as_posix(), path, out, out.name)
+    _keep_sources([job])
+    return job
+
+
+def _keep_sources(jobs: Sequence[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    for job in jobs:
         if job.target.resolve() in sources:
             raise UserError(f"{job.target} is itself a photo to restore; choose another --out so that it is kept.")
-    return list(jobs.values())
 
 
 def _is_no_result(path: Path, text: str, inside: Path) -> bool:
