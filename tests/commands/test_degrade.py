@@ -44,6 +44,18 @@ def test_a_photo_s_draw_does_not_depend_on_the_folder(photos: Path, tmp_path: Pa
     assert files[0] == files[1] != files[2]
 
 
+def test_photos_that_differ_in_the_suffix_only_are_kept_apart(photos: Path, tmp_path: Path) -> None:
+    Image.open(photos / "a.png").save(photos / "a.bmp")
+    assert main(["degrade", str(photos), "--preset", "bicubic", "--out", str(tmp_path / "out")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "degradations.jsonl").read_text().splitlines()]
+    assert {row["source"]: row["file_name"] for row in rows} == {
+        "a.bmp": "a.png",
+        "a.png": "a.png.png",
+        "deep/b.jpg": "deep/b.png",
+    }
+    assert len(PairedFolder(tmp_path / "out" / "lq", tmp_path / "out" / "hq")) == 3
+
+
 def test_broken_photos_are_named_and_skipped(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "c.png").write_bytes(b"nothing")
     assert main(["degrade", str(photos), "--preset", "bicubic", "--out", str(tmp_path / "out"), "--sharpen"]) == 1

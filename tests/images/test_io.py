@@ -439,7 +439,22 @@ def test_writing_is_atomic_and_says_what_failed(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["a.png"]
 
 
-def test_listing_is_sorted_recursive_and_safe_from_loops(tmp_path: Path) -> None:
+def test_what_a_folder_holds_beside_photos_is_counted_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "b.gif", "sub/C.GIF", "c.heic", "IMG_1", "d.xyz", "notes.txt", "captions.jsonl", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for _ in range(2):
+        assert list_images(tmp_path) == [tmp_path / "a.png"]
+    (sentence,) = caplog.messages
+    assert f"{tmp_path}: 2 .gif, 1 .heic, 2 other files left out; files ending in .png, .jpg," in sentence
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ImageError, match=r"holds no images, but 2 \.gif, 1 \.heic, 2 other files; files ending in"):
+        list_images(tmp_path)
+
+
+def test_listing_is_sorted_recursive_and_safe_from_loops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ImageError, match="not a folder"):
         list_images(tmp_path / "missing")
     with pytest.raises(ImageError, match="no images"):
@@ -449,3 +464,4 @@ def test_listing_is_sorted_recursive_and_safe_from_loops(tmp_path: Path) -> None
         (tmp_path / name).touch()
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in list_images(tmp_path)] == ["a.JPG", "b.png", "sub/c.tiff"]
+    assert not caplog.messages  # texts and hidden files are no news

@@ -86,6 +86,21 @@ def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: Path, 
     assert "0 restored, 3 were done before" in capsys.readouterr().out
 
 
+def test_a_photo_that_comes_later_takes_no_name(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+    command = [tmp_path / "in", "--out", tmp_path / "out", "--weights", weights]
+    write_photo(tmp_path / "in" / "a.png", 8, 8)
+    assert restore(*command) == 0
+    write_photo(tmp_path / "in" / "a.jpg", 12, 12)
+    (tmp_path / "in" / "b.gif").touch()
+    assert restore(*command) == 0
+    told = capsys.readouterr()
+    assert "1 restored, 1 were done before" in told.out
+    assert read_image(tmp_path / "out" / "a.png").pixels.shape == (32, 32, 3)
+    assert read_image(tmp_path / "out" / "a.jpg.png").pixels.shape == (48, 48, 3)
+    assert restore(*command) == 0
+    assert "0 restored, 2 were done before" in capsys.readouterr().out
+
+
 def test_a_signal_stops_it_and_the_next_run_goes_on(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -358,7 +373,8 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, we
         (["in", "--device", "cuda:7"], "'cuda:7' cannot be used"),
         (["in/a.png", "--out", "in"], "is itself a photo"),
         (["in/a.png", "--out", "full"], "was not written by this command"),
-        (["in", "in/*.jpg"], "would both be written to"),
+        (["in", "other"], "would both be written to"),
+        (["in", "--out", "new.gif"], "ends in .gif, which is not written"),
     ],
 )
 def test_bad_requests_are_refused_in_a_sentence(
@@ -371,8 +387,8 @@ def test_bad_requests_are_refused_in_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_photo(tmp_path / "in" / "a.png")
-    if "in/*.jpg" in flags:
-        write_photo(tmp_path / "in" / "a.jpg")
+    if "other" in flags:
+        write_photo(tmp_path / "other" / "a.jpg")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.png").write_bytes(b"mine")
     before = sorted(tmp_path.rglob("*"))

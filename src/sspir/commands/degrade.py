@@ -45,7 +45,9 @@ def run(arguments: list[str]) -> int:
     return _folder(degradation, paths, options.out, options.seed, options.sharpen)
 
 
-def _folder(degradation: "Degradation", photos: list[tuple[Path, str]], out: Path, seed: int, sharpen: bool) -> int:
+def _folder(
+    degradation: "Degradation", photos: list[tuple[Path, str, Path]], out: Path, seed: int, sharpen: bool
+) -> int:
     """Write lq and hq of every photo, and one JSON line each."""
     from tqdm import tqdm
 
@@ -53,7 +55,7 @@ def _folder(degradation: "Degradation", photos: list[tuple[Path, str]], out: Pat
     from sspir.images.io import ImageError, read_image, write_atomically
 
     lines, broken = [], []
-    for path, name in tqdm(photos, unit="photo"):
+    for path, name, file in tqdm(photos, unit="photo"):
         try:
             hq = _cut(read_image(path).tensor(), degradation.scale)
         except ImageError as error:
@@ -63,7 +65,6 @@ def _folder(degradation: "Degradation", photos: list[tuple[Path, str]], out: Pat
             hq = Sharpen()(hq[None])[0]
         steps = degradation.draw(sample_seed(seed, 0, name), (hq.shape[1], hq.shape[2]))
         lq = degradation.apply(hq[None], [steps])[0]
-        file = Path(name).with_suffix(".png")
         _write(out / "lq" / file, lq)
         _write(out / "hq" / file, hq)
         lines.append(
@@ -113,19 +114,17 @@ def _load(preset: str) -> "Degradation":
     return degradation
 
 
-def _photos(paths: list[Path]) -> list[tuple[Path, str]]:
-    """Every photo with its name below the folder it was found in; two of one name are refused."""
+def _photos(paths: list[Path]) -> list[tuple[Path, str, Path]]:
+    """Every photo, its name below the folder it was found in, and the name of its copies."""
     from sspir.images.io import list_images
+    from sspir.images.names import place_of, result_names
 
-    photos: dict[str, tuple[Path, str]] = {}
+    photos: dict[Path, tuple[Path, Path]] = {}
     for path in paths:
         for file in list_images(path) if path.is_dir() else [path]:
-            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            stem = Path(name).with_suffix("").as_posix()
-            if stem in photos:
-                raise UserError(f"{photos[stem][0]} and {file} would be written to one file; degrade them apart.")
-            photos[stem] = (file, name)
-    return list(photos.values())
+            photos.setdefault(place_of(file), (file, file.relative_to(path if path.is_dir() else path.parent)))
+    copies = result_names({place: (name, ".png") for place, (_, name) in photos.items()}, {})
+    return [(file, name.as_posix(), copies[place]) for place, (file, name) in photos.items()]
 
 
 def _cut(hq: "Tensor", scale: int) -> "Tensor":

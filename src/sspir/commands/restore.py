@@ -69,8 +69,8 @@ def _restore(options: argparse.Namespace) -> int:
     from sspir.restoring.jobs import find_jobs, is_file
     from sspir.restoring.journal import Journal
 
-    jobs = find_jobs(options.inputs, options.out, options.format)
     journal = Journal(options.out.parent if is_file(options.out) else options.out)
+    jobs = find_jobs(options.inputs, options.out, options.format, journal.photos())
     _check_out(options, jobs, journal)
     caption_of = _captions(options)
 

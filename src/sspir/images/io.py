@@ -1,8 +1,11 @@
 """Photos on disk: find them, read them, and write them so that no half-written file is ever seen."""
 
+import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from sspir.images.decode import decode, header_size
@@ -17,11 +20,20 @@ __all__ = [
     "list_images",
     "read_image",
     "read_size",
+    "tell_left_out",
     "write_atomically",
     "write_image",
 ]
 
+log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+OTHER_SUFFIXES = (
+    ".gif", ".apng", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".svg", ".psd", ".xcf", ".ico", ".tga", ".exr",
+    ".hdr", ".ppm", ".pgm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".pdf", ".mov",
+    ".mp4",
+)  # fmt: skip
+"""Of pictures and films that are not taken from folders."""
+_COMPANIONS = (".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".npy", ".yaml", ".html", ".tar")
 MAX_PIXELS = 200_000_000
 """Pixels an image may have unless the caller allows more: a guard against decompression bombs."""
 
@@ -29,16 +41,45 @@ MAX_PIXELS = 200_000_000
 def list_images(root: str | Path) -> list[Path]:
     """All image files below a folder, sorted; a folder that links reach twice is read once.
 
+    What else there is, but texts and tables, is counted and told in a line of the log.
+
     Raises:
         ImageError: if the folder is missing or holds no image.
     """
     root = Path(root)
     if not root.is_dir():
         raise ImageError(f"{root} is not a folder; give a folder with images.")
-    paths = sorted(_walk(root))
+    files = sorted(_walk(root))
+    paths = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     if not paths:
-        raise ImageError(f"{root} holds no images; files ending in {', '.join(SUFFIXES)} are read.")
+        left = _left_out(files)
+        raise ImageError(f"{root} holds no images{left and f', but {left}'}; {_TAKEN}.")
+    tell_left_out(root, files)
     return paths
+
+
+_TAKEN = f"files ending in {', '.join(SUFFIXES)} are taken"
+
+
+def tell_left_out(root: Path, files: Iterable[Path]) -> None:
+    """Log once how many of the files are not taken from folders, unless they are texts or tables."""
+    if left := _left_out(files):
+        _tell(f"{root}: {left} left out; {_TAKEN}.")
+
+
+def _left_out(files: Iterable[Path]) -> str:
+    """The files that are not taken in words: "2 .gif, 1 .heic, 3 other files"."""
+    suffixes = Counter(path.suffix.lower() for path in files)
+    others = {suffix: count for suffix, count in suffixes.items() if suffix not in (*SUFFIXES, *_COMPANIONS)}
+    words = [f"{others.pop(suffix)} {suffix}" for suffix in OTHER_SUFFIXES if suffix in others]
+    if rest := sum(others.values()):
+        words.append(f"{rest} other file{'s' * (rest > 1)}")
+    return ", ".join(words)
+
+
+@cache
+def _tell(sentence: str) -> None:  # once: a folder may be listed for several reasons
+    log.warning(sentence)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -51,7 +92,7 @@ def _walk(root: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if not name.startswith("."):
                 yield Path(folder, name)
 
 

@@ -1,14 +1,15 @@
 """What is to be restored and where each result goes: files, folders and patterns to a list of jobs."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
 from sspir.images.encode import file_format
-from sspir.images.io import SUFFIXES, list_images
+from sspir.images.io import OTHER_SUFFIXES, SUFFIXES, list_images, tell_left_out
+from sspir.images.names import place_of, result_names
 
 SAME = "same"
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
@@ -41,11 +42,19 @@ class Job:
 
 
 def is_file(out: Path) -> bool:
-    """Whether an output names a picture to write, not a folder."""
+    """Whether an output names a picture to write, not a folder.
+
+    Raises:
+        UserError: one of a format that is not written.
+    """
+    if out.suffix.lower() in OTHER_SUFFIXES and not out.is_dir():
+        raise UserError(f"--out {out} ends in {out.suffix}, which is not written; use one of {', '.join(SUFFIXES)}.")
     return out.suffix.lower() in SUFFIXES and not out.is_dir()
 
 
-def find_jobs(inputs: Sequence[str], out: Path, form: str | None = None) -> list[Job]:
+def find_jobs(
+    inputs: Sequence[str], out: Path, form: str | None = None, known: Mapping[str, str] | None = None
+) -> list[Job]:
     """Every photo among the inputs, once.
 
     Args:
@@ -53,32 +62,32 @@ def find_jobs(inputs: Sequence[str], out: Path, form: str | None = None) -> list
         out: folder of the results, of which photos that already lie in it are left alone; or the result itself, where
             it ends like a picture and the inputs are one photo.
         form: one of `FORMATS`: suffix of the results, by default png or that of `out`; "same" keeps each photo's own.
+        known: result -> photo of earlier runs, see `Journal.photos`: results keep their photos.
 
     Raises:
-        UserError: an input does not exist or holds no photo, two photos would be written to one file, or a result
-            would replace a photo.
+        UserError: an input does not exist or holds no photo, two photos of different folders would be written to one
+            file, or a result would replace a photo.
     """
     if is_file(out):
         return [_only_job(inputs, out, form)]
-    form = form or "png"
-    jobs: dict[Path, Job] = {}
+    photos: dict[Path, tuple[Path, Path]] = {}
     inside = out.resolve()
     for text in inputs:
         found = [(root, path) for root, path in _photos(text) if _is_no_result(path, text, inside)]
         if not found:
             raise UserError(f"{text} holds no photos to restore (those in {out} are results); name another input.")
         for root, path in found:
-            name = path.relative_to(root)
-            output = name.with_suffix(_suffix(path, form))
-            target = out / output
-            other = jobs.setdefault(target, Job(name.as_posix(), path, target, output.as_posix()))
-            if other.source.resolve() != path.resolve():
-                raise UserError(
-                    f"{other.source} and {path} would both be written to {target}; restore them into different "
-                    f"folders, or use --format same where only their suffixes differ."
-                )
-    _keep_sources(list(jobs.values()))
-    return list(jobs.values())
+            photos.setdefault(place_of(path), (path.relative_to(root), path))
+    names = result_names(
+        {place: (name, _suffix(path, form or "png")) for place, (name, path) in photos.items()},
+        {Path(result): Path(photo).name for result, photo in (known or {}).items()},
+    )
+    jobs = [
+        Job(name.as_posix(), path, out / names[place], names[place].as_posix())
+        for place, (name, path) in photos.items()
+    ]
+    _keep_sources(jobs)
+    return jobs
 
 
 def _only_job(inputs: Sequence[str], out: Path, form: str | None) -> Job:
@@ -137,10 +146,16 @@ def _matching(pattern: Path) -> Iterator[tuple[Path, Path]]:
         fixed.pop()
     root = Path(*fixed)
     seen: set[Path] = set()  # links may lead to a photo in many ways; the shortest is taken
+    left: list[Path] = []
     found = map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob needs a relative pattern)
     for path in sorted(found, key=lambda path: (len(path.parts), path)):
         inner = list_images(path) if path.is_dir() and pattern.name != "**" else [path]
         for photo in inner:
-            if photo.is_file() and photo.suffix.lower() in SUFFIXES and photo.resolve() not in seen:
-                seen.add(photo.resolve())
+            if not photo.is_file() or photo.resolve() in seen:
+                continue
+            seen.add(photo.resolve())
+            if photo.suffix.lower() in SUFFIXES or photo.suffix == pattern.suffix:  # '*.gif' names them itself
                 yield root, photo
+            else:
+                left.append(photo)
+    tell_left_out(pattern, left)

@@ -41,6 +41,10 @@ class Journal:
         of = self.captions if entry.get("status") == "described" else self.entries
         of[entry["output"]] = entry
 
+    def photos(self) -> dict[str, str]:
+        """The photo of each result."""
+        return {output: entry["source"] for output, entry in self.entries.items() if "source" in entry}
+
     def begin(self) -> None:
         """Make the file before the first result is written, so that a run that is stopped right after knows its own."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
