@@ -109,10 +109,9 @@ def _parser() -> Parser:
 
 def _captioner(name: str, changes: list[str]) -> Any:
     """Build a shipped captioner, or one from a YAML file, with some settings changed."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
     from omegaconf.errors import OmegaConfBaseException
 
+    from sspir.build import build
     from sspir.config import load_choice
 
     settings: Any = load_choice("captioner", name)
@@ -123,10 +122,9 @@ def _captioner(name: str, changes: list[str]) -> Any:
             raise UserError(f"--set {change} changes nothing of the captioner {name}; it has {known}.")
         settings[key] = _value(settings[key], value)
     try:
-        return instantiate(settings)
-    except (InstantiationException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-        raise UserError(f"The captioner {name} cannot be made: {cause}") from error
+        return build(settings)
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"The captioner {name} cannot be made: {error}") from error
 
 
 def _value(old: Any, text: str) -> Any:

@@ -85,8 +85,7 @@ def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
     Raises:
         UserError: a name is neither.
     """
-    from hydra.utils import instantiate
-
+    from sspir.build import build
     from sspir.config import compose_config, home
 
     groups = {path.stem for path in (home() / "conf" / "metric").glob("*.yaml")}
@@ -98,7 +97,7 @@ def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
             listed = ", ".join([*sorted(groups), *known])
             raise UserError(f"There is no metric {name!r}; choose among {listed}.")
         for member in nodes[name] if name in groups else [name]:
-            chosen[str(member)] = instantiate(known[member])
+            chosen[str(member)] = build(known[member])
     return chosen
 
 

@@ -97,18 +97,15 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
 
 def _load(preset: str) -> "Degradation":
     """Build a shipped preset, or one from a YAML file."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+    from sspir.build import build
     from sspir.config import load_choice
     from sspir.degradation import Degradation
 
     choice = load_choice("degradation", preset)
     try:
-        degradation = instantiate(choice)
-    except InstantiationException as error:
-        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-        raise UserError(f"{preset} describes no degradation: {cause}") from error
+        degradation = build(choice)
+    except UserError as error:
+        raise UserError(f"{preset} describes no degradation: {error}") from error
     if not isinstance(degradation, Degradation):
         raise UserError(f"{preset} describes no degradation: its _target_ must be sspir.degradation.Degradation.")
     return degradation

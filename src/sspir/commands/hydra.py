@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from sspir.build import refusal
 from sspir.config import home, register
 from sspir.errors import UserError
 
@@ -32,10 +33,8 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
     def task(config: DictConfig) -> Any:
         try:
             return getattr(import_module(module), name)(config)
-        except HydraException as error:
-            if isinstance(error.__cause__, UserError):  # raised by a constructor that Hydra called
-                raise error.__cause__ from None
-            raise
+        except InstantiationException as error:  # of a constructor that Hydra called
+            raise refusal(error) from error
 
     before, sys.argv = sys.argv, [f"sspir {config_name}", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # leave errors to us: Hydra would print them and exit

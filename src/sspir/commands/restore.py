@@ -176,8 +176,7 @@ def _text(path: Path) -> str | None:
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
-    from hydra.utils import instantiate
-
+    from sspir.build import build
     from sspir.config import load_choice
     from sspir.evaluate import device_of
     from sspir.weights import load_pipeline
@@ -186,7 +185,7 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     if options.shown == "processor" and not pipeline.backbone.processor.predicts_image:
         raise UserError(f"{options.weights} has no Processor that predicts images; use --shown restored.")
     if options.captioner:
-        pipeline.captioner = instantiate(load_choice("captioner", options.captioner))
+        pipeline.captioner = build(load_choice("captioner", options.captioner))
     try:
         pipeline.to(device_of(options.device))
     except (RuntimeError, AssertionError) as error:
@@ -202,13 +201,12 @@ def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
     """The model's own settings with those of the flags."""
     from dataclasses import replace
 
-    from hydra.utils import instantiate
-
+    from sspir.build import build
     from sspir.config import load_choice
 
     changes: dict[str, Any] = {}
     if options.sampler:
-        preset = instantiate(load_choice("sampler", options.sampler))
+        preset = build(load_choice("sampler", options.sampler))
         changes |= {name: getattr(preset, name) for name in preset.OF_THE_SOLVER}
     if options.colour:
         changes["colour"], changes["colour_strength"] = options.colour

@@ -1,0 +1,37 @@
+"""Objects from configurations, with one sentence where a constructor refuses."""
+
+import re
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from sspir.errors import UserError
+
+
+def build(node: Any) -> Any:
+    """What a configuration node describes.
+
+    Raises:
+        UserError: its constructor, or one further in, raised something.
+    """
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        raise refusal(error) from error
+
+
+def refusal(error: InstantiationException) -> UserError:
+    """The sentence of a constructor that refused: its own where it is one for people, else what could not be made."""
+    cause = error.__cause__ or error
+    while isinstance(cause, InstantiationException) and cause.__cause__:
+        error, cause = cause, cause.__cause__
+    if isinstance(cause, UserError):
+        return cause
+    text = str(error)
+    target = re.search(r"target '([^']+)'", text)
+    key = re.search(r"full_key: (\S+)", text)
+    if not target:
+        return UserError(" ".join(text.split()))
+    what = f"{key[1]} ({target[1]})" if key else target[1]
+    return UserError(f"{what} cannot be made: {' '.join(str(cause).split()) or type(cause).__name__}")

@@ -1,0 +1,67 @@
+"""What a configuration names and cannot be made; and what fails later, which keeps its traceback."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from sspir.__main__ import main
+from sspir.build import build
+from sspir.commands.hydra import hydra_command
+from sspir.errors import UserError
+from tests.pipelines import write_photo
+from tests.runs import OVERRIDES
+
+FRACTION = {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 0}
+CROP = {"_target_": "sspir.data.crop.Crop", "size": 0}
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        (
+            {"outer": {"_target_": "builtins.dict", "inner": FRACTION}},
+            "outer.inner (fractions.Fraction) cannot be made",
+        ),
+        (FRACTION, "fractions.Fraction cannot be made: Fraction(1, 0)"),
+        ({"crop": CROP}, "Crop.size is 0: give the side of the patch"),
+        ({"part": {"_target_": "sspir.data.Nothing"}}, "part (sspir.data.Nothing) cannot be made: Error loading"),
+        ({"part": CROP | {"sise": 3}}, "part (sspir.data.crop.Crop) cannot be made: Crop.__init__() got an unexpected"),
+    ],
+)
+def test_a_constructor_that_refuses_is_one_sentence_with_its_key(node: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        build(OmegaConf.create(node))
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_library_s_refusal_names_the_key_of_a_run(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    assert main(["train", *OVERRIDES, *places, "trainer.max_epochs=-7"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("sspir train: trainer (pytorch_lightning.")
+    assert "cannot be made: " in told
+    assert "-7" in told
+
+
+def test_a_flag_s_file_is_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = write_photo(tmp_path / "a.png", 8, 8)
+    (tmp_path / "bad.yaml").write_text("_target_: sspir.priors.captioner.NoCaption\nwords: 3\n")
+    flags = ["--captioner", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out")]
+    assert main(["restore", str(photo), *flags]) == 2
+    assert "sspir.priors.captioner.NoCaption cannot be made: " in capsys.readouterr().err
+
+
+def broken(config: DictConfig) -> None:
+    raise ZeroDivisionError(config.name)
+
+
+def test_a_fault_in_the_work_itself_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        hydra_command("train", f"{__name__}:broken", ["experiments=tiny"])
