@@ -47,10 +47,25 @@ def test_bad_input_is_one_sentence_and_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
+    errors = capsys.readouterr().err
+    told = errors.strip().splitlines()[-1]
     assert told.startswith(f"sspir {arguments[0]}: ")
+    assert "Error executing job" not in errors
     assert sentence in told
     assert "Traceback" not in told
+
+
+def test_each_job_of_a_multirun_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--multirun", *OVERRIDES, "dataset.train.root=/nowhere/a,/nowhere/b"]) == 2
+    errors = capsys.readouterr().err
+    assert "Error executing job" not in errors
+    first, second = errors.strip().splitlines()[-2:]
+    assert first.startswith("sspir train: ")
+    for told, root in ((first, "/nowhere/a"), (second, "/nowhere/b")):
+        assert f"dataset.train.root={root}: {root} is not a folder" in told
 
 
 def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture) -> None:

@@ -42,6 +42,7 @@ def test_finished_runs_are_skipped_and_failed_ones_retried(photo_folder: Path, t
     broken = sweep(tmp_path, photo_folder, "ablation=no_controlnet,none")
     assert broken.returncode == 2
     assert "residual needs a Processor with a front that predicts a full-size image, and a ControlNet" in broken.stderr
+    assert "Error executing job" not in broken.stderr
     before = finished(tmp_path)
     assert set(before) == {"none-s0"}
     done = sweep(tmp_path, photo_folder, "ablation=no_rgb_loss,none,no_frequency_loss")

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,7 +18,7 @@ from sspir.errors import UserError
 
 
 def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
-    """Run a function of a composed configuration under Hydra, multirun included.
+    """Run a function of a composed configuration under Hydra, multirun included: a job that fails stops no other.
 
     Args:
         config_name: primary configuration in `conf/`.
@@ -24,17 +26,21 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         arguments: Hydra's: overrides and flags.
 
     Raises:
-        UserError: the configuration is not sound, or the function says so.
+        UserError: the configuration is not sound, or the function says so; of a multirun, with a line for each job.
     """
     register()
     module, _, name = function.partition(":")
+    process, failed = os.getpid(), list[str]()
 
     @hydra.main(version_base="1.3", config_path=str(home() / "conf"), config_name=config_name)
     def task(config: DictConfig) -> Any:
         try:
-            return getattr(import_module(module), name)(config)
-        except InstantiationException as error:  # of a constructor that Hydra called
-            raise refusal(error) from error
+            return _call(module, name, config)
+        except UserError as error:
+            if os.getpid() != process:  # of a launcher, which carries exceptions home
+                raise
+            failed.append(_told(error))  # Hydra would put a line of its own before it
+            return None
 
     before, sys.argv = sys.argv, [f"sspir {config_name}", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # leave errors to us: Hydra would print them and exit
@@ -44,4 +50,21 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         raise UserError(" ".join(str(error).split())) from error
     finally:
         sys.argv = before
+    if failed:
+        raise UserError("\n".join(failed))
     return 0
+
+
+def _call(module: str, name: str, config: DictConfig) -> Any:
+    try:
+        return getattr(import_module(module), name)(config)
+    except InstantiationException as error:  # of a constructor that Hydra called
+        raise refusal(error) from error
+
+
+def _told(error: UserError) -> str:
+    """The sentence, of a multirun with the job's overrides before it."""
+    running = HydraConfig.get()
+    if running.mode is not RunMode.MULTIRUN:
+        return str(error)
+    return f"{' '.join(running.overrides.task)}: {error}"
