@@ -1,6 +1,8 @@
 """Which photos are meant, and what their results are called."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -20,7 +22,7 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def outputs(*inputs: str, form: str | None = None, known: dict[str, str] | None = None) -> dict[str, str]:
+def outputs(*inputs: str, form: str | None = None, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     return {job.source.as_posix(): job.output for job in find_jobs(inputs, Path("out"), form, known)}
 
 

@@ -57,7 +57,7 @@ def decode(path: Path, data: bytes, max_pixels: int) -> Picture:
             f"{max_pixels:,}; raise max_pixels (--max-pixels) if you trust the file."
         )
     try:
-        _require_one_picture(path, data)
+        _require_one_picture(path, data, image)
         return _decoded(path, data, image, warnings)
     except ImageError:
         raise
@@ -129,12 +129,11 @@ def _unlimited() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _require_one_picture(path: Path, data: bytes) -> None:
+def _require_one_picture(path: Path, data: bytes, image: Any) -> None:
     """Refuse animations and documents, but not a preview that phones (MPO) and editors (TIFF) put behind the photo."""
-    image: Any = _opened(path, io.BytesIO(data))  # of its own: a TIFF that was sought in turns out another way
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if image.format == "TIFF":
-        reduced = []
+        reduced, image = [], _opened(path, io.BytesIO(data))  # one that was sought in is turned another way
         for page in range(pages):
             image.seek(page)
             reduced.append(bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED))

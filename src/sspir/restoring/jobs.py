@@ -4,6 +4,7 @@ import glob
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sspir.errors import UserError
@@ -53,7 +54,7 @@ def is_file(out: Path) -> bool:
 
 
 def find_jobs(
-    inputs: Sequence[str], out: Path, form: str | None = None, known: Mapping[str, str] | None = None
+    inputs: Sequence[str], out: Path, form: str | None = None, known: Mapping[str, str] = MappingProxyType({})
 ) -> list[Job]:
     """Every photo among the inputs, once.
 
@@ -80,7 +81,7 @@ def find_jobs(
             photos.setdefault(place_of(path), (path.relative_to(root), path))
     names = result_names(
         {place: (name, _suffix(path, form or "png")) for place, (name, path) in photos.items()},
-        {Path(result): Path(photo).name for result, photo in (known or {}).items()},
+        {Path(result): Path(photo).name for result, photo in known.items()},
     )
     jobs = [
         Job(name.as_posix(), path, out / names[place], names[place].as_posix())
