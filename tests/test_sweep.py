@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from sspir.__main__ import main
+from sspir.checkpoint import load_checkpoint
+from sspir.run import alone_in, find_checkpoint
 from sspir.sweep import with_swept
 from tests.runs import OVERRIDES
 
@@ -103,3 +106,26 @@ def test_launchers_of_the_ecosystem_run_sweeps(
     done = sweep(tmp_path, photo_folder, f"hydra/launcher={launcher}", *options, "seed=0,1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(finished(tmp_path)) == {"none-s0", "none-s1"}
+
+
+def test_a_sigterm_ends_all_of_a_parallel_sweep_once_it_has_saved(photo_folder: Path, tmp_path: Path) -> None:
+    if find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_joblib_launcher") is None:
+        pytest.skip("joblib is not installed: pip install 'sspir[joblib]'")
+    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    length = ["trainer.max_steps=100000", "checkpoint_every=100000", "trainer.val_check_interval=100000"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sspir", "train", "--multirun", *OVERRIDES, *places, *length, *launcher],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    runs = [tmp_path / "runs" / "tiny" / f"none-s{seed}" for seed in range(3)]
+    while process.poll() is None and not all((run / "metrics.jsonl").is_file() for run in runs[:2]):
+        time.sleep(0.1)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output.decode()[-3000:]
+    for run in runs[:2]:
+        assert load_checkpoint(find_checkpoint(run))["global_step"] >= 1
+        with alone_in(run):  # nobody trains there any more
+            pass
+    assert not runs[2].exists() or not (runs[2] / "metrics.jsonl").exists()

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import active_children, parent_process
+from multiprocessing import active_children
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -71,19 +72,36 @@ class Stop:
     received = False  # in this process, whichever it is
 
     @classmethod
-    def pass_on(cls, signum: int, frame: Any) -> None:
-        """Handle the signal in the process that started the sweep."""
-        workers = [child for child in active_children() if type(child).__module__.startswith("joblib.")]
-        if not workers:
-            sys.exit(143)
+    @contextmanager
+    def passed_on(cls, arguments: Sequence[str]) -> Iterator[None]:
+        """Within, pass a SIGTERM on to joblib's processes, where the arguments ask for them; afterwards exit with 143.
+
+        Without them the job is in this process, and Lightning has it save.
+        """
+        if "hydra/launcher=joblib" not in arguments:
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, cls._pass_on)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if cls.received:
+                sys.exit(143)
+
+    @classmethod
+    def _pass_on(cls, signum: int, frame: Any) -> None:
         cls.received = True
+        workers = [child for child in active_children() if type(child).__module__.startswith("joblib.")]
         for worker in workers:
             worker.terminate()
+        if not workers:
+            sys.exit(143)
 
     @classmethod
     @contextmanager
-    def in_job(cls) -> Iterator[None]:
-        """Have a job fail instead of end its process, where that is one of joblib's.
+    def in_process(cls) -> Iterator[None]:
+        """For a job in a process of its own: fail instead of ending the process.
 
         Raises:
             StoppedError: the job was stopped, or comes after one that was.
@@ -94,7 +112,5 @@ class Stop:
         try:
             yield
         except SystemExit as stop:
-            if parent_process() is None:
-                raise
             cls.received = True
             raise StoppedError(sentence) from stop

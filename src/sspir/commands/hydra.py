@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sspir.build import refusal
 from sspir.config import home, register
 from sspir.errors import UserError
+from sspir.sweep import Stop
 
 
 def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
@@ -34,10 +36,12 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path=str(home() / "conf"), config_name=config_name)
     def task(config: DictConfig) -> Any:
+        of_launcher = os.getpid() != process
         try:
-            return _call(module, name, config)
+            with Stop.in_process() if of_launcher else nullcontext():
+                return _call(module, name, config)
         except UserError as error:
-            if os.getpid() != process:  # of a launcher, which carries exceptions home
+            if of_launcher:  # which carries exceptions home
                 raise
             failed.append(_told(error))  # Hydra would put a line of its own before it
             return None
@@ -45,7 +49,8 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
     before, sys.argv = sys.argv, [f"sspir {config_name}", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # leave errors to us: Hydra would print them and exit
     try:
-        task()
+        with Stop.passed_on(arguments):
+            task()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from error
     finally:
