@@ -1,5 +1,6 @@
 """The main job in a minute: restore photos that the shipped model never saw, show and measure them."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ def demo(out: Path, photos: str | None = None, bad: str | None = None, count: in
     evaluation = out / "evaluation"
     measured = [f"run={SHIPPED}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
     evaluate(compose_config("evaluate", measured))
-    panels = [_degraded(evaluation, path) for path in list_images(evaluation / "restored")]
+    captions = json.loads((evaluation / "captions.json").read_text())
+    panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]
     panels += [_bad(path, out) for path in _bad_photos(bad)]
     picture = out / "panels.png"
     stack(panels).save(picture)
@@ -47,12 +49,11 @@ def demo(out: Path, photos: str | None = None, bad: str | None = None, count: in
     return picture
 
 
-def _degraded(evaluation: Path, restored: Path) -> Image.Image:
+def _degraded(evaluation: Path, name: str, caption: str) -> Image.Image:
     """LQ, Processor, restored and truth of one validation photo."""
-    name = restored.relative_to(evaluation / "restored")
-    images = {folder: read_image(evaluation / folder / name).tensor() for folder in COLUMNS}
+    images = {folder: read_image(evaluation / folder / f"{name}.png").tensor() for folder in COLUMNS}
     images["lq"] = upscale(images["lq"][None], (images["hq"].shape[-2], images["hq"].shape[-1]))[0]
-    return _panel(name.stem, {COLUMNS[folder]: image for folder, image in images.items()})
+    return _panel(f"{Path(name).name}: {caption}", {COLUMNS[folder]: image for folder, image in images.items()})
 
 
 def _bad(path: Path, out: Path) -> Image.Image:

@@ -1,0 +1,22 @@
+"""The demo, with the shipped model and tiny photos."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sspir.demo import demo
+
+
+def test_the_demo_says_in_words_what_it_restored(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSPIR_PHOTOS", "")  # the demo sets it
+    first = demo(tmp_path / "demo", str(photo_folder), count=2)
+    height = Image.open(first).height
+    captions = json.loads((tmp_path / "demo" / "evaluation" / "captions.json").read_text())
+    assert captions.keys() == {"0", "1"}
+    assert all("photo" in caption for caption in captions.values())
+    assert Image.open(demo(tmp_path / "demo", str(photo_folder), count=1)).height < height
