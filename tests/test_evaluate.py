@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.utils import instantiate
 
+from sspir.__main__ import main
 from sspir.config import compose_config
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
-from sspir.evaluate import captions_of, evaluate
+from sspir.evaluate import Evaluation, evaluate
+from sspir.evaluation_record import record_of
 from sspir.images.io import read_image
 from sspir.priors.captioner import Captioner, Images, NoCaption
 from sspir.weights import load_pipeline
@@ -103,11 +106,111 @@ def test_photos_without_words_are_described_and_words_that_came_steer(
     assert (read_image(tmp_path / "restored" / "1.png").tensor() - wanted).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_a_captioner_is_asked_where_no_words_came_and_is_freed(run: Path, captioned: list[str]) -> None:
-    benchmark = instantiate(compose_config("evaluate", ["run=.", *captioned]).benchmark)
-    pipeline = load_pipeline(run)
-    pipeline.captioner = looking = Looking()
-    assert captions_of(pipeline, benchmark, 2) == ["a red house", "an old house"]
-    assert looking.calls == [(3, 48, 64), "closed"]
-    pipeline.captioner = NoCaption()
-    assert captions_of(pipeline, benchmark, 2) == ["", ""]
+@pytest.fixture
+def evaluation(run: Path, captioned: list[str], tmp_path: Path) -> Evaluation:
+    config = compose_config("evaluate", [f"run={run}", *captioned])
+    pipeline, benchmark = load_pipeline(run), instantiate(config.benchmark)
+    record = record_of(config, pipeline, benchmark, pipeline.sampler, "cpu")
+    return Evaluation(pipeline, benchmark, pipeline.sampler, instantiate(config.metric), tmp_path, record)
+
+
+def test_a_captioner_is_asked_once_where_no_words_came_and_is_freed(evaluation: Evaluation) -> None:
+    evaluation.pipeline.captioner = looking = Looking()
+    for _ in range(2):
+        evaluation.describe(["0", "1"])
+    assert {place: entry["caption"] for place, entry in evaluation.journal.captions.items()} == {
+        "0": "a red house",
+        "1": "an old house",
+    }
+    assert looking.calls == [(3, 48, 64), "closed", "closed"]
+
+
+def test_a_captioner_without_words_says_nothing_of_photos_that_have_some(evaluation: Evaluation) -> None:
+    evaluation.pipeline.captioner = NoCaption()
+    evaluation.describe(["0"])
+    evaluation.measure("0")
+    assert evaluation.journal.entries["0"]["caption"] == ""
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+
+
+def test_a_stopped_evaluation_goes_on_and_a_finished_one_is_left_alone(
+    run: Path, captioned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = compose_config("evaluate", [f"run={run}", "wandb=null", *captioned])
+    summary, out = evaluate(config), Path(config.out)
+    before = times(out)
+    assert evaluate(config) == summary
+    assert times(out) == before
+    assert "is finished; nothing to do" in caplog.text
+    lines = (out / "evaluate.jsonl").read_bytes()
+    (out / "evaluate.jsonl").write_bytes(lines[:-30])  # what a kill within the last line leaves
+    (out / "summary.json").unlink()
+    assert evaluate(config) == summary
+    after = times(out)
+    assert after["restored/0.png"] == before["restored/0.png"]
+    assert after["restored/1.png"] > before["restored/1.png"]
+
+
+def test_more_metrics_are_measured_and_fewer_are_taken_from_what_was(run: Path, captioned: list[str]) -> None:
+    def call(*changes: str) -> dict:
+        return evaluate(compose_config("evaluate", [f"run={run}", "wandb=null", *captioned, "seed=7", *changes]))
+
+    few = call()
+    out = next(run.glob("evaluation/set5/*seed7*"))
+    many = call("+metric.psnr_rgb={_target_: sspir.metrics.fidelity.PSNR, channels: rgb}", "noise_control=true")
+    assert {"psnr_y", "psnr_rgb"} <= many["methods"]["restored"].keys()
+    assert "noise@restored" in many["methods"]
+    before = times(out / "restored")
+    again = call()
+    assert again == few
+    assert times(out / "restored") == before
+
+
+def test_another_evaluation_in_the_folder_is_replaced(run: Path, captioned: list[str], tmp_path: Path) -> None:
+    def call(*changes: str) -> dict:
+        return evaluate(
+            compose_config("evaluate", [f"run={here}", f"out={tmp_path / 'out'}", "wandb=null", *captioned, *changes])
+        )
+
+    here = shutil.copytree(run, tmp_path / "run")
+    first = call()
+    with_limit = call("limit=1")
+    assert [path.name for path in (tmp_path / "out" / "restored").iterdir()] == ["0.png"]
+    assert with_limit["methods"]["restored"]["psnr_y"]["n"] == 1
+    path = here / "checkpoints" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    moved = {name: 1.01 * value for name, value in state["ema"].items()}  # as if the run was trained on
+    torch.save({**state, "ema": moved, "global_step": 9}, path)
+    second = call()
+    assert second["methods"]["restored"] != first["methods"]["restored"]
+    assert (first["evaluation"]["step"], second["evaluation"]["step"]) == (2, 9)
+
+
+def test_a_sweep_over_runs_and_checkpoints_keeps_them_apart(
+    run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copytree(run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("evaluation"))
+    sweep = ["run=runs/a,runs/b", "checkpoint=last,best", "limit=1", "wandb=null"]
+    assert main(["evaluate", "--multirun", *captioned, *sweep]) == 0
+    found = sorted(path.relative_to(tmp_path).parts for path in tmp_path.rglob("summary.json"))
+    found = [parts for parts in found if "evaluation" in parts]
+    assert [(parts[1], parts[4].partition("-")[0]) for parts in found] == [
+        ("a", "best"), ("a", "last"), ("b", "best"), ("b", "last"),
+    ]  # fmt: skip
+    for parts in found:
+        folder = tmp_path.joinpath(*parts).parent
+        rows = list(csv.DictReader((folder / "images.csv").open()))
+        assert {row["role"]: row["path"] for row in rows}["restored"] == "restored/0.png"
+        told = json.loads((folder / "summary.json").read_text())["evaluation"]
+        assert {key: told[key] for key in ("run", "name", "variant", "seed", "benchmark", "checkpoint", "step")} == {
+            "run": f"runs/{parts[1]}", "name": "tiny", "variant": "none", "seed": 0, "benchmark": "set5",
+            "checkpoint": parts[4].partition("-")[0], "step": 2,
+        }  # fmt: skip
+        assert told["settings"]["limit"] == 1
+        assert told["inputs"]["sampler"]["steps"] == 2

@@ -84,7 +84,8 @@ class EvaluateConfig:
         benchmark: what is restored.
         metric: what is measured: name -> metric.
         sampler: changes to the run's own sampler.
-        out: folder for restored images, `per_image.csv` and `summary.json`.
+        out: folder for restored images, `per_image.csv` and `summary.json`; by default it names the checkpoint and what
+            differs from the default evaluation. One that was stopped goes on; what is of another one is replaced.
         seed: of the sampler's noise.
         limit: number of images; null for all.
         noise_control: add rows of plain noise at the restoration's PSNR, which a restoration has to beat.
@@ -112,12 +113,24 @@ def home() -> Path:
 
 
 def register() -> None:
-    """Tell Hydra about the schemas and our resolvers. Calling it twice does no harm."""
+    """Tell Hydra about the schemas and the resolvers. Calling it twice does no harm.
+
+    `${repo:}` is the folder of `conf/`, `${absolute:PATH}` a path from the root, `${swept:}` what a sweep
+    varies, and `${evaluation:}` checkpoint and settings of an evaluation in words.
+    """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
     OmegaConf.register_new_resolver("swept", swept, replace=True)
+    OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
+    OmegaConf.register_new_resolver("evaluation", _evaluation, replace=True)
+
+
+def _evaluation(_root_: DictConfig) -> str:
+    from sspir.evaluation_record import folder_name
+
+    return folder_name(_root_)
 
 
 def load_choice(group: str, name: str) -> DictConfig:

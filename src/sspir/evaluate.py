@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,33 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from sspir.batch import Batch
 from sspir.data import Benchmark
 from sspir.degradation import sample_seed
-from sspir.images.io import write_image
+from sspir.evaluation_record import identity_of, record_of
+from sspir.images.io import write_atomically, write_image
 from sspir.images.panel import to_picture
 from sspir.loggers import log_evaluation
-from sspir.metrics.measure import measure_image, usable
-from sspir.metrics.results import Results
+from sspir.metrics.base import ImageMetric
+from sspir.metrics.measure import NOISE, Row, measure_image, usable
+from sspir.metrics.results import FILES, SUMMARY, Results
 from sspir.metrics.table import comparison_text, summary_table
 from sspir.models.latent import upscale
 from sspir.pipeline import RestorationPipeline
+from sspir.restoring.journal import Journal
+from sspir.sampling.sampler import Sampler
 from sspir.weights import load_pipeline
 
 log = logging.getLogger(__name__)
+JOURNAL = "evaluate.jsonl"
+CAPTIONS = "captions.json"
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Restore every image of a benchmark, measure it beside bicubic and the Processor, and write it all down.
+
+    What the folder holds of this very evaluation is kept: one that was stopped goes on, one that is finished is not
+    done again. What it holds of another one is replaced.
 
     Args:
         config: composed `conf/evaluate.yaml`.
@@ -36,59 +48,154 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         What `summary.json` holds.
     """
     out = Path(config.out)
-    pipeline = load_pipeline(config.run, config.checkpoint).to(device_of(config.device))
+    pipeline = load_pipeline(config.run, config.checkpoint)
     pipeline.set_progress_bar_config(disable=True)
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
+    sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
+    device = device_of(config.device)
+    record = record_of(config, pipeline, benchmark, sampler, device.type)
+    evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record)
+    left = evaluation.left()
+    if not left and (done := _summary(out)).get("evaluation") == record:
+        log.info("%s is finished; nothing to do. Delete it to evaluate again.\n%s", out, summary_table(done))
+        return done
+    evaluation.begin()
+    evaluation.describe(left)
+    if left:
+        pipeline.to(device)
+    for place in tqdm(left, desc=benchmark.name, unit="image"):
+        evaluation.measure(place)
     results = Results(metrics, unavailable, config.seed)
-    settings = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
-    count = min(len(benchmark), config.limit or len(benchmark))
-    known = captions_of(pipeline, benchmark, count)
-    captions = {}
-    for index in tqdm(range(count), desc=benchmark.name, unit="image"):
-        batch = benchmark[index]
-        size = (batch.hq.shape[-2], batch.hq.shape[-1])
-        name = Path(batch.ids[0]).with_suffix("").as_posix()
-        seed = sample_seed(config.seed, 0, batch.ids[0])
-        restored = pipeline.restore(batch.lq, [known[index]], size, [seed], settings)
-        captions[name] = restored.captions[0]
-        pictures = {"restored": restored.images[0].cpu()}
-        if restored.structure:
-            pictures["processor"] = upscale(restored.structure[0], size)[0].cpu()
-        files = {}
-        for method, picture in {**pictures, "hq": batch.hq[0], "lq": batch.lq[0]}.items():
-            files[method] = out / method / f"{name}.png"
-            files[method].parent.mkdir(parents=True, exist_ok=True)
-            write_image(files[method], to_picture(picture))
-        base = ("processor" if "processor" in pictures else "bicubic") if config.noise_control else None
-        results.add(measure_image(metrics, name, pictures, batch.hq[0], batch.lq[0], base), files)
-    summary = results.write(out)
-    (out / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False) + "\n")
+    captions = evaluation.collect(results)
+    write_atomically(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
+    summary = results.write(out, record)
     if logger := instantiate(config.wandb):
         log_evaluation(logger, summary, results.rows(), out)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
     return summary
 
 
-def captions_of(pipeline: RestorationPipeline, benchmark: Benchmark, count: int) -> list[str]:
-    """The captions of the first `count` photos: what came with them, else what the captioner says.
+@dataclass
+class Evaluation:
+    """The images of an evaluation, each restored and measured once: a journal in the folder says which are done.
 
-    A captioner that does not look decides over what came, as in training: an ablation without words gets none. One that
-    looks is freed before diffusion needs the memory.
-
-    Raises:
-        CaptionError: a photo got no caption; measured without, it would pass for another method's.
+    Attributes:
+        pipeline: of the run, with its captioner.
+        benchmark: what is restored.
+        sampler: the settings.
+        metrics: what is measured.
+        out: the folder.
+        record: of the evaluation, see `record_of`.
     """
-    captions = []
-    with closing(pipeline.captioner) as captioner:
-        for index in range(count):
-            batch = benchmark[index]
-            if captioner.sees:
-                size = (batch.hq.shape[-2], batch.hq.shape[-1])
-                captions.append(batch.captions[0] or pipeline.caption(batch.lq, size)[0])
-            else:
-                captions += captioner(batch.lq, batch.captions)
-    return captions
+
+    pipeline: RestorationPipeline
+    benchmark: Benchmark
+    sampler: Sampler
+    metrics: Mapping[str, ImageMetric]
+    out: Path
+    record: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.out, JOURNAL)
+        self.identity = identity_of(self.record)
+        self.measured = {name: self.record["metrics"][name] for name in self.metrics}
+        if self.record["noise_control"]:
+            self.measured[NOISE] = True
+        limit = self.record["inputs"]["limit"]
+        self.places = list(map(str, range(min(len(self.benchmark), limit or len(self.benchmark)))))
+
+    def left(self) -> list[str]:
+        """The places in the benchmark, as the journal calls them, that are not done."""
+        return [place for place in self.places if not self._is_done(self.journal.entries.get(place, {}))]
+
+    def _is_done(self, entry: dict[str, Any]) -> bool:
+        return (
+            entry.get("evaluation") == self.identity
+            and self.measured.items() <= entry["measured"].items()
+            and all((self.out / file).is_file() for file in entry["files"].values())
+        )
+
+    def begin(self) -> None:
+        """Take away tables, as they are not of what will be there, and all that the journal names of another one."""
+        entries = [*self.journal.entries.values(), *self.journal.captions.values()]
+        if any(entry.get("evaluation") != self.identity for entry in entries):
+            log.info("%s holds another evaluation; this one starts anew.", self.out)
+            for file in {file for entry in entries for file in entry.get("files", {}).values()}:
+                (self.out / file).unlink(missing_ok=True)
+            self.journal.path.unlink()
+            self.journal = Journal(self.out, JOURNAL)
+        for name in (*FILES, CAPTIONS):
+            (self.out / name).unlink(missing_ok=True)
+        self.journal.begin()
+
+    def describe(self, places: list[str]) -> None:
+        """Ask a captioner that looks about photos that came without words, then free it: diffusion needs the memory.
+
+        Raises:
+            CaptionError: a photo got no caption; measured without, it would pass for another method's.
+        """
+        if not self.pipeline.captioner.sees:
+            return
+        with closing(self.pipeline.captioner):
+            for place in tqdm(places, desc="captions", unit="image", leave=False):
+                if place in self.journal.captions:
+                    continue
+                batch = self.benchmark[int(place)]
+                said = batch.captions[0] or self.pipeline.caption(batch.lq, _size(batch))[0]
+                self._note(place, batch, status="described", caption=said)
+
+    def measure(self, place: str) -> None:
+        """Restore one image, measure it, and note it in the journal."""
+        batch = self.benchmark[int(place)]
+        name, size = _name(batch), _size(batch)
+        if self.pipeline.captioner.sees:
+            captions = [self.journal.captions[place]["caption"]]
+        else:  # it decides over what came, as in training: an ablation without words gets none
+            captions = self.pipeline.captioner(batch.lq, batch.captions)
+        seeds = [sample_seed(self.record["inputs"]["seed"], 0, batch.ids[0])]
+        restored = self.pipeline.restore(batch.lq, captions, size, seeds, self.sampler)
+        pictures = {"restored": restored.images[0].cpu()}
+        if restored.structure:
+            pictures["processor"] = upscale(restored.structure[0], size)[0].cpu()
+        files = {}
+        for method, picture in {**pictures, "hq": batch.hq[0], "lq": batch.lq[0]}.items():
+            files[method] = f"{method}/{name}.png"
+            write_image(self.out / files[method], to_picture(picture))
+        base = ("processor" if "processor" in pictures else "bicubic") if self.record["noise_control"] else None
+        rows = measure_image(self.metrics, name, pictures, batch.hq[0], batch.lq[0], base)
+        told = {"caption": restored.captions[0], "measured": self.measured, "files": files}
+        self._note(place, batch, status="done", **told, rows=[asdict(row) for row in rows])
+
+    def _note(self, place: str, batch: Batch, **facts: Any) -> None:
+        self.journal.append({"output": place, "image": _name(batch), "evaluation": self.identity, **facts})
+
+    def collect(self, results: Results) -> dict[str, str]:
+        """Hand over what was measured of all images; returns their captions by name."""
+        entries = [self.journal.entries[place] for place in self.places]
+        for entry in entries:
+            rows = [Row(**row) for row in entry["rows"]]
+            asked = [row for row in rows if NOISE in self.measured or not row.method.startswith(NOISE)]
+            for row in asked:
+                row.problems = {name: problem for name, problem in row.problems.items() if name in self.metrics}
+            results.add(asked, {role: self.out / file for role, file in entry["files"].items()})
+        return {entry["image"]: entry["caption"] for entry in entries}
+
+
+def _name(batch: Batch) -> str:
+    return Path(batch.ids[0]).with_suffix("").as_posix()
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    return batch.hq.shape[-2], batch.hq.shape[-1]
+
+
+def _summary(out: Path) -> dict[str, Any]:
+    """The summary that lies in a folder, {} where there is none."""
+    try:
+        return dict(json.loads((out / SUMMARY).read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def device_of(name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """What a person calls "the weights": a run folder, a saved pipeline, the authors' checkpoint, or what ships here."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from sspir.pipeline import RestorationPipeline
 from sspir.pretrained import load_autoencoder, load_noise_schedule
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder
-from sspir.run import CONFIG
+from sspir.run import CONFIG, find_checkpoint
 from sspir.sampling.sampler import Sampler
 
 SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
@@ -124,6 +125,22 @@ def weights_time(path: str | Path) -> str:
     kinds = (".safetensors", ".ckpt", ".bin", ".pt")
     times = [file.stat().st_mtime for file in Path(path).expanduser().rglob("*") if file.suffix in kinds]
     return datetime.fromtimestamp(max(times, default=0), UTC).isoformat(timespec="seconds")
+
+
+def weights_id(pipeline: RestorationPipeline) -> str:
+    """Sixteen digits that tell the weights of two pipelines apart."""
+    digest = hashlib.sha256()
+    for name, part in sorted(pipeline.components.items()):
+        for key, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
+            digest.update(f"{name}.{key} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def step_of(run: Path, checkpoint: str = "last") -> int:
+    """The optimizer steps that a run's checkpoint has behind it."""
+    path = find_checkpoint(run, checkpoint)
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.images.io import write_image
+from sspir.images.picture import Picture
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM, psnr
 from sspir.metrics.learned import FID
@@ -115,6 +118,24 @@ def test_summary_and_files(tmp_path: Path) -> None:
     text = summary_table(summary) + comparison_text(summary)
     for expected in ("psnr_y ↑", "gradient_ratio →1", "lpips", "not here", "good against bad", "wins 100%"):
         assert expected in text
+
+
+def test_pictures_are_found_from_the_results_whatever_the_current_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = Results({"psnr_y": PSNR()})
+    files = {"hq": "photos/hq/a.png", "ours": "runs/out/ours/a.png", "theirs": tmp_path / "theirs" / "a.png"}
+    for path in files.values():
+        write_image(path, Picture(np.zeros((8, 8, 3), np.uint8)))
+    results.add([Row("a", "ours", {"psnr_y": 20.0})], files)
+    results.write(Path("runs/out"))
+    shutil.copytree("runs/out", tmp_path / "moved")
+    monkeypatch.chdir("/")
+    with (tmp_path / "moved" / "images.csv").open() as file:
+        paths = {row["role"]: row["path"] for row in csv.DictReader(file)}
+    assert paths["ours"] == "ours/a.png"
+    assert all((tmp_path / "moved" / path).is_file() for path in paths.values())
 
 
 def test_a_value_of_a_whole_set_has_no_interval(tmp_path: Path) -> None:

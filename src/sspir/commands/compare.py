@@ -155,7 +155,7 @@ def _measure_folders(results: "Results", methods: dict[str, Path], hq: Path | No
 def _files(found: "Match") -> dict[str, Path]:
     files = {**found.restored}
     files.update({role: path for role, path in (("hq", found.hq), ("lq", found.lq)) if path is not None})
-    return {role: path.resolve() for role, path in files.items()}
+    return files
 
 
 def _warn(results: "Results", out: Path) -> None:

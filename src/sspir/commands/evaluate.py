@@ -11,8 +11,11 @@ usage: sspir evaluate run=FOLDER benchmark=NAME [KEY=VALUE ...]
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 +sampler.steps=20 out=results/20steps
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 metric=all limit=3
+  sspir evaluate --multirun run=runs/tiny/none-s0,runs/tiny/none-s1 benchmark=set14 checkpoint=last,best
 
-Writes the restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`.
+Writes restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`; by default
+RUN/evaluation/BENCHMARK/CHECKPOINT, with what differs from the default settings: set14/last, set14/best-seed1-steps20.
+The same command again goes on where it was stopped; what is finished is not done again.
 """
 
 

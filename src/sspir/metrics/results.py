@@ -16,6 +16,8 @@ from sspir.metrics.base import ImageMetric
 from sspir.metrics.measure import NOISE, Row
 from sspir.metrics.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare
 
+SUMMARY = "summary.json"
+FILES = ("per_image.csv", "images.csv", SUMMARY)
 STRUCTURE = ("vif", "haarpsi", "gmsd")  # noise improves none of them: one must be won beside NIQE
 
 
@@ -120,20 +122,27 @@ class Results:
             found.append({"a": a, "b": b, "metric": name, **gain, "win_rate": difference.win_rate, "better": better})
         return found
 
-    def write(self, folder: str | Path) -> dict[str, Any]:
+    def write(self, folder: str | Path, evaluation: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write per_image.csv, images.csv and summary.json into a folder; returns the summary.
+
+        Paths of pictures are relative to the folder where they lie in it, so that it can be moved, else absolute.
+
+        Args:
+            folder: that takes them.
+            evaluation: what was evaluated, for the summary.
 
         Raises:
             OSError: the folder does not take them.
         """
         folder = Path(folder)
-        summary = self.summary()
+        summary = {**self.summary(), **({"evaluation": evaluation} if evaluation else {})}
+        files = sorted((image, role, _from(folder, path)) for image, role, path in self._files)
         columns = ["image", "method", *self.metrics]
         table = [[row[column] for column in columns] for row in self.rows()]
-        write_atomically(folder / "per_image.csv", _to_csv(columns, table))
-        write_atomically(folder / "images.csv", _to_csv(["image", "role", "path"], sorted(self._files)))
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(folder / "summary.json", text.encode())
+        contents = (_to_csv(columns, table), _to_csv(["image", "role", "path"], files), text.encode())
+        for name, content in zip(FILES, contents, strict=True):  # the summary last: with it the folder is complete
+            write_atomically(folder / name, content)
         return summary
 
 
@@ -170,6 +179,12 @@ def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
         beaten = ("niqe" in better and any(name in better for name in STRUCTURE)) if judged else None
         verdicts.append({"method": method, "control": control, "better": better, "worse": worse, "beaten": beaten})
     return verdicts
+
+
+def _from(folder: Path, path: str) -> str:
+    """A path as it is found from a folder of results, whatever the current one is."""
+    found, inside = Path(path).resolve(), folder.resolve()
+    return found.relative_to(inside).as_posix() if found.is_relative_to(inside) else str(found)
 
 
 def _to_csv(columns: list[str], rows: Iterable[Iterable[Any]]) -> bytes:

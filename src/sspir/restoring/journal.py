@@ -20,10 +20,11 @@ class Journal:
 
     Args:
         folder: of the results; `begin` makes it.
+        name: of the file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self.path = folder / name
         self.entries: dict[str, dict[str, Any]] = {}
         self.captions: dict[str, dict[str, Any]] = {}
         self._torn = False
