@@ -18,6 +18,7 @@ from sspir.evaluation_record import settings_of
             "last-limit8-degradation_light",
             {"limit": 8, "degradation": "light"},
         ),
+        (["captioner=measured"], "last-captioner_measured", {"captioner": "measured"}),
         (["checkpoint=last-1.ckpt", "+benchmark.seed=3"], "last-1-benchmark.seed3", {"benchmark.seed": 3}),
     ],
 )
@@ -32,10 +33,15 @@ def test_what_has_no_short_name_is_told_apart_by_digits() -> None:
         return compose_config("evaluate", ["run=runs/a", "benchmark=set14", *overrides]).out
 
     changes = [
-        "benchmark.photos.roots=/photos/a", "benchmark.photos.roots=/photos/b", "benchmark.degradation.scale=2",
-        "benchmark.name=mine", "+sampler.negative_caption='blurred, noisy, and a good deal longer than a folder name'",
-        *(f"+sampler={{steps: 3, negative_caption: {'word ' * 9}, caption_suffix: {text * 30}}}" for text in "ab"),
-    ]  # fmt: skip
-    names = [out(change) for change in changes]
+        ["benchmark.photos.roots=/photos/a"],
+        ["benchmark.photos.roots=/photos/b"],
+        ["benchmark.degradation.scale=2"],
+        ["benchmark.name=mine"],
+        ["captioner=llava", "captioner.path=/models/a"],
+        ["captioner=llava", "captioner.path=/models/b"],
+        ["+sampler.negative_caption='blurred, noisy, and a good deal longer than a folder name'"],
+        *([f"+sampler={{steps: 3, negative_caption: {'word ' * 9}, caption_suffix: {text * 30}}}"] for text in "ab"),
+    ]
+    names = [out(*each) for each in changes]
     assert len({out(), *names}) == len(names) + 1
     assert all(len(name.rpartition("/")[2]) <= 120 and " " not in name for name in names)

@@ -1,5 +1,6 @@
 """The pipeline from Python: what it takes, what it gives, and the laws that its results keep."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 import sspir
 from sspir.errors import UserError
+from sspir.priors.captioner import NoCaption
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
 LONG = "a house with a red roof" + ", a red roof" * 30
@@ -31,6 +33,14 @@ def test_save_and_load_change_no_bit(tmp_path: Path) -> None:
     assert loaded.sampler == pipeline.sampler
     parameters = {id(p) for part in expected for p in getattr(getattr(loaded, part), "parameters", list)()}
     assert {id(p) for p in loaded.backbone.parameters()} <= parameters  # what runs is what is saved and moved
+
+
+def test_a_pipeline_with_another_sampler_and_captioner_can_be_saved(tmp_path: Path) -> None:
+    pipeline = sspir.load_pipeline()
+    pipeline.sampler, pipeline.captioner = pipeline.settings(steps=3), NoCaption()
+    pipeline.save_config(tmp_path)
+    saved = json.loads((tmp_path / "model_index.json").read_text())
+    assert (saved["sampler"]["steps"], saved["captioner"]) == (3, "MeasuredCaptioner")
 
 
 def test_a_saved_pipeline_loads_in_a_fresh_process(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ class EvaluateConfig:
         checkpoint: of a run: "last", "best" or a file name.
         benchmark: what is restored.
         metric: what is measured: name -> metric.
+        captioner: of photos that come without words; null for the one that the run was trained with.
         sampler: changes to the run's own sampler.
         out: folder for restored images, `per_image.csv` and `summary.json`; by default it names the checkpoint and what
             differs from the default evaluation. One that was stopped goes on; what is of another one is replaced.
@@ -97,6 +98,7 @@ class EvaluateConfig:
     checkpoint: str = "last"
     benchmark: Any = MISSING
     metric: Any = MISSING
+    captioner: Any = None
     sampler: dict[str, Any] = field(default_factory=dict)
     out: str = MISSING
     seed: int = 0

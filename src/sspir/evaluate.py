@@ -48,7 +48,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         What `summary.json` holds.
     """
     out = Path(config.out)
-    pipeline = load_pipeline(config.run, config.checkpoint)
+    pipeline = load_pipeline(config.run, config.checkpoint, captioner=instantiate(config.captioner))
     pipeline.set_progress_bar_config(disable=True)
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from sspir.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
-SETTINGS = ("seed", "limit", "benchmark", "sampler")  # keys of the configuration that decide the pictures
-GROUPS = {"benchmark.degradation": "degradation"}  # key -> folder of `conf/` whose choices have names
+SETTINGS = ("seed", "limit", "benchmark", "captioner", "sampler")  # keys of the configuration that decide the pictures
+GROUPS = {"benchmark.degradation": "degradation", "captioner": "captioner"}  # key -> folder of choices in `conf/`
 LONGEST = 120  # characters of a folder's name
 
 
@@ -139,7 +139,10 @@ def _differences(now: Any, default: Any, key: str) -> dict[str, Any]:
 def _choice(group: str, node: str) -> str:
     """The name of the shipped choice that a node (as JSON) is, else what it makes and digits that tell it apart."""
     for path in sorted((home() / "conf" / group).glob("*.yaml")):
-        if _plain(load_choice(group, path.stem)) == json.loads(node):
+        choice = OmegaConf.load(path)
+        if "defaults" in choice:
+            choice = load_choice(group, path.stem)
+        if _plain(choice) == json.loads(node):
             return path.stem
     return _unnamed(json.loads(node))
 

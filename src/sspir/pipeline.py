@@ -61,8 +61,8 @@ class RestorationPipeline(DiffusionPipeline):
         residual: None restores the latent itself. A number: restores the difference to the Processor's full-size
             image, which was multiplied by it in training.
         scale: default upscaling.
-        captioner: class of the captioner it was trained with. One that needs weights is not loaded: set
-            `pipeline.captioner` to use it.
+        captioner: class of the captioner it was trained with. `pipeline.captioner` is one of these where it needs no
+            weights, else `NoCaption` until it is set, as `load_pipeline` does for a run.
     """
 
     # Without the ControlNet and the adapters: they take turns with the U-Net at every step, so they stay once fetched
@@ -93,20 +93,11 @@ class RestorationPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.register_modules(
-            vae=vae,
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            image_encoder=image_encoder,
-            refine=refine,
-            unet=unet,
-            controlnet=controlnet,
-            scheduler=scheduler,
-            processor=processor,
-            unet_image=unet_image,
-            controlnet_image=controlnet_image,
-            unet_pixel=unet_pixel,
-        )
-        self.register_to_config(sampler=sampler or {}, residual=residual, scale=scale, captioner=captioner)
+            vae=vae, tokenizer=tokenizer, text_encoder=text_encoder, image_encoder=image_encoder, refine=refine,
+            unet=unet, controlnet=controlnet, scheduler=scheduler, processor=processor, unet_image=unet_image,
+            controlnet_image=controlnet_image, unet_pixel=unet_pixel,
+        )  # fmt: skip
+        self.register_to_config(residual=residual, scale=scale, captioner=captioner)
         self.sampler = Sampler(**(sampler or {}))
         self.captioner: Captioner = WEIGHTLESS.get(captioner, NoCaption)()
         halvings = factor_of(vae).bit_length() - 1
@@ -118,6 +109,15 @@ class RestorationPipeline(DiffusionPipeline):
             controlnet_image or NoAttention(),
             unet_pixel or NoAttention(),
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As diffusers does, which would put the captioner itself into the saved configuration, and the sampler."""
+        if name not in ("captioner", "sampler"):
+            super().__setattr__(name, value)
+            return
+        object.__setattr__(self, name, value)
+        if name == "sampler":
+            self.register_to_config(sampler=asdict(value))
 
     @classmethod
     def from_parts(cls, backbone: ControlledUNet, sampler: Sampler, **parts: Any) -> Self:

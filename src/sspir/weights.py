@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained import load_autoencoder, load_noise_schedule
+from sspir.priors.captioner import Captioner
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder
 from sspir.run import CONFIG, find_checkpoint
 from sspir.sampling.sampler import Sampler
 
+log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
 SUMS = "SHA256SUMS"  # written by `sspir export`
 AUTHORS_PARTS = ("unet", "controlnet", "refine")
@@ -29,7 +32,11 @@ AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)
 
 
 def load_pipeline(
-    path: str | Path = SHIPPED, checkpoint: str = "last", stable_diffusion: str | None = None, clip: str | None = None
+    path: str | Path = SHIPPED,
+    checkpoint: str = "last",
+    stable_diffusion: str | None = None,
+    clip: str | None = None,
+    captioner: Captioner | None = None,
 ) -> RestorationPipeline:
     """Load a pipeline from a run folder, from a folder that `save_pretrained` wrote, or from the authors' checkpoint.
 
@@ -38,17 +45,40 @@ def load_pipeline(
         checkpoint: of a run: "last", "best" or a file name.
         stable_diffusion: for the authors' checkpoint, see `load_authors`.
         clip: for the authors' checkpoint, see `load_authors`.
+        captioner: to use; None takes the one it was trained with. A run knows all of that one's settings, a saved
+            pipeline only its class: where it needs weights, and where it would send photos to another machine, there
+            is none, and a warning says so.
 
     Raises:
         UserError: the folder is none of those, or its files are not what its SHA256SUMS say.
     """
+    pipeline = _load_pipeline(Path(path).expanduser(), checkpoint, stable_diffusion, clip)
+    trained_with = pipeline.config.captioner
+    if captioner is not None:
+        pipeline.captioner = captioner
+    elif type(pipeline.captioner).__name__ != trained_with:
+        log.warning(
+            "%s was trained with captions by %s, which does not come with it: photos without words get none; name a "
+            "captioner by --captioner (restore), captioner=NAME (evaluate) or load_pipeline(captioner=...).",
+            path,
+            trained_with,
+        )
+    return pipeline
+
+
+def _load_pipeline(
+    folder: Path, checkpoint: str, stable_diffusion: str | None, clip: str | None
+) -> RestorationPipeline:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # of shards and components; ours count photos
-    folder = Path(path).expanduser()
     if (folder / CONFIG).is_file():
         from sspir.module import RestorationModule
 
-        return RestorationModule.from_run(folder, checkpoint).pipeline
+        module = RestorationModule.from_run(folder, checkpoint)
+        pipeline = module.pipeline
+        if isinstance(module.captioner, Captioner) and not module.captioner.remote:
+            pipeline.captioner = module.captioner
+        return pipeline
     if (folder / "model_index.json").is_file():
         verify(folder)
         try:

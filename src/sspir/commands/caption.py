@@ -142,10 +142,11 @@ def _look(options: argparse.Namespace) -> "Look":
     if options.shown == "lq":
         return lambda photo: photo
     from sspir.evaluate import device_of
+    from sspir.priors.captioner import NoCaption
     from sspir.sampling.look import look
     from sspir.weights import load_pipeline
 
-    pipeline = load_pipeline(options.weights)
+    pipeline = load_pipeline(options.weights, captioner=NoCaption())
     pipeline.to(device_of(options.device))
     pipeline.max_output_pixels = float("inf")  # what is shown is small, however large the photo
 

@@ -11,6 +11,7 @@ usage: sspir evaluate run=FOLDER benchmark=NAME [KEY=VALUE ...]
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 +sampler.steps=20 out=results/20steps
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 metric=all limit=3
+  sspir evaluate run=runs/tiny/none-s0 benchmark=set14 captioner=llava captioner.path=/models/llava
   sspir evaluate --multirun run=runs/tiny/none-s0,runs/tiny/none-s1 benchmark=set14 checkpoint=last,best
 
 Writes restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`; by default

@@ -181,11 +181,10 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     from sspir.evaluate import device_of
     from sspir.weights import load_pipeline
 
-    pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip)
+    captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None
+    pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)
     if options.shown == "processor" and not pipeline.backbone.processor.predicts_image:
         raise UserError(f"{options.weights} has no Processor that predicts images; use --shown restored.")
-    if options.captioner:
-        pipeline.captioner = build(load_choice("captioner", options.captioner))
     try:
         pipeline.to(device_of(options.device))
     except (RuntimeError, AssertionError) as error:

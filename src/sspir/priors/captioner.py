@@ -31,6 +31,9 @@ class Captioner(ABC):
     sees = True
     """Whether the images count."""
 
+    remote = False
+    """Whether images leave this machine: such a captioner is only used where somebody asks for it."""
+
     @abstractmethod
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One caption per image.

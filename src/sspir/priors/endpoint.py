@@ -50,6 +50,8 @@ class EndpointCaptioner(Captioner):
         longest_side: pixels; larger images are reduced before they are sent (as JPEG).
     """
 
+    remote = True
+
     def __init__(
         self,
         url: str,

@@ -1,0 +1,118 @@
+"""The captioner that a run was trained with, when the run is used."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sspir.__main__ import main
+from sspir.config import compose_config
+from sspir.evaluate import evaluate
+from sspir.export import export
+from sspir.priors.captioner import Captioner, CaptionerUnavailableError, Images, NoCaption
+from sspir.priors.vision_language import VisionLanguageCaptioner
+from sspir.weights import load_pipeline
+from tests.pipelines import write_photo
+from tests.runs import tiny_run
+from tests.vision_language import save_llava
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """A run whose captioner is a model, in `llava` beside it."""
+    root = tmp_path_factory.mktemp("captioner")
+    words = ["captioner=llava", f"captioner.path={save_llava(root / 'llava')}", "captioner.max_new_tokens=4"]
+    tiny_run(root / "run", photo_folder, "trainer.max_steps=1", "trainer.val_check_interval=1", *words)
+    return root / "run"
+
+
+class Elsewhere(Captioner):
+    """Comes from no module of the package."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        return [self.word] * len(images)
+
+
+def with_captioner(run: Path, folder: Path, node: dict[str, str]) -> Path:
+    """A copy of a run that was trained with another captioner."""
+    shutil.copytree(run, folder)
+    config = OmegaConf.load(folder / "config.yaml")
+    config.captioner = config.module.captioner = node
+    OmegaConf.save(config, folder / "config.yaml")
+    return folder
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said about the captioner."""
+    return [each.getMessage() for each in caplog.records if each.name == "sspir.weights"]
+
+
+def test_a_run_comes_back_with_its_captioner_and_no_weights_before_they_are_needed(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    captioner = load_pipeline(run).captioner
+    assert isinstance(captioner, VisionLanguageCaptioner)
+    assert captioner._loaded is None
+    assert captioner.max_new_tokens == 4
+    node = {"_target_": "tests.test_trained_captioner.Elsewhere", "word": "a tree"}
+    pipeline = load_pipeline(with_captioner(run, tmp_path / "run", node))
+    assert pipeline(torch.rand(3, 8, 8), steps=1).captions == ["a tree"]
+    assert not warnings(caplog)
+
+
+def test_photos_are_sent_to_no_machine_that_a_record_names(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = "sspir.priors.endpoint.EndpointCaptioner"
+    folder = with_captioner(run, tmp_path / "run", {"_target_": target, "url": "http://127.0.0.1:9/v1", "model": "a"})
+    assert isinstance(load_pipeline(folder).captioner, NoCaption)
+    (said,) = warnings(caplog)
+    assert "EndpointCaptioner" in said
+    assert "--captioner" in said
+
+
+def test_an_exported_pipeline_says_that_its_captioner_stayed_behind(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export(run, tmp_path / "model")
+    photo = write_photo(tmp_path / "photo.png", 8, 8)
+    command = ["restore", str(photo), "--weights", str(tmp_path / "model"), "--steps", "1"]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    (said,) = warnings(caplog)
+    assert "VisionLanguageCaptioner" in said
+    assert "--captioner" in said
+    assert main([*command, "--captioner", "measured", "--out", str(tmp_path / "b")]) == 0
+    assert warnings(caplog) == [said]
+    told = json.loads((tmp_path / "b" / "restore.jsonl").read_text().splitlines()[-1])
+    assert told["caption"].startswith("a ")
+
+
+def test_an_evaluation_asks_the_captioner_of_the_run_and_stops_where_it_cannot(
+    run: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    def config(out: str, *changes: str) -> DictConfig:
+        photos = ["benchmark=set5", f"benchmark.photos.roots={photo_folder / 'val'}", "metric=fast", "limit=1"]
+        return compose_config("evaluate", [f"run={run}", f"out={tmp_path / out}", "wandb=null", *photos, *changes])
+
+    summary = evaluate(config("own"))
+    assert summary["evaluation"]["inputs"]["captioner"]["model"] == str(run.parent / "llava")
+    (caption,) = json.loads((tmp_path / "own" / "captions.json").read_text()).values()
+    assert caption
+    assert evaluate(config("other", "captioner=measured"))["evaluation"]["settings"]["captioner"] == "measured"
+    (other,) = json.loads((tmp_path / "other" / "captions.json").read_text()).values()
+    assert other.startswith("a ")
+    assert other != caption
+    (run.parent / "llava").rename(run.parent / "moved")
+    try:
+        with pytest.raises(CaptionerUnavailableError, match="llava"):
+            evaluate(config("missing"))
+    finally:
+        (run.parent / "moved").rename(run.parent / "llava")
+    assert not (tmp_path / "missing" / "summary.json").exists()
