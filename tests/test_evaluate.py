@@ -214,3 +214,24 @@ def test_a_sweep_over_runs_and_checkpoints_keeps_them_apart(
         }  # fmt: skip
         assert told["settings"]["limit"] == 1
         assert told["inputs"]["sampler"]["steps"] == 2
+
+
+def test_several_runs_and_benchmarks_in_one_command_load_each_run_once(
+    run: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "it's another, run"))
+    loaded: list[str] = []
+
+    def counted(path: str, *arguments: object, **options: object) -> object:
+        loaded.append(path)
+        return load_pipeline(path, *arguments, **options)
+
+    monkeypatch.setattr("sspir.evaluate.load_pipeline", counted)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSPIR_PHOTOS", str(photo_folder))
+    options = ["benchmark=photos,skimage", "metric=fast", "limit=1", "wandb=null"]
+    assert main(["evaluate", str(run), other.name, *options]) == 0
+    assert loaded == [str(run), other.name]
+    for folder in (run, other):
+        found = {path.parent.parent.name for path in (folder / "evaluation").rglob("summary.json")}
+        assert {"photos", "skimage"} <= found, folder

@@ -117,8 +117,8 @@ def home() -> Path:
 def register() -> None:
     """Tell Hydra about the schemas and the resolvers. Calling it twice does no harm.
 
-    `${repo:}` is the folder of `conf/`, `${absolute:PATH}` a path from the root, `${swept:}` what a sweep
-    varies, and `${evaluation:}` checkpoint and settings of an evaluation in words.
+    `${repo:}` is the folder of `conf/`, `${absolute:PATH}` a path from the root and `${ends:PATH}` its last two parts,
+    `${swept:}` what a sweep varies, and `${evaluation:}` checkpoint and settings of an evaluation in words.
     """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
@@ -126,6 +126,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
     OmegaConf.register_new_resolver("swept", swept, replace=True)
     OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
+    OmegaConf.register_new_resolver("ends", lambda path: "/".join(Path(path).absolute().parts[-2:]), replace=True)
     OmegaConf.register_new_resolver("evaluation", _evaluation, replace=True)
 
 

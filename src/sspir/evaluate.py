@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from sspir.models.latent import upscale
 from sspir.pipeline import RestorationPipeline
 from sspir.restoring.journal import Journal
 from sspir.sampling.sampler import Sampler
-from sspir.weights import load_pipeline
+from sspir.weights import load_pipeline, weights_time
 
 log = logging.getLogger(__name__)
 JOURNAL = "evaluate.jsonl"
@@ -48,8 +49,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         What `summary.json` holds.
     """
     out = Path(config.out)
-    pipeline = load_pipeline(config.run, config.checkpoint, captioner=instantiate(config.captioner))
-    pipeline.set_progress_bar_config(disable=True)
+    captioner = json.dumps(OmegaConf.to_container(config.captioner, resolve=True)) if config.captioner else ""
+    pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
@@ -74,6 +75,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         log_evaluation(logger, summary, results.rows(), out)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
     return summary
+
+
+@lru_cache(maxsize=1)
+def _loaded(run: str, checkpoint: str, captioner: str, written: str) -> RestorationPipeline:
+    """A pipeline, loaded once for all benchmarks that follow each other; `written` tells its files from later ones."""
+    pipeline = load_pipeline(run, checkpoint, captioner=instantiate(json.loads(captioner)) if captioner else None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @dataclass

@@ -74,6 +74,7 @@ def record_of(
         trained: Any = OmegaConf.load(folder / CONFIG)
         of_run = {key: trained[key] for key in ("name", "variant", "seed")}
         of_run |= {"checkpoint": config.checkpoint, "step": step_of(folder, config.checkpoint)}
+    count = min(len(benchmark), config.limit or len(benchmark))
     record = {
         "run": config.run,
         **of_run,
@@ -89,7 +90,7 @@ def record_of(
             "captioner": pipeline.captioner.provenance(),
             "benchmark": _plain(config.benchmark),
             "photos": manifest_of({"photos": benchmark.photos})["photos"],
-            "captions": _digits(json.dumps([benchmark.photos[index]["caption"] for index in range(len(benchmark))])),
+            "captions": _digits(json.dumps([benchmark.photos[index]["caption"] for index in range(count)])),
             "device": device,
         },
     }

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
+from sspir.checkpoint import glance
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
@@ -169,8 +170,7 @@ def weights_id(pipeline: RestorationPipeline) -> str:
 
 def step_of(run: Path, checkpoint: str = "last") -> int:
     """The optimizer steps that a run's checkpoint has behind it."""
-    path = find_checkpoint(run, checkpoint)
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return int(glance(find_checkpoint(run, checkpoint))["global_step"])
 
 
 def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:

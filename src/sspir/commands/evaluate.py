@@ -6,13 +6,15 @@ from sspir.commands.hydra import hydra_command
 
 HELP = """sspir evaluate - restore a benchmark with a trained run and measure
 
-usage: sspir evaluate run=FOLDER benchmark=NAME [KEY=VALUE ...]
+usage: sspir evaluate RUN [RUN ...] benchmark=NAME[,NAME ...] [KEY=VALUE ...]
+       sspir evaluate run=FOLDER benchmark=NAME [KEY=VALUE ...]
 
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 +sampler.steps=20 out=results/20steps
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 metric=all limit=3
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 captioner=llava captioner.path=/models/llava
-  sspir evaluate --multirun run=runs/tiny/none-s0,runs/tiny/none-s1 benchmark=set14 checkpoint=last,best
+  sspir evaluate runs/tiny/none-s0 runs/tiny/none-s1 benchmark=set14,urban20
+  sspir evaluate --multirun run=runs/tiny/none-s0 benchmark=set14 checkpoint=last,best
 
 Writes restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`; by default
 RUN/evaluation/BENCHMARK/CHECKPOINT, with what differs from the default settings: set14/last, set14/best-seed1-steps20.
@@ -25,4 +27,19 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    return hydra_command("evaluate", "sspir.evaluate:evaluate", arguments)
+    return hydra_command("evaluate", "sspir.evaluate:evaluate", spelt_out(arguments))
+
+
+def spelt_out(arguments: list[str]) -> list[str]:
+    """Arguments with the runs that stand without `run=` as overrides, several of them as a multirun.
+
+    The runs come first, so that a multirun has all benchmarks of one run after each other and loads it once.
+    """
+    runs = [text for text in arguments if "=" not in text and not text.startswith("-")]
+    others = [text for text in arguments if text not in runs]
+    if not runs:
+        return arguments
+    quoted = ",".join("'" + run.replace("\\", "\\\\").replace("'", "\\'") + "'" for run in runs)
+    several = len(runs) > 1 or any(text.startswith("benchmark=") and "," in text for text in others)
+    multirun = ["--multirun"] if several and not {"-m", "--multirun"} & set(others) else []
+    return [*multirun, f"run={quoted}", *others]
