@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,13 +42,16 @@ def finished(root: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
-def test_finished_runs_are_skipped_and_failed_ones_retried(photo_folder: Path, tmp_path: Path) -> None:
-    broken = sweep(tmp_path, photo_folder, "ablation=no_controlnet,none")
-    assert broken.returncode == 2
-    assert "residual needs a Processor with a front that predicts a full-size image, and a ControlNet" in broken.stderr
-    assert "Error executing job" not in broken.stderr
+def test_finished_runs_are_skipped_and_what_a_model_refuses_is_passed_over(photo_folder: Path, tmp_path: Path) -> None:
+    first = sweep(tmp_path, photo_folder, "ablation=no_controlnet,none")
+    assert first.returncode == 0, first.stderr[-3000:]
+    told = "residual needs a Processor with a front that predicts a full-size image, and a ControlNet"
+    assert re.search(rf"Passed over: .*ablation=no_controlnet.*{told}", first.stdout)
     before = finished(tmp_path)
     assert set(before) == {"none-s0"}
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(rf"no_controlnet-s0</th><td>not applicable</td><td>[^<]*{told}", page)
     done = sweep(tmp_path, photo_folder, "ablation=no_rgb_loss,none,no_frequency_loss")
     assert done.returncode == 0, done.stderr[-3000:]
     after = finished(tmp_path)

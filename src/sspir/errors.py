@@ -1,4 +1,4 @@
-"""The one error that is meant for people."""
+"""The errors that are meant for people."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class NotApplicableError(UserError):
+    """What a model refuses by design, such as an ablation of a part that it needs: a sweep passes it over."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+NOT_APPLICABLE = "not_applicable.txt"  # file in a run's folder that says why its model cannot be
 REPLACED = "replaced"  # folder in a run's folder that holds what a run that started anew has found
 
 

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.degradation import sample_seed
-from sspir.errors import UserError
+from sspir.errors import NotApplicableError, UserError
 from sspir.losses import RestorationLoss
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
@@ -126,10 +126,13 @@ class RestorationModule(pl.LightningModule):
             faults.append(
                 f"processor.channels must have one width per halving of the autoencoder ({factor_of(self.vae)})"
             )
-        if self.residual and not processor.predicts_image:
-            faults.append("residual needs a Processor with a front that predicts a full-size image, and a ControlNet")
         if faults:
             raise UserError(f"The parts of this configuration do not fit: {'; '.join(faults)}.")
+        if self.residual and not processor.predicts_image:
+            raise NotApplicableError(
+                "The parts of this configuration do not fit: residual needs a Processor with a front that predicts a "
+                "full-size image, and a ControlNet."
+            )
 
     def frozen(self) -> list[nn.Module]:
         """The parts that never change."""

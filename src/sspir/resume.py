@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.checkpoint import LAST, glance, load_checkpoint, twin
 from sspir.errors import UserError
-from sspir.files import REPLACED, write_text
+from sspir.files import NOT_APPLICABLE, REPLACED, write_text
 from sspir.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.schedule import rate_at
 
@@ -113,8 +113,8 @@ def _set_aside(folder: Path) -> None:
 
 def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
     """Make a checkpoint the last one, and drop what a kill has torn and the record of steps that will be made again."""
-    for partial in (folder / CHECKPOINTS).glob(".*"):
-        partial.unlink()
+    for old in ((folder / NOT_APPLICABLE), *(folder / CHECKPOINTS).glob(".*")):
+        old.unlink(missing_ok=True)
     if checkpoint and checkpoint.name != LAST:
         twin(checkpoint, checkpoint.with_name(LAST))
     metrics = folder / METRICS

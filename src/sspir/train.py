@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -16,9 +17,11 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
+from sspir.build import refusal
 from sspir.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
-from sspir.files import write_text
+from sspir.errors import NotApplicableError
+from sspir.files import NOT_APPLICABLE, write_text
 from sspir.loggers import StepLogger
 from sspir.models.attention_cache import shared_attention
 from sspir.resume import finished, starting_point
@@ -70,7 +73,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
         torch.set_num_threads(config.threads)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
 
-    module = build_module(config)
+    module = _built_module(folder, config)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     trainer = instantiate(
         config.trainer,
@@ -118,6 +121,17 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
         write_text(folder / ENVIRONMENT, json.dumps({**environment(), "data": manifest}, indent=2) + "\n")
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+def _built_module(folder: Path, config: DictConfig) -> Any:
+    """The module; what it refuses by design is noted in the folder, for reports of a sweep."""
+    try:
+        return build_module(config)
+    except InstantiationException as error:
+        told = refusal(error)
+        if isinstance(told, NotApplicableError) and is_first_process():
+            write_text(folder / NOT_APPLICABLE, f"{told}\n")
+        raise told from error
 
 
 def _built(nodes: DictConfig) -> list[Any]:

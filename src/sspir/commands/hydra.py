@@ -1,5 +1,6 @@
 """Commands that take Hydra overrides."""
 
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -15,12 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sspir.build import refusal
 from sspir.config import home, register
-from sspir.errors import UserError
+from sspir.errors import NotApplicableError, UserError
 from sspir.sweep import Stop
+
+log = logging.getLogger(__name__)
 
 
 def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
-    """Run a function of a composed configuration under Hydra, multirun included: a job that fails stops no other.
+    """Run a function of a composed configuration under Hydra, multirun included: a job that fails stops no other, and
+    one whose model is not possible by design is passed over.
 
     Args:
         config_name: primary configuration in `conf/`.
@@ -41,6 +45,9 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
             with Stop.in_process() if of_launcher else nullcontext():
                 return _call(module, name, config)
         except UserError as error:
+            if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
+                log.warning("Passed over: %s", _told(error))
+                return None
             if of_launcher:  # which carries exceptions home
                 raise
             failed.append(_told(error))  # Hydra would put a line of its own before it

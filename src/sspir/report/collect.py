@@ -45,7 +45,7 @@ def collect(paths: Sequence[Path]) -> Collected:
     results = _read_all(_holders(roots, *RESULTS), read_results, problems)
     runs = _read_all(_holders(roots, *LOGS, "config.yaml"), read_run, problems)
     problems += _without_numbers(roots, runs)
-    runs = {folder: run for folder, run in runs.items() if run.curves}
+    runs = {folder: run for folder, run in runs.items() if run.curves or run.refused}
     if not results and not runs:
         given = ", ".join(str(path) for path in paths)
         nothing = f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
@@ -87,7 +87,7 @@ def _read_all(folders: Sequence[Path], read: Callable[[Path], T], problems: list
 def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterator[str]:
     """Sentences about trainings and evaluations that failed, were stopped, or are not done yet."""
     for folder, run in runs.items():
-        if not run.curves and run.trained:
+        if not run.curves and run.trained and not run.refused:
             yield f"{folder} has logged nothing: its training failed at the start, or has only begun."
         elif STOPPED in run.settings:
             steps = run.settings["trainer.max_steps"]

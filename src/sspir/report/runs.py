@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # a dependency of omegaconf
 
 from sspir.errors import UserError
+from sspir.files import NOT_APPLICABLE
 from sspir.report.settings import flatten
 
 Curve = list[tuple[float, float]]  # (step, value), by step
@@ -46,11 +47,13 @@ class Run:
         name: folder name, unique in a report.
         curves: logged name -> its curve, validation first.
         settings: flat configuration, "backbone.pixel_attention" -> value as text.
+        refused: why its model cannot be, in a sentence; "" where it can.
     """
 
     name: str
     curves: dict[str, Curve]
     settings: dict[str, str] = field(default_factory=dict)
+    refused: str = ""
 
     @property
     def trained(self) -> Trained | None:
@@ -89,7 +92,9 @@ def read_run(folder: Path) -> Run:
         ) from error
     if curves and "trainer.max_steps" in settings and not (folder / "summary.json").is_file():
         settings[STOPPED] = f"{max(step for points in curves.values() for step in points):g}"
-    return Run("", {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}, settings)
+    note = folder / NOT_APPLICABLE
+    refused = note.read_text(encoding="utf-8").strip() if note.is_file() and not curves else ""
+    return Run("", {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}, settings, refused)
 
 
 def read_settings(folder: Path) -> dict[str, str]:

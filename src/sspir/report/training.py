@@ -16,7 +16,10 @@ MOST_SWEEPS = 6  # scatter plots of a setting against a result
 
 def runs_section(runs: Sequence[Run]) -> str:
     """Curves of all runs, where they ended and in what they differ, and their configurations."""
-    parts = ["<section><h2>Training</h2>"]
+    parts = ["<section><h2>Training</h2>", _not_applicable([run for run in runs if run.refused])]
+    runs = [run for run in runs if not run.refused]
+    if not runs:
+        return "".join([*parts, "</section>"])
     if len(runs) > 1:
         parts.append(_legend([run.name for run in runs]))
     parts.append(_curves(runs))
@@ -24,6 +27,14 @@ def runs_section(runs: Sequence[Run]) -> str:
     parts.append(_sweeps(runs))
     parts.append(_configurations(runs))
     return "".join([*parts, "</section>"])
+
+
+def _not_applicable(runs: Sequence[Run]) -> str:
+    """What a sweep asked for that a model refuses by design."""
+    rows = [
+        f"<tr><th>{escape(run.name)}</th><td>not applicable</td><td>{escape(run.refused)}</td></tr>" for run in runs
+    ]
+    return table("<th>run</th><th></th><th>why</th>", rows) if rows else ""
 
 
 def _configurations(runs: Sequence[Run]) -> str:
