@@ -33,9 +33,9 @@ def psnr(sweep: Path, run: str) -> dict[str, float]:
     return {row["image"]: float(row["psnr_y"]) for row in rows if row["method"] == "restored"}
 
 
-def test_a_sweep_becomes_an_ablation_table(sweep: Path) -> None:
+def test_a_sweep_becomes_an_ablation_table(sweep: Path, photo_folder: Path) -> None:
     (study,) = studies(collect([sweep])[0])
-    assert study.title == "tiny on photos"
+    assert study.title == f"tiny on photos, last, benchmark.photos.root={photo_folder}"
     rows: dict[str, Row] = {row.variant: row for row in study.rows["psnr_y"]}
     assert list(rows) == ["none", "no_rgb_loss", "start_noise"]
     assert [row.seeds for row in rows.values()] == [2, 2, 1]
