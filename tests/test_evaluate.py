@@ -86,6 +86,18 @@ def test_the_same_evaluation_gives_the_same_numbers(run: Path, photo_folder: Pat
     assert scores(tmp_path / "c", "seed=1") != first
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed=18446744073709551616", "seed: 18446744073709551616 is no whole number from 0"),
+        ("limit=-3", "limit: -3 is no whole number from 1"),
+    ],
+)
+def test_numbers_out_of_range_are_one_sentence(change: str, told: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", "run=nowhere", "benchmark=skimage", "wandb=null", change]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_unknown_sampler_settings_are_named(run: Path, photo_folder: Path, tmp_path: Path) -> None:
     overrides = [f"run={run}", "benchmark=photos", f"benchmark.photos.root={photo_folder}", f"out={tmp_path}"]
     with pytest.raises(UserError, match="stepps"):

@@ -26,6 +26,7 @@ from sspir.metrics.measure import NOISE, Row, measure_image, usable
 from sspir.metrics.results import FILES, SUMMARY, Results
 from sspir.metrics.table import comparison_text, summary_table
 from sspir.models.latent import upscale
+from sspir.numbers import COUNT, SEED
 from sspir.pipeline import RestorationPipeline
 from sspir.restoring.journal import Journal
 from sspir.sampling.sampler import Sampler
@@ -48,6 +49,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     Returns:
         What `summary.json` holds.
     """
+    SEED.require("seed", config.seed)
+    if config.limit is not None:
+        COUNT.require("limit", config.limit)
     out = Path(config.out)
     captioner = json.dumps(OmegaConf.to_container(config.captioner, resolve=True)) if config.captioner else ""
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))

@@ -24,6 +24,7 @@ from sspir.errors import NotApplicableError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.loggers import StepLogger
 from sspir.models.attention_cache import shared_attention
+from sspir.numbers import SEED
 from sspir.resume import finished, starting_point
 from sspir.run import (
     CHECKPOINTS,
@@ -55,6 +56,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     Raises:
         UserError: the configuration asks for what cannot be done.
     """
+    SEED.require("seed", config.seed)
     name_variant(config)
     folder = Path(config.folder)
     if (done := finished(folder, config)) is not None:
