@@ -62,6 +62,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert abs(summaries[0]["val/psnr_y"] - summaries[1]["val/psnr_y"]) < 1e-3
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (two, one)]
     assert stopped or len(lines[0]) == len(lines[1])  # one record, not two; a stop adds a validation
+    assert (two / "train.log").read_text().count("parameters trained") == (2 if stopped else 1)
 
 
 def test_shared_weights_go_on_from_their_checkpoint(photo_folder: Path, tmp_path: Path) -> None:

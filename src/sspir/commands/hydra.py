@@ -53,6 +53,8 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
             failed.append(_told(error))  # Hydra would put a line of its own before it
             return None
 
+    if os.environ.get("RANK", "0") != "0":  # of torchrun: the first rank's log is the record
+        arguments = [*arguments, "hydra/job_logging=disabled"]
     before, sys.argv = sys.argv, [f"sspir {config_name}", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # leave errors to us: Hydra would print them and exit
     try:
