@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.errors import InstantiationException
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
-from sspir.errors import UserError
+from sspir.errors import NotApplicableError, UserError
 from sspir.losses import RestorationLoss
 from sspir.resume import finished, starting_point
 from sspir.run import alone_in, find_checkpoint, run_id
@@ -72,7 +71,7 @@ def test_the_checkpoint_says_which_run_it_is_of(run: Path, photo_folder: Path) -
 
 
 def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InstantiationException, match="residual needs a Processor with a front"):
+    with pytest.raises(NotApplicableError, match="residual needs a Processor with a front"):
         tiny_run(tmp_path / "run", photo_folder, "processor.front_features=0")
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "loss/total": 1.0}\n')  # of steps before a checkpoint
     assert tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=1")["step"] == 1

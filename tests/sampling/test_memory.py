@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sspir.sampling.memory import capacity_bytes, free_bytes, peak_bytes, reset_peak
+from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration
 from sspir.sampling.sampler import Sampler
 from tests.pipelines import photo, tiny_pipeline
@@ -50,7 +51,9 @@ def test_tiles_depend_on_neither_what_ran_before_nor_the_batch(monkeypatch: pyte
                 capacity = capacity_bytes(torch.device("cuda"))
                 patch.setattr("sspir.sampling.restoration.capacity_bytes", lambda device, held=capacity: held)
                 lq = photo(16, 16)[None].repeat(batch, 1, 1, 1)
-                work = Restoration(pipeline, lq, ["a"] * batch, (1024, 1024), [0] * batch, settings)
+                work = Restoration(
+                    pipeline, lq, ["a"] * batch, (1024, 1024), [0] * batch, settings, None, plain(lq.device)
+                )
             told = found.setdefault(total, (work.settings.tile, work.vae_tile, work.warnings))
             assert told == (work.settings.tile, work.vae_tile, work.warnings)
             assert work.settings.tile_batch * batch <= settings.tile_batch

@@ -81,4 +81,4 @@ def _told(error: UserError) -> str:
     running = HydraConfig.get()
     if running.mode is not RunMode.MULTIRUN:
         return str(error)
-    return f"{' '.join(running.overrides.task)}: {error}"
+    return f"{' '.join(text for text in running.overrides.task if not text.startswith('sweep='))}: {error}"

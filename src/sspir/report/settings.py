@@ -61,7 +61,9 @@ def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:
 
 def _decides(key: str) -> bool:
     """Whether a setting is one that may decide what comes out, and is no seed."""
-    return key not in (*PLACES, *PACE) and not key.startswith("logger.") and _word(key) != "seed"
+    if _word(key) in ("seed", "other_root"):  # the latter is a copy of the other set's root
+        return False
+    return key not in (*PLACES, *PACE) and not key.startswith("logger.")
 
 
 def _word(key: str) -> str:
