@@ -29,6 +29,7 @@ from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.restoration import Restored, restore_batch
 from sspir.sampling.sampler import Sampler
+from sspir.sampling.words import with_words_of_diffusers
 
 __all__ = ["RestorationPipeline", "Restored"]
 
@@ -128,6 +129,7 @@ class RestorationPipeline(DiffusionPipeline):
         return cls(sampler=asdict(sampler), **held, **parts)
 
     @torch.no_grad()
+    @with_words_of_diffusers
     def __call__(
         self,
         image: Photo | Sequence[Photo],
@@ -150,9 +152,10 @@ class RestorationPipeline(DiffusionPipeline):
             shown: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
             on_step: called after each step with a `Step`: its number, how many there are, the latents, and a preview
-                of the result that costs next to nothing.
+                of the result that costs next to nothing. Latents that it returns are gone on with.
             batch: images of one size that are restored together; how many changes no picture.
-            changes: fields of `Sampler` to use instead of the pipeline's, such as steps=20 or guidance=5.5.
+            changes: fields of `Sampler` to use instead of the pipeline's, such as steps=20 or guidance=5.5. The words
+                of diffusers do too (`sspir.sampling.words.SAME`); a generator stands for the seed it was made with.
 
         Returns:
             The images as a list in the order given, and the captions that steered.

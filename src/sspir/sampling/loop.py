@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from sspir.errors import UserError
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.tiling import tiled
@@ -24,6 +25,7 @@ class Step(NamedTuple):
         number: of the step, from 1.
         total: number of steps.
         latents: (B, C, h, w), still noisy.
+        timestep: scalar, on the CPU: where the network was asked.
         preview: call it for what the result would be by now, (B, 3, h, w) in [0, 1], rough and at the latents' size;
             it costs less than a thousandth of decoding, and nothing where it is not called.
     """
@@ -31,10 +33,12 @@ class Step(NamedTuple):
     number: int
     total: int
     latents: Tensor
+    timestep: Tensor
     preview: Callable[[], Tensor]
 
 
-OnStep = Callable[[Step], None]
+OnStep = Callable[[Step], Tensor | None]
+"""Called after each step; latents that it returns, of the same shape, take the place of the step's."""
 
 
 class Priors(NamedTuple):
@@ -76,7 +80,7 @@ def sample(
         known: (B, C, h, w) clean latents to which `settings.start` adds noise; otherwise only their shape counts.
         priors: of the images.
         generators: one per image, so that an image's noise does not depend on its batch.
-        on_step: called after each step.
+        on_step: called after each step, see `OnStep`.
         noise: (B, C, h, w) to start with; drawn from the generators by default.
         show: makes of the clean latents (B, C, h, w) that a step foresees what `Step.preview` returns.
 
@@ -101,8 +105,16 @@ def sample(
             latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
             if on_step:
                 preview = partial(_preview, show, schedule, scaled, predicted, timestep)
-                on_step(Step(number, len(timesteps), latents, preview))
+                latents = _replaced(latents, on_step(Step(number, len(timesteps), latents, timestep, preview)))
     return latents
+
+
+def _replaced(latents: Tensor, changed: Tensor | None) -> Tensor:
+    if not isinstance(changed, Tensor):  # a lambda returns whatever its call does
+        return latents
+    if changed.shape != latents.shape:
+        raise UserError(f"A callback returned latents {tuple(changed.shape)}; return {tuple(latents.shape)}.")
+    return changed.to(latents)
 
 
 def _preview(

@@ -73,6 +73,8 @@ class Sampler:
         object.__setattr__(self, "options", dict(self.options))  # Hydra hands in mappings of its own
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        if not isinstance(self.negative_caption, str):
+            raise UserError(f"negative_caption={self.negative_caption!r} must be one text, for all images.")
         if not hasattr(diffusers, self.scheduler):
             raise UserError(f"diffusers has no scheduler {self.scheduler!r}; try DDIMScheduler or DDPMScheduler.")
         STEPS.require("steps", self.steps)
