@@ -15,6 +15,7 @@ from sspir.errors import UserError
 from sspir.evaluate import Evaluation, evaluate
 from sspir.evaluation_record import record_of
 from sspir.images.io import read_image
+from sspir.metrics.fidelity import psnr
 from sspir.priors.captioner import Captioner, Images, NoCaption
 from sspir.weights import load_pipeline
 from tests.runs import tiny_run
@@ -67,6 +68,23 @@ def test_a_benchmark_leaves_images_rows_and_a_summary(run: Path, photo_folder: P
     assert {path.name for path in (tmp_path / "restored").iterdir()} == {"0.png", "1.png"}
     assert json.loads((tmp_path / "captions.json").read_text()).keys() == {"0", "1"}
     assert list((tmp_path / "wandb").rglob("*.wandb"))
+
+
+def test_a_border_that_is_not_measured_is_an_evaluation_of_its_own(
+    run: Path, captioned: list[str], tmp_path: Path
+) -> None:
+    overrides = [f"run={run}", *captioned, "wandb=null", "limit=1", "crop_border=4"]
+    assert "/set5/last-limit1-crop_border4-" in compose_config("evaluate", overrides).out
+    summary = evaluate(compose_config("evaluate", [*overrides, f"out={tmp_path}"]))
+    assert (summary["settings"]["crop_border"], summary["evaluation"]["settings"]["crop_border"]) == (4, 4)
+    restored, hq = (read_image(tmp_path / f"{role}/0.png").tensor()[None, :, 4:-4, 4:-4] for role in ("restored", "hq"))
+    assert summary["methods"]["restored"]["psnr_y"]["mean"] == pytest.approx(psnr(restored, hq).item(), abs=1e-4)
+    whole = evaluate(compose_config("evaluate", [*overrides, "crop_border=0", f"out={tmp_path}"]))
+    assert whole["methods"]["restored"]["psnr_y"] != summary["methods"]["restored"]["psnr_y"]
+    with pytest.raises(UserError, match="crop_border: -1 is no whole number"):
+        evaluate(compose_config("evaluate", [*overrides, "crop_border=-1", f"out={tmp_path}"]))
+    with pytest.raises(UserError, match="leaves nothing"):
+        evaluate(compose_config("evaluate", [*overrides, "crop_border=1000", f"out={tmp_path}"]))
 
 
 def test_the_same_evaluation_gives_the_same_numbers(run: Path, photo_folder: Path, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ class EvaluateConfig:
             differs from the default evaluation. One that was stopped goes on; what is of another one is replaced.
         seed: of the sampler's noise.
         limit: number of images; null for all.
+        crop_border: pixels at each side of every picture that are not measured.
         noise_control: add rows of plain noise at the restoration's PSNR, which a restoration has to beat.
         device: "auto" takes a GPU where there is one.
         wandb: the W&B run; null for none.
@@ -103,6 +104,7 @@ class EvaluateConfig:
     out: str = MISSING
     seed: int = 0
     limit: int | None = None
+    crop_border: int = 0
     noise_control: bool = False
     device: str = "auto"
     wandb: Any = None

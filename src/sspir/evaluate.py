@@ -71,7 +71,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         pipeline.to(device)
     for place in tqdm(left, desc=benchmark.name, unit="image"):
         evaluation.measure(place)
-    results = Results(metrics, unavailable, config.seed)
+    results = Results(metrics, unavailable, config.seed, config.crop_border)
     captions = evaluation.collect(results)
     write_atomically(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
     summary = results.write(out, record)
@@ -176,7 +176,8 @@ class Evaluation:
             files[method] = f"{method}/{name}.png"
             write_image(self.out / files[method], to_picture(picture))
         base = ("processor" if "processor" in pictures else "bicubic") if self.record["noise_control"] else None
-        rows = measure_image(self.metrics, name, pictures, batch.hq[0], batch.lq[0], base)
+        border = self.record["inputs"]["crop_border"]
+        rows = measure_image(self.metrics, name, pictures, batch.hq[0], batch.lq[0], base, border)
         told = {"caption": restored.captions[0], "measured": self.measured, "files": files}
         self._note(place, batch, status="done", **told, rows=[asdict(row) for row in rows])
 

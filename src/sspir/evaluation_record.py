@@ -13,13 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.config import compose_config, home, load_choice
 from sspir.errors import UserError
+from sspir.numbers import LIMIT
 
 if TYPE_CHECKING:
     from sspir.data import Benchmark
     from sspir.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
-SETTINGS = ("seed", "limit", "benchmark", "captioner", "sampler")  # keys of the configuration that decide the pictures
+# Keys of the configuration that decide the pictures and what of them is measured
+SETTINGS = ("seed", "limit", "crop_border", "benchmark", "captioner", "sampler")
 GROUPS = {"benchmark.degradation": "degradation", "captioner": "captioner"}  # key -> folder of choices in `conf/`
 LONGEST = 120  # characters of a folder's name
 
@@ -61,8 +63,8 @@ def record_of(
 
     Returns:
         Of a run its "name", "variant" and "seed", the "checkpoint" and its "step" (None for a saved pipeline), the
-        "settings" that differ from the default, what is measured, and the "inputs": where all of these are equal, so
-        are the pictures.
+        "settings" that differ from the default, the metrics, and the "inputs": where all of these are equal, so are
+        the pictures and what of them is measured.
     """
     from sspir.data.manifest import manifest_of
     from sspir.run import CONFIG
@@ -86,6 +88,7 @@ def record_of(
             "weights": weights_id(pipeline),
             "seed": config.seed,
             "limit": config.limit,
+            "crop_border": LIMIT.require("crop_border", config.crop_border),
             "sampler": asdict(sampler),
             "captioner": pipeline.captioner.provenance(),
             "benchmark": _plain(config.benchmark),
@@ -108,7 +111,7 @@ def _default(benchmark: str) -> Mapping[str, Any]:
     try:
         return _composed(benchmark)
     except UserError:
-        return {**dict.fromkeys(SETTINGS), "seed": 0, "sampler": {}}
+        return {**dict.fromkeys(SETTINGS), "seed": 0, "crop_border": 0, "sampler": {}}
 
 
 @cache

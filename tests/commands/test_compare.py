@@ -81,6 +81,28 @@ def test_measures_what_the_functions_measure(folders: Path, capsys: pytest.Captu
     assert "wins 100%" in printed
 
 
+def test_a_border_is_measured_for_no_method(folders: Path, capsys: pytest.CaptureFixture) -> None:
+    for path in (folders / "good").iterdir():  # all wrong, at the border alone
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:] = 0, 0, 0, 0
+        save(path, pixels)
+    save(folders / "hq/photo 6.png", np.zeros((8, 20, 3), np.uint8))  # nothing is left of it
+    save(folders / "good/photo 6.png", np.zeros((8, 20, 3), np.uint8))
+    assert main(arguments(folders, "--lq", f"{folders}/lq", "--crop-border", "4", "--noise-control")) == 1
+    summary, printed = summary_of(folders), capsys.readouterr()
+    for method in ("good", "bad"):
+        pairs = [
+            [tensor(folders / f"{role}/photo {i}.png")[..., 4:-4, 4:-4] for role in (method, "hq")] for i in range(6)
+        ]
+        expected = np.mean([psnr(*pair).item() for pair in pairs])
+        assert summary["methods"][method]["psnr_y"]["mean"] == pytest.approx(expected, abs=1e-6)
+        assert summary["methods"]["noise@good"]["psnr_y"]["n"] == 6
+    assert summary["settings"]["crop_border"] == 4
+    assert "crop_border" in printed.out
+    assert "Cropping 4 pixels at each side leaves nothing of 20 x 8; crop fewer." in printed.err
+    assert main(arguments(folders, "--crop-border", "-1")) == 2
+
+
 def test_same_numbers_from_any_number_of_workers(folders: Path) -> None:
     main(arguments(folders))
     first = (folders / "out/per_image.csv").read_text(), summary_of(folders)

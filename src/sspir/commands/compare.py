@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sspir.commands.parser import Parser
 from sspir.errors import UserError
-from sspir.numbers import COUNT, SEED
+from sspir.numbers import COUNT, LIMIT, SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ EXAMPLES = """examples:
   photos without a truth:
     sspir compare --method ours=out/ours --method theirs=out/theirs --out results
 
-Numbers are those of the literature: PSNR and SSIM on BT.601 Y of 8-bit pictures, no border cropped. Intervals are 95 %
+Numbers are those of the literature: PSNR and SSIM on BT.601 Y of 8-bit pictures. No border is cropped unless
+--crop-border says so; tables of classical papers crop as many pixels as the scale. Intervals are 95 %
 bootstrap intervals over the images; a difference is called significant if the interval of the paired differences
 excludes zero. Exit status: 0 all measured, 1 something was left out (it is named), 2 bad input.
 """
@@ -52,20 +54,17 @@ def run(arguments: list[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from sspir.metrics.measure import usable
     from sspir.metrics.pairing import match
     from sspir.metrics.results import Results
     from sspir.metrics.table import comparison_text, summary_table
 
     torch.set_num_threads(1)  # images, not operations, are spread over the cores
-    metrics, unavailable = usable(load_metrics(options.metrics))
-    if options.hq is None:
-        metrics = {name: metric for name, metric in metrics.items() if not metric.needs_reference}
-    results = Results(metrics, unavailable, options.seed)
+    metrics, unavailable = _usable(options)
+    results = Results(metrics, unavailable, options.seed, options.crop_border)
     matches, unmatched = match(methods, options.hq, options.lq, options.ignore_scale_suffix)
     for lost in unmatched:
         results.add_problem(lost.image, lost.method, lost.problem)
-    measured = _measure_all(matches, metrics, options.noise_control, options.workers)
+    measured = _measure_all(matches, metrics, options.noise_control, options.crop_border, options.workers)
     for rows, problems, found in tqdm(measured, total=len(matches), desc="measuring", unit="image", disable=None):
         results.add(rows, _files(found))
         for method, problem in problems:
@@ -77,6 +76,20 @@ def run(arguments: list[str]) -> int:
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")
     return 1 if results.problems else 0
+
+
+def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":
+    """The metrics that were asked for and can run on these pictures, and name -> why of those that cannot."""
+    from sspir.metrics.base import FolderMetric
+    from sspir.metrics.measure import usable
+
+    metrics, unavailable = usable(load_metrics(options.metrics))
+    if options.hq is None:
+        metrics = {name: metric for name, metric in metrics.items() if not metric.needs_reference}
+    for name in [name for name, metric in metrics.items() if options.crop_border and isinstance(metric, FolderMetric)]:
+        del metrics[name]
+        unavailable[name] = f"{name} reads folders of whole pictures; measure it without --crop-border."
+    return metrics, unavailable
 
 
 def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
@@ -102,15 +115,15 @@ def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
 
 
 def _measure_all(
-    matches: "list[Match]", metrics: "Mapping[str, ImageMetric]", noise_base: str | None, workers: int
+    matches: "list[Match]", metrics: "Mapping[str, ImageMetric]", noise_base: str | None, border: int, workers: int
 ) -> "Iterator[tuple[list[Row], list[tuple[str, str]], Match]]":
     """Rows and problems of each image, in order; only `workers` images are in memory at a time."""
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda found: (*_measure_one(found, metrics, noise_base), found), matches)
+        yield from pool.map(lambda found: (*_measure_one(found, metrics, noise_base, border), found), matches)
 
 
 def _measure_one(
-    found: "Match", metrics: "Mapping[str, ImageMetric]", noise_base: str | None
+    found: "Match", metrics: "Mapping[str, ImageMetric]", noise_base: str | None, border: int
 ) -> "tuple[list[Row], list[tuple[str, str]]]":
     import torch
 
@@ -138,7 +151,10 @@ def _measure_one(
     if noise_base not in pictures and not (noise_base == BICUBIC and lq is not None):
         noise_base = None
     with torch.inference_mode():
-        return measure_image(metrics, found.name, pictures, hq, lq, noise_base), problems
+        try:
+            return measure_image(metrics, found.name, pictures, hq, lq, noise_base, border), problems
+        except UserError as error:
+            return [], [*problems, ("hq", str(error))]
 
 
 def _measure_folders(results: "Results", methods: dict[str, Path], hq: Path | None) -> None:
@@ -210,6 +226,13 @@ def _parser() -> Parser:
         const="bicubic",
         metavar="METHOD",
         help="add rows of plain noise at each method's PSNR, over the bicubic row or over METHOD's pictures",
+    )
+    add(
+        "--crop-border",
+        type=LIMIT,
+        default=0,
+        metavar="N",
+        help="pixels at each side that count nowhere (default 0)",
     )
     add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     add("--workers", type=COUNT, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")

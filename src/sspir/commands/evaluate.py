@@ -12,6 +12,7 @@ usage: sspir evaluate RUN [RUN ...] benchmark=NAME[,NAME ...] [KEY=VALUE ...]
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 +sampler.steps=20 out=results/20steps
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 metric=all limit=3
+  sspir evaluate run=runs/tiny/none-s0 benchmark=set14 crop_border=4
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 captioner=llava captioner.path=/models/llava
   sspir evaluate runs/tiny/none-s0 runs/tiny/none-s1 benchmark=set14,urban20
   sspir evaluate --multirun run=runs/tiny/none-s0 benchmark=set14 checkpoint=last,best

@@ -46,6 +46,7 @@ def measure_image(
     hq: Tensor | None = None,
     lq: Tensor | None = None,
     noise_base: str | None = None,
+    crop_border: int = 0,
 ) -> list[Row]:
     """Measure every method's picture of one image, and the rows they must be read against.
 
@@ -57,14 +58,17 @@ def measure_image(
         lq: what the methods were given (3, h, w); adds the row `bicubic`, enlarged to the truth's size.
         noise_base: adds `noise@METHOD` rows: the picture of this method ("bicubic", a Processor's output) with
             white noise up to METHOD's PSNR-Y. A base below METHOD's PSNR is left without noise.
+        crop_border: pixels at each side of every picture that are not measured, after bicubic enlarging.
 
     Raises:
-        UserError: noise_base names no picture.
+        UserError: noise_base names no picture, or the border leaves nothing.
     """
     pictures = dict(pictures)
     if lq is not None:
         size = (hq if hq is not None else next(iter(pictures.values()), lq)).shape[-2:]
         pictures[BICUBIC] = upsample(lq, size)
+    pictures = {method: _inside(picture, crop_border) for method, picture in pictures.items()}
+    hq = None if hq is None else _inside(hq, crop_border)
     rows = [_measure(metrics, image, method, picture, hq) for method, picture in pictures.items()]
     if noise_base is None or hq is None:
         return rows
@@ -83,6 +87,13 @@ def upsample(lq: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Bicubic (Pillow's kernel) picture (3, H, W) of lq (3, h, w), in [0, 1]."""
     resized = F.interpolate(lq[None], tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(0, 1)
+
+
+def _inside(picture: Tensor, border: int) -> Tensor:
+    height, width = picture.shape[-2:]
+    if min(height, width) <= 2 * border:
+        raise UserError(f"Cropping {border} pixels at each side leaves nothing of {width} x {height}; crop fewer.")
+    return picture[..., border : height - border, border : width - border]
 
 
 def add_noise(base: Tensor, hq: Tensor, target: float, seed: int) -> Tensor:

@@ -28,6 +28,7 @@ class Results:
         metrics: name -> metric; gives columns and directions.
         unavailable: name -> why a metric that was asked for is missing, in words.
         seed: of the bootstrap.
+        crop_border: pixels at each side that were not measured.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Results:
         metrics: Mapping[str, ImageMetric],
         unavailable: Mapping[str, str] | None = None,
         seed: int = 0,
+        crop_border: int = 0,
     ) -> None:
         self.metrics = dict(metrics)
         self.unavailable = dict(unavailable or {})
-        self.seed = seed
+        self.seed, self.crop_border = seed, crop_border
         self.problems: list[dict[str, str]] = []
         self._values: dict[str, dict[str, dict[str, float]]] = {}  # method -> image -> metric -> value
         self._of_sets: dict[str, dict[str, dict[str, Any]]] = {}  # method -> metric -> cell of the summary
@@ -105,7 +107,12 @@ class Results:
             "noise_control": noise_verdicts(comparisons),
             "unavailable": self.unavailable,
             "problems": self.problems,
-            "settings": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": self.seed},
+            "settings": {
+                "confidence": CONFIDENCE,
+                "resamples": RESAMPLES,
+                "seed": self.seed,
+                "crop_border": self.crop_border,
+            },
         }
 
     def comparisons(self) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def summary_table(summary: dict[str, Any]) -> str:
     lines += [[name, *["not here" for _ in methods]] for name in summary["unavailable"]]
     counts = [str(max((cell["n"] for cell in summary["methods"][m].values()), default=0)) for m in methods]
     lines.append(["images", *counts])
+    if border := summary["settings"].get("crop_border"):
+        lines.append(["crop_border", *[str(border) for _ in methods]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
 
