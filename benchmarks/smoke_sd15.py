@@ -40,8 +40,7 @@ def settings(folder: Path) -> Any:
         "train",
         [
             "experiments=ssp_ir", "trainer=cpu", "trainer.precision=bf16-mixed", "captioner=none", "batch_size=1",
-            "callbacks.ema=null", f"backbone.path={folder / 'sd'}", f"text_encoder.path={folder / 'sd'}",
-            "text_encoder.subfolder=text_encoder", f"image_encoder.path={folder / 'clip'}",
+            "callbacks.ema=null", f"backbone.path={folder / 'sd'}", f"image_encoder.path={folder / 'clip'}",
             *(f"{part}.dtype=bfloat16" for part in half),
         ],
     )  # fmt: skip

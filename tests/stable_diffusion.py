@@ -84,8 +84,6 @@ def overrides(stable_diffusion: Path, clip: Path) -> list[str]:
         "trainer=cpu",
         "logger=jsonl",
         f"backbone.path={stable_diffusion}",
-        f"text_encoder.path={stable_diffusion}",
-        "text_encoder.subfolder=text_encoder",
         f"text_encoder.dim={TEXT_DIM}",
         f"image_encoder.path={clip}",
         f"image_encoder.dim={VISION_DIM}",

@@ -9,8 +9,10 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from sspir.build import build
 from sspir.config import compose_config, home
 from sspir.errors import UserError
+from sspir.hub import KNOWN
 
 CONF, EXPERIMENTS = home() / "conf", home() / "experiments"
 NOT_OF_TRAINING = {"benchmark", "public"}
@@ -124,3 +126,23 @@ def test_the_paper_differs_where_the_table_says() -> None:
 def test_every_experiment_takes_every_optimizer(experiment: str, optimizer: str) -> None:
     schedule = compose_config("train", [f"experiments={experiment}", f"optimizer={optimizer}"]).schedule
     assert schedule is None or "_target_" in schedule
+
+
+@pytest.mark.parametrize("text_encoder", [name for name in names(CONF / "text_encoder") if name != "tiny"])
+def test_the_text_encoder_comes_from_the_folder_of_the_backbone(text_encoder: str) -> None:
+    chosen = ["experiments=ssp_ir", f"text_encoder={text_encoder}"]
+    config = compose_config("train", [*chosen, "backbone.path=/models/sd", "backbone.revision=abc"])
+    assert (config.text_encoder.path, config.text_encoder.revision) == ("/models/sd", "abc")
+    assert config.text_encoder.get("subfolder", "text_encoder") == "text_encoder"
+    own = compose_config("train", ["experiments=tiny", f"text_encoder={text_encoder}"]).text_encoder
+    assert own.path in KNOWN  # a backbone without a path
+
+
+def test_a_single_file_holds_no_text_encoder(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    config = compose_config("train", ["experiments=ssp_ir", f"backbone.path={file}"])
+    with pytest.raises(
+        UserError, match=r"model\.safetensors is a file; text_encoder\.path must be a folder or a hub id"
+    ):
+        build(config.text_encoder)

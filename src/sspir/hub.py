@@ -48,7 +48,9 @@ def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: s
 
 
 def require_hub_id(path: str, setting: str) -> None:
-    """Refuse what looks like a folder that does not exist."""
+    """Refuse what looks like a folder that does not exist, and a file."""
+    if Path(path).expanduser().is_file():
+        raise UserError(f"{path} is a file; {setting} must be a folder or a hub id, give it beside a single file.")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(f"The folder {path} ({setting}) does not exist; correct the path or download the model there.")
 

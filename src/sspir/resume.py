@@ -30,7 +30,8 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
     "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
 )  # fmt: skip
 _SOMETHING = (  # which is said: the result is that of neither setting alone
-    "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.captions",
+    "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.subfolder",
+    "*.captions",
 )  # fmt: skip
 _ENDS = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "callbacks.early_stopping*")
 
