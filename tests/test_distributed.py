@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,19 @@ PLAIN = [
 ]
 
 
+def validation_sets(photos: Path) -> list[str]:
+    """A set that two processes cannot share evenly, and one that is smaller than they are many."""
+    shutil.copytree(photos / "val", photos / "one", dirs_exist_ok=True)
+    (photos / "one" / "1.png").unlink(missing_ok=True)
+    sets = {
+        name: f"{{_target_:sspir.data.ImageFolder,roots:{photos}/{folder},crop:{{_target_:sspir.data.Crop,size:32}}}}"
+        for name, folder in (("three", "train"), ("one", "one"))
+    }
+    return ["~dataset.validation.photos", *(f"+dataset.validation.{name}={node}" for name, node in sets.items())]
+
+
 def launch(folder: Path, photos: Path, processes: int, *changes: str) -> None:
-    places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = [f"folder={folder}", f"dataset.train.root={photos}", *validation_sets(photos)]
     command = [
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone",
         "-m", "sspir", "train", *OVERRIDES, *PLAIN, *places, f"batch_size={2 // processes}",
@@ -59,7 +71,14 @@ def test_two_processes_are_one_with_twice_the_batch(
         for key, value in theirs[part].items():
             assert torch.allclose(ours[part][key], value, atol=1e-6), f"{part} {key}"
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (two, one)]
-    assert abs(summaries[0]["val/psnr_y"] - summaries[1]["val/psnr_y"]) < 1e-3
+    assert summaries[0].keys() == summaries[1].keys() >= {"val/psnr_y", "val/three/psnr_y", "bicubic/one/psnr_y"}
+    for name in summaries[0]:
+        exact = name.startswith("bicubic/")  # the same pictures whatever the weights
+        if exact or name.startswith("val/"):
+            assert summaries[0][name] == pytest.approx(summaries[1][name], abs=1e-6 if exact else 1e-3), name
+    panels = [sorted(path.relative_to(folder) for path in folder.rglob("panels/**/*.png")) for folder in (two, one)]
+    assert panels[0] == panels[1]
+    assert {path.name.partition("-step")[0] for path in panels[0]} == {"0", "1", "2"}
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (two, one)]
     assert stopped or len(lines[0]) == len(lines[1])  # one record, not two; a stop adds a validation
     assert (two / "train.log").read_text().count("parameters trained") == (2 if stopped else 1)

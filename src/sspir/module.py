@@ -251,8 +251,8 @@ class RestorationModule(pl.LightningModule):
         with plain(batch.lq.device):
             bicubic = upscale(batch.lq, size)
             captions = self.captioner(bicubic, batch.captions)
-        sets = self.trainer.datamodule.validation_names  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-        self.validation.enter(sets[dataloader_idx])
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        self.validation.enter(data.validation_names[dataloader_idx], data.shares[dataloader_idx].counts(batch_idx))
         restored = self.validation.restore(self.pipeline, batch.lq, captions, size, batch.ids)
         rows = {"val": restored.images, "bicubic": bicubic}
         with plain(batch.lq.device):

@@ -1,6 +1,18 @@
 """How Lightning spreads one network over many processes."""
 
+from typing import Any
+
+import torch.distributed
 from pytorch_lightning.strategies import ModelParallelStrategy
+
+
+def gathered(item: Any) -> list[Any]:
+    """What every process hands in, in the order of ranks; each has to call this, and gets them all."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [item]
+    items = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(items, item)
+    return items
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -12,6 +12,7 @@ from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.pipeline import RestorationPipeline, Restored
 from sspir.sampling.restoration import REPAIRED, BrokenError
+from sspir.strategy import gathered
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ ROWS = ("val", "bicubic", "structure")
 
 class Validation(nn.Module):
     """Restored images beside bicubic upscaling and the Processor's own, each measured by every metric.
+
+    Processes share the images; each goes through the same sets in the same order, and gets the numbers of all images.
 
     Args:
         metrics: by name.
@@ -32,8 +35,10 @@ class Validation(nn.Module):
             row: MetricCollection(dict(metrics), prefix=f"{row}/", compute_groups=False).clone() for row in ROWS
         }
         self._rows = nn.ModuleList(self.rows.values())  # moves with the module
+        self.measured: Counter[str] = Counter()  # row -> batches, of the current set
         self.troubles: Counter[str] = Counter()  # "repaired" and "failed" -> images
         self.of_sets: dict[str, dict[str, Tensor]] = {}  # name of a set -> ROW/METRIC -> number, once it is through
+        self.counts = True
         self.current = ""  # the set that is being measured
 
     def names(self, sets: Sequence[str]) -> dict[str, Metric]:
@@ -68,8 +73,14 @@ class Validation(nn.Module):
             raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
         return "max" if known[monitor].higher_is_better else "min"
 
-    def enter(self, name: str) -> None:
-        """Go on with the images of a set; sets come one after the other, so that learned metrics are loaded once."""
+    def enter(self, name: str, counts: bool = True) -> None:
+        """Go on with a batch of a set; sets come one after the other, so that learned metrics are loaded once.
+
+        Args:
+            name: of the set.
+            counts: whether the batch is measured and counted here; another process does it otherwise.
+        """
+        self.counts = counts
         if name != self.current:
             self._close()
             self.current, self.of_sets[name] = name, {}
@@ -98,11 +109,11 @@ class Validation(nn.Module):
                 parts = [self.restore(pipeline, lq[[n]], [captions[n]], size, [ids[n]]) for n in range(len(ids))]
                 return Restored.joined(parts, range(len(ids)))
             log.warning("Validation image %s/%s failed: %s", self.current, ids[0], error)
-            self.troubles["failed"] += 1
+            self.troubles["failed"] += int(self.counts)
             return error.restored
         if REPAIRED in restored.warnings:
             log.warning("Validation image %s: %s.", ", ".join(f"{self.current}/{name}" for name in ids), REPAIRED)
-            self.troubles["repaired"] += len(ids)
+            self.troubles["repaired"] += len(ids) * int(self.counts)
         return restored
 
     def update(self, images: Mapping[str, Tensor], hq: Tensor) -> None:
@@ -112,9 +123,12 @@ class Validation(nn.Module):
             images: row -> (B, 3, H, W) in [0, 1].
             hq: (B, 3, H, W) in [0, 1], the truth.
         """
+        if not self.counts:
+            return
         finite = torch.stack([row.flatten(1).isfinite().all(dim=1) for row in images.values()]).all(dim=0)
         for row, shown in images.items() if finite.any() else ():
             self.rows[row].update(shown[finite], hq[finite])
+            self.measured[row] += 1
 
     def finish(self) -> dict[str, Tensor]:
         """Logged names and numbers; begins anew.
@@ -128,13 +142,25 @@ class Validation(nn.Module):
         found = {name: torch.stack([numbers[name] for numbers in of_sets if name in numbers]).mean() for name in names}
         for place, numbers in self.of_sets.items() if len(of_sets) > 1 else ():
             found |= {name.replace("/", f"/{place}/", 1): number for name, number in numbers.items()}
-        found |= {f"val/{name}": torch.tensor(float(count)) for name, count in self.troubles.items()}
-        self.troubles = Counter(dict.fromkeys(self.troubles, 0))  # logged again, as Lightning keeps the last value
+        troubles = _of_all_processes(self.troubles)
+        found |= {f"val/{name}": torch.tensor(float(count)) for name, count in troubles.items()}
+        self.troubles = Counter(dict.fromkeys(troubles, 0))  # logged again, as Lightning keeps the last value
         self.current, self.of_sets = "", {}
         return found
 
     def _close(self) -> None:
-        for row, metrics in self.rows.items() if self.current else ():
-            if row == "val" or any(metric.update_called for metric in metrics.values()):
+        if not self.current:
+            return
+        measured = _of_all_processes(self.measured)
+        for row, metrics in self.rows.items():
+            if row == "val" or measured[row]:
                 self.of_sets[self.current] |= metrics.compute()
             metrics.reset()
+        self.measured.clear()
+
+
+def _of_all_processes(counts: Counter[str]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for part in gathered(counts):
+        total.update(part)
+    return total

@@ -1,6 +1,7 @@
 """The promises about order: reproducible, resumable in the middle of an epoch, shared out over ranks and workers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from sspir.batch import Batch
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, RestorationDataModule
-from sspir.data.sampler import EpochSampler, Position
+from sspir.data.sampler import EpochSampler, Position, Share
 from sspir.degradation import Degradation, GaussianNoise, Resize
 from sspir.errors import UserError
 
@@ -157,3 +158,24 @@ def test_pairs_made_in_workers_are_the_same(folder: Path, tmp_path: Path) -> Non
     for (_, ids, values), (_, ids2, values2) in zip(here.seen, there.seen, strict=True):
         assert ids == ids2
         assert torch.equal(values, values2)
+
+
+@pytest.mark.parametrize(("photos", "batch", "world"), [(7, 2, 3), (1, 1, 4), (8, 1, 2), (5, 5, 2)])
+def test_ranks_share_validation_photos_and_each_counts_once(photos: int, batch: int, world: int) -> None:
+    shares = [Share(photos, batch, rank, world) for rank in range(world)]
+    assert len({len(list(share)) for share in shares}) == len({len(share) for share in shares}) == 1
+    counted = {
+        share.place(number): indices for share in shares for number, indices in enumerate(share) if share.counts(number)
+    }
+    assert [counted[place] for place in sorted(counted)] == list(Share(photos, batch))  # as one process has them
+    assert len(Share(photos, batch, 0, world, limit=1)) == 1
+
+
+def test_a_rank_reads_its_share_of_the_validation_photos_alone(folder: Path) -> None:
+    seen = []
+    for rank in range(2):
+        data = module(folder)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, limit_val_batches=3, strategy=None)  # type: ignore[assignment]
+        seen.append([batch["ids"][0] for batch in data.val_dataloader()[0]])
+    whole = [batch["ids"][0] for batch in module(folder).val_dataloader()[0]]
+    assert seen == [[whole[0], whole[2]], [whole[1], whole[0]]]

@@ -1,5 +1,6 @@
 """Two processes give the mean of one: the sums and counts are added, not the means averaged."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from sspir.data.sampler import Share
 from sspir.metrics.fidelity import PSNR
+from sspir.validation import Validation
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -19,6 +22,20 @@ def images() -> tuple[Tensor, Tensor]:
     return (target + scale * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
 
 
+def validated(rank: int, world: int) -> dict[str, float]:
+    """A set of five images and one of a single image, and an image of the last process that failed."""
+    preds, target = images()
+    validation = Validation({"psnr_y": PSNR()})
+    for name, count in (("five", 5), ("one", 1)):
+        share = Share(count, 1, rank, world)
+        for number, (index,) in enumerate(share):
+            validation.enter(name, share.counts(number))
+            rows = {"val": preds[[index]]} | ({"structure": preds[[index]]} if name == "five" else {})
+            validation.update(rows, target[[index]])
+    validation.troubles["failed"] = int(rank == world - 1)
+    return {name: float(value) for name, value in validation.finish().items()}
+
+
 def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     preds, target = images()
@@ -26,6 +43,7 @@ def work(rank: int, folder: Path) -> None:
     mine = slice(0, 1) if rank == 0 else slice(1, 5)  # uneven on purpose
     metric.update(preds[mine], target[mine])
     (folder / f"{rank}").write_text(repr(metric.compute().item()))
+    (folder / f"validation{rank}").write_text(json.dumps(validated(rank, 2)))
     dist.destroy_process_group()
 
 
@@ -40,3 +58,6 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     whole.update(preds, target)
     for rank in range(2):
         assert float((tmp_path / f"{rank}").read_text()) == pytest.approx(whole.compute().item(), abs=1e-6)
+        assert json.loads((tmp_path / f"validation{rank}").read_text()) == pytest.approx(validated(0, 1), abs=1e-6)
+    assert validated(0, 1).keys() >= {"val/one/psnr_y", "structure/five/psnr_y", "val/failed"}
+    assert "structure/one/psnr_y" not in validated(0, 1)

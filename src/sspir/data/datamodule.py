@@ -5,11 +5,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from sspir.batch import Batch
 from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
 from sspir.data.sample import Photos
-from sspir.data.sampler import EpochSampler, Position
+from sspir.data.sampler import EpochSampler, Position, Share
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
 
@@ -68,6 +69,7 @@ class RestorationDataModule(pl.LightningDataModule):
         self.validation_batch_size = validation_batch_size
         self.passes = passes
         self.max_broken = max_broken
+        self.shares: list[Share] = []  # of the validation sets, in their order
         self._resumed = (0, 0)  # epoch and batch that a checkpoint was written at
 
     def train_dataloader(self) -> CountingLoader:
@@ -79,11 +81,21 @@ class RestorationDataModule(pl.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> list[CountingLoader]:
-        """One loader per validation set, each photo once, in order."""
+        """One loader per validation set, each photo once, in order; the ranks share them."""
+        self.shares = [self._share(len(photos)) for photos in self.validation.values()]
         return [
-            CountingLoader(ValidationViews(photos), batch_size=self.validation_batch_size, **self._loader_options())
-            for photos in self.validation.values()
+            CountingLoader(ValidationViews(photos), batch_sampler=share, **self._loader_options())
+            for photos, share in zip(self.validation.values(), self.shares, strict=True)
         ]
+
+    def _share(self, photos: int) -> Share:
+        if self.trainer is None:
+            return Share(photos, self.validation_batch_size)
+        rank, world, limit = self.trainer.global_rank, self.trainer.world_size, self.trainer.limit_val_batches
+        most = limit if isinstance(limit, int) else None  # Lightning takes its part of every rank's
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):  # ranks compute each layer together
+            return Share(photos, self.validation_batch_size, limit=most, counted=rank == 0)
+        return Share(photos, self.validation_batch_size, rank, world, most)
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Batch:
         """Sharpen, degrade and type a batch, on the device it has come to."""

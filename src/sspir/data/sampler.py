@@ -88,3 +88,47 @@ def _copies(picks: Tensor) -> Tensor:
     copies = torch.empty_like(picks)
     copies[places] = torch.arange(len(picks)) - starts
     return copies
+
+
+class Share(Sampler[list[int]]):
+    """The batches of a validation set that a rank goes through: as many on every rank, as ranks compute in step.
+
+    Where they run out, a rank gets one of another rank again, which does not count.
+
+    Args:
+        photos: number of photos of the set.
+        batch_size: images per batch.
+        rank: of the process.
+        world: number of processes.
+        limit: number of batches of all ranks together; None for all.
+        counted: whether any of this rank's count.
+    """
+
+    def __init__(
+        self,
+        photos: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+        counted: bool = True,
+    ) -> None:
+        self.batches = [range(photos)[first : first + batch_size] for first in range(0, photos, batch_size)][:limit]
+        self.rank, self.world, self.counted = rank, world, counted
+
+    def __len__(self) -> int:
+        """Number of batches on each rank."""
+        return -(-len(self.batches) // self.world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield this rank's batches in order."""
+        for number in range(len(self)):
+            yield list(self.batches[self.place(number) % len(self.batches)])
+
+    def place(self, number: int) -> int:
+        """Place of this rank's `number`-th batch among those of all ranks."""
+        return number * self.world + self.rank
+
+    def counts(self, number: int) -> bool:
+        """Whether this rank's `number`-th batch is measured here."""
+        return self.counted and self.place(number) < len(self.batches)
