@@ -79,6 +79,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     trainer = instantiate(
         config.trainer,
+        val_check_interval=_interval(config.trainer),
         callbacks=[_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)],
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
@@ -139,6 +140,12 @@ def _built_module(folder: Path, config: DictConfig) -> Any:
 def _built(nodes: DictConfig) -> list[Any]:
     """What the named nodes describe; an experiment switches one off by setting it to null."""
     return [built for built in instantiate(nodes).values() if built is not None]
+
+
+def _interval(trainer: DictConfig) -> Any:
+    """Batches between validations, which Lightning counts, of optimizer steps; a share of an epoch stays one."""
+    steps = trainer.get("val_check_interval")
+    return steps * trainer.get("accumulate_grad_batches", 1) if isinstance(steps, int) else steps
 
 
 def _best_checkpoint(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
