@@ -2,6 +2,7 @@ import itertools
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,13 @@ def test_validations_count_optimizer_steps(photo_folder: Path, tmp_path: Path) -
     tiny_run(tmp_path / "run", photo_folder, *accumulated, "trainer.val_check_interval=2")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/psnr_y" in line] == [1, 2]  # from 0; the last one always
+
+
+def test_a_run_and_its_continuation_warn_of_nothing_that_is_so_on_purpose(photo_folder: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for steps in (1, 2):
+            tiny_run(tmp_path / "run", photo_folder, f"trainer.max_steps={steps}", "trainer.accelerator=cpu")
+        warnings.warn("others stay", stacklevel=1)
+    assert [str(each.message) for each in told if "lightning" in each.filename] == []
+    assert str(told[-1].message) == "others stay"

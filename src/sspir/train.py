@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,14 @@ from sspir.validation import ROWS
 
 log = logging.getLogger(__name__)
 
+_FALSE_ALARMS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call
+    r"Found \d+ module\(s\) in eval mode",  # frozen networks are
+    r"It is recommended to use `self\.log\(.*sync_dist=True",  # all ranks log the same number
+    r"Checkpoint directory .* exists and is not empty",  # a run goes on
+    r"The '\w+' does not have many workers",  # asked for by `workers`
+)
+
 
 def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     """Train until `trainer.max_steps`, going on from the run folder's last checkpoint if there is one.
@@ -62,7 +72,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
     if (done := finished(folder, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
-    with alone_in(folder):
+    with alone_in(folder), _without_false_alarms():
         return _train(folder, config, like or folder)
 
 
@@ -73,7 +83,6 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
 
     module = _built_module(folder, config)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
@@ -116,7 +125,11 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
     """
     if not is_first_process():
         return
-    before = json.loads((like / ENVIRONMENT).read_text()).get("data") if (like / ENVIRONMENT).is_file() else None
+    before = (
+        json.loads((like / ENVIRONMENT).read_text(encoding="utf-8")).get("data")
+        if (like / ENVIRONMENT).is_file()
+        else None
+    )
     if before and (words := difference(before, manifest)):
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
@@ -182,6 +195,16 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
         "An optimizer step sees %d images: %d per device x %d device(s) x %d accumulated",
         config.batch_size * world * accumulated, config.batch_size, world, accumulated,
     )  # fmt: skip
+
+
+@contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """Without what Lightning says of every run of ours, where nothing is amiss."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
+    with warnings.catch_warnings():
+        for message in _FALSE_ALARMS:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 def _without_adverts(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ HELP = """sspir train - train a model
 usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun] [--config-dir DIR] [--cfg job]
        sspir train --from RUN [KEY=VALUE ...]
 
-  sspir train experiments=tiny                         two minutes on a laptop
+  sspir train experiments=tiny                         an hour and a half on a laptop
   sspir train experiments=ssp_ir backbone.path=/models/sd15 trainer.max_steps=1000
   sspir train experiments=tiny ablation=no_rgb_loss    one word per ablation
   sspir train --multirun experiments=tiny 'ablation=glob(*)' seed=0,1,2
