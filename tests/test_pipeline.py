@@ -25,7 +25,7 @@ def restored(*arguments: object, **options: object) -> list[torch.Tensor]:
 def test_save_and_load_change_no_bit(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path)
-    loaded = sspir.RestorationPipeline.from_pretrained(tmp_path)
+    loaded = sspir.RestorationPipeline.from_pretrained(pretrained_model_name_or_path=tmp_path)
     expected = {name for name, part in pipeline.components.items() if part is not None}
     assert {name for name, part in loaded.components.items() if part is not None} == expected
     assert {"image_encoder", "refine", "processor", "unet_image", "controlnet_image", "unet_pixel"} <= expected

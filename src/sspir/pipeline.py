@@ -194,16 +194,16 @@ class RestorationPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load what `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`.
 
         Raises:
             UserError: a part of a local folder lacks weights, which the libraries would draw at random.
         """
-        pipeline: Self = super().from_pretrained(*arguments, **options)
+        pipeline: Self = super().from_pretrained(pretrained_model_name_or_path, **options)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                require_whole(Path(arguments[0]), name, part)
+                require_whole(Path(pretrained_model_name_or_path), name, part)
         # Weights stay in the mapped file, at addresses that some kernels round differently for; and files change
         for part in pipeline.components.values():
             for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
