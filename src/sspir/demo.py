@@ -40,7 +40,7 @@ def demo(out: Path, photos: str | None = None, bad: str | None = None, count: in
     evaluation = out / "evaluation"
     measured = [f"run={SHIPPED}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
     evaluate(compose_config("evaluate", measured))
-    captions = json.loads((evaluation / "captions.json").read_text())
+    captions = json.loads((evaluation / "captions.json").read_text(encoding="utf-8"))
     panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]
     panels += [_bad(path, out) for path in _bad_photos(bad)]
     picture = out / "panels.png"

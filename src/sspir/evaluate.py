@@ -207,7 +207,7 @@ def _size(batch: Batch) -> tuple[int, int]:
 def _summary(out: Path) -> dict[str, Any]:
     """The summary that lies in a folder, {} where there is none."""
     try:
-        return dict(json.loads((out / SUMMARY).read_text()))
+        return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 

@@ -43,16 +43,17 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as private:
         folder = Path(private, out.name)  # a folder within, as the outer one is closed to others
         pipeline.save_pretrained(folder)
-        (folder / CARD).write_text(card(run, checkpoint))
+        (folder / CARD).write_text(card(run, checkpoint), encoding="utf-8")
         shutil.copy(run / CONFIG, folder / TRAINING)
-        (folder / SUMS).write_text("".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder)))
+        sums = "".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder))
+        (folder / SUMS).write_text(sums, encoding="utf-8")
         folder.rename(out)
 
 
 def card(run: Path, checkpoint: str) -> str:
     """The model card of a run: what it was trained on and how; results are for its author to add."""
     config = OmegaConf.load(run / CONFIG)
-    environment = json.loads((run / ENVIRONMENT).read_text()) if (run / ENVIRONMENT).is_file() else {}
+    environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
     facts = {
         "experiment": f"{config.name}, ablation {config.variant}, seed {config.seed}, checkpoint {checkpoint}",
         "steps": f"{config.trainer.max_steps} of {config.batch_size} images",

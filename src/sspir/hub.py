@@ -90,5 +90,5 @@ def find_shape(path: str, setting: str, subfolder: str = "", revision: str | Non
     if found is None or not found.is_file():
         where = f"{subfolder}/{name}" if subfolder else name
         raise UserError(f"{path} ({setting}) is not here, and its shape is not known; copy its {where} to a folder.")
-    config: dict[str, Any] = json.loads(found.read_text())
+    config: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     return config

@@ -48,7 +48,7 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     """
     if config.resume == "never" or not (folder / SUMMARY).is_file():
         return None
-    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     long_enough = 0 < config.trainer.max_steps <= summary["step"]
     if not long_enough:  # it may have been ended by something else, such as early stopping
         recorded, now = _settings(folder / CONFIG), _flat(config)
@@ -120,7 +120,7 @@ def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
         twin(checkpoint, checkpoint.with_name(LAST))
     metrics = folder / METRICS
     if metrics.is_file():
-        lines = metrics.read_text().splitlines(keepends=True)
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         write_text(metrics, "".join(line for line in lines if _step_of(line) < step))
 
 

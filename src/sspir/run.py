@@ -115,7 +115,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         return
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+")
+        file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise unwritable(folder, error) from error
     with file:
@@ -153,4 +153,4 @@ def run_id(folder: Path) -> str:
     path = folder / WANDB_ID
     if not path.is_file():
         write_text(path, secrets.token_hex(8))
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

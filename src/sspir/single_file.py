@@ -31,7 +31,7 @@ def load_single_file(cls: Any, path: str, subfolder: str, dtype: str, shapes_onl
     if issubclass(cls, SchedulerMixin):
         return cls.from_pretrained(base, subfolder=subfolder)
     if shapes_only:
-        return cls.from_config(json.loads((base / subfolder / "config.json").read_text())).eval()
+        return cls.from_config(json.loads((base / subfolder / "config.json").read_text(encoding="utf-8"))).eval()
     try:
         model = cls.from_single_file(
             path, config=str(base), subfolder=subfolder, local_files_only=True, torch_dtype=getattr(torch, dtype)

@@ -107,7 +107,7 @@ def verify(folder: Path) -> None:
     """
     if not (folder / SUMS).is_file():
         return
-    for line in (folder / SUMS).read_text().splitlines():
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
         expected, _, name = line.partition("  ")
         path = folder / name
         if not path.is_file():
@@ -183,7 +183,7 @@ def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no {path}; the authors' checkpoint has one beside the weights.")
-    config: dict[str, Any] = json.loads(path.read_text())
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return config
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from sspir.errors import UserError
+from sspir.metrics import base
 from sspir.metrics.fidelity import MSSSIM, PSNR, SSIM, ms_ssim, psnr, ssim
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
@@ -172,3 +173,14 @@ def test_published_outputs(name: str) -> None:
     assert np.mean(ours["psnr"]) - np.mean(mistakes["yiq"]) == pytest.approx(1.3219, abs=2e-3)
     assert 0.0003 < np.mean(mistakes["unrounded"]) - np.mean(ours["ssim"]) < 0.003
     assert abs(np.mean(mistakes["crop"]) - np.mean(ours["psnr"])) > 0.01
+
+
+def test_sums_stay_where_float64_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "WITHOUT_FLOAT64", ("meta",))
+    metric = PSNR().to("meta")
+    images = torch.rand(2, 3, 16, 16)
+    metric.update(images, images / 2)
+    assert (metric.total.device.type, metric.total.dtype) == ("cpu", torch.float64)
+    assert metric.compute() == psnr(images, images / 2).mean()
+    monkeypatch.setattr(base, "WITHOUT_FLOAT64", ())
+    assert metric.to("meta").total.device.type == "meta"

@@ -1,12 +1,15 @@
 """Peak memory: measured, and bounded for large images."""
 
 import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from sspir.sampling import memory
 from sspir.sampling.memory import capacity_bytes, free_bytes, peak_bytes, reset_peak
 from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration
@@ -87,3 +90,14 @@ def test_four_times_the_side_needs_at_most_a_quarter_more_memory() -> None:
         for side in ("1024", "4096")
     ]
     assert peaks[1] <= 1.25 * peaks[0]
+
+
+def test_a_system_that_tells_nothing_is_taken_to_have_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("_STATUS", "_CLEAR", "_CGROUP", "_MEMORY"):
+        monkeypatch.setattr(memory, name, tmp_path / "no" / "thing")
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    cpu = torch.device("cpu")
+    memory.reset_peak(cpu)
+    assert memory.free_bytes(cpu) == memory.capacity_bytes(cpu) == 4 * 2**30
+    assert memory.peak_bytes(cpu) == 0

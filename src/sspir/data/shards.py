@@ -8,7 +8,6 @@ so that we read any photo directly: order, resumption and sharing over ranks and
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +58,8 @@ class Shards(CroppedPhotos):
         """Read a photo."""
         shard, start, length = (int(number) for number in self.index[index])
         with self.shards[shard].open("rb") as file:
-            data = os.pread(file.fileno(), length, start)
+            file.seek(start)
+            data = file.read(length)
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 image, words = tar.getmembers()

@@ -1,13 +1,17 @@
 """What every image metric has in common: per-image values, and their mean over any number of images."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from sspir.errors import UserError
+
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of devices that know no float64."""
 
 
 class MetricUnavailableError(UserError):
@@ -37,6 +41,11 @@ class ImageMetric(Metric):
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Self:
+        """Move networks, and the sums with them unless the device knows no float64: they stay where they are."""
+        stay = fn(torch.empty(0)).device.type in WITHOUT_FLOAT64
+        return super()._apply(fn, ("total", "count") if stay else exclude_state)  # type: ignore[return-value]
 
     def require(self) -> None:
         """Load whatever the metric needs beside this package; most need nothing.
@@ -90,6 +99,11 @@ class FolderMetric(ImageMetric):
     def score_folders(self, preds: Path, target: Path) -> float:
         """Value of the pictures in one folder against those in another."""
         raise NotImplementedError
+
+
+def for_float64(images: Tensor) -> Tensor:
+    """The tensor where float64 can be computed: itself, or on the CPU."""
+    return images.cpu() if images.device.type in WITHOUT_FLOAT64 else images
 
 
 def to_pixels(images: Tensor) -> Tensor:

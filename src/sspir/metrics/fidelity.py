@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.metrics.base import FullReferenceMetric, check_pair, to_pixels
+from sspir.metrics.base import FullReferenceMetric, check_pair, for_float64, to_pixels
 from sspir.metrics.filters import gaussian_blur
 
 WINDOW = 11  # pixels, of SSIM's Gaussian (Wang et al. 2004, section III-C)
@@ -34,7 +34,7 @@ def psnr(preds: Tensor, target: Tensor, channels: str = "y", crop: int = 0) -> T
         crop: border in pixels that is left out on each side.
     """
     restored, truth = _planes(preds, target, channels, crop)
-    error = ((restored - truth) / 255).square().mean(dim=(1, 2, 3), dtype=torch.float64)
+    error = for_float64(((restored - truth) / 255).square()).mean(dim=(1, 2, 3), dtype=torch.float64)
     return (10 * torch.log10(1 / (error + 1e-8))).float()
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.metrics.base import NoReferenceMetric, to_pixels
+from sspir.metrics.base import NoReferenceMetric, for_float64, to_pixels
 from sspir.metrics.filters import gaussian_blur
 
 BLOCK = 96  # pixels, at full size
@@ -45,6 +45,7 @@ def niqe(images: Tensor) -> Tensor:
     if height * width < 2 * BLOCK**2:
         size = tuple(images.shape[-2:])
         raise UserError(f"NIQE needs two blocks of {BLOCK} x {BLOCK} pixels, got an image of {size}; leave it out.")
+    images = for_float64(images)
     weights = images.new_tensor(GREY, dtype=torch.float64).view(3, 1, 1)
     grey = (to_pixels(images).double() * weights).sum(dim=1, keepdim=True).round()
     full = grey[..., :height, :width]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.metrics.base import FullReferenceMetric, check_pair, to_pixels
+from sspir.metrics.base import FullReferenceMetric, check_pair, for_float64, to_pixels
 from sspir.metrics.filters import gaussian_blur
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
@@ -83,8 +83,8 @@ def haarpsi(preds: Tensor, target: Tensor) -> Tensor:
     edges = torch.stack([similarity(restored, truth, constant) for restored, truth in fine]).mean(dim=0)
     smooth = F.avg_pool2d(F.pad(planes[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs().chunk(2)
     colour = similarity(smooth[0], smooth[1], constant).mean(dim=1, keepdim=True)
-    maps = torch.cat([edges, colour], dim=1)
-    weights = torch.cat([coarse, coarse.mean(dim=1, keepdim=True)], dim=1)
+    maps = for_float64(torch.cat([edges, colour], dim=1))
+    weights = for_float64(torch.cat([coarse, coarse.mean(dim=1, keepdim=True)], dim=1))
     total = weights.double().sum(dim=(1, 2, 3))
     pooled = ((steepness * maps).sigmoid().double() * weights).sum(dim=(1, 2, 3)) / total  # eq. 10
     value = (torch.logit(pooled) / steepness).square().float()

@@ -144,7 +144,7 @@ def _describe(folder: Path, model: str | None, path: str) -> dict[str, Any]:
             raise UserError(f"image_encoder.model={model} is none of open_clip's architectures, such as ViT-H-14.")
         described = known
     if (folder / CONFIG).is_file():
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kept = {
             key: config["preprocess_cfg"][key] for key in ("mean", "std") if key in config.get("preprocess_cfg", {})
         }

@@ -38,13 +38,13 @@ def build(found: Collected, title: str, images: int, quality: int) -> str:
     if found.runs:
         sections.append(runs_section(found.runs))
     source = files("sspir.report")
-    page = (source / "template.html").read_text()
+    page = (source / "template.html").read_text(encoding="utf-8")
     parts = {
         "TITLE": escape(title),
-        "STYLE": (source / "style.css").read_text(),
+        "STYLE": (source / "style.css").read_text(encoding="utf-8"),
         "SECTIONS": "\n".join(sections),
         "DATA": json.dumps(galleries).replace("<", "\\u003c"),  # no name or caption can close the script element
-        "SCRIPT": (source / "script.js").read_text(),
+        "SCRIPT": (source / "script.js").read_text(encoding="utf-8"),
     }
     for name, text in parts.items():
         page = page.replace(f"<!--{name}-->", text)

@@ -64,14 +64,14 @@ def read_results(folder: Path) -> ResultSet:
         UserError: its files are broken.
     """
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         values: dict[str, dict[str, dict[str, float]]] = {}
         for row in _csv(folder / "per_image.csv"):
             cells = {key: float(text) for key, text in row.items() if key not in ("image", "method") and text}
             values.setdefault(row["image"], {})[row["method"]] = cells
         files, problems = _pictures(folder)
         captions = folder / "captions.json"
-        texts = json.loads(captions.read_text()) if captions.exists() else {}
+        texts = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
         summary["methods"], summary["metrics"], summary["comparisons"]
         said = summary.get("evaluation", {})
         evaluation = _evaluation(folder, said)
@@ -152,5 +152,5 @@ def locate(folder: Path, path: str, *inside: str) -> Path | None:
 
 
 def _csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -127,7 +127,7 @@ def set_of(name: str) -> str:
 def _history(folder: Path) -> Iterator[dict[str, Any]]:
     """What was logged at each step."""
     if (folder / "metrics.jsonl").exists():
-        for line in (folder / "metrics.jsonl").read_text(errors="replace").splitlines():
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
@@ -135,7 +135,7 @@ def _history(folder: Path) -> Iterator[dict[str, Any]]:
             if isinstance(row, dict) and row.get("step") is not None:
                 yield row
     elif (folder / "metrics.csv").exists():
-        with (folder / "metrics.csv").open(newline="") as file:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             for cells in csv.DictReader(file):
                 if cells.get("step"):
                     yield {key: float(text) for key, text in cells.items() if text}

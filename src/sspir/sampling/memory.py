@@ -1,13 +1,14 @@
 """How much memory there is, and how much was used at most: of the GPU where one is used, else of the process."""
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _MEMORY = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 _WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be there where no one tells
 
 
@@ -24,7 +25,7 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + held
     free = [_machine("MemAvailable", "SC_AVPHYS_PAGES")]
     with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        limit, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+        limit, used = ((_CGROUP / name).read_text(encoding="utf-8") for name in ("memory.max", "memory.current"))
         free.append(int(limit) - int(used))
     return max(0, min(free))
 
@@ -39,20 +40,20 @@ def capacity_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[1])
     total = [_machine("MemTotal", "SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):
-        total.append(int((_CGROUP / "memory.max").read_text()))
+        total.append(int((_CGROUP / "memory.max").read_text(encoding="utf-8")))
     return min(total)
 
 
 def _machine(line: str, pages: str) -> int:
     """Bytes of the machine, by a line of Linux's /proc/meminfo or a name of `os.sysconf`."""
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text(encoding="utf-8").splitlines())
         return int(lines[line].split()[0]) * 1024
     except (OSError, KeyError):
         pass
     try:
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+    except (AttributeError, ValueError, OSError):  # Windows has no such call, macOS no free pages
         return _WITHOUT_ANSWER
 
 
@@ -62,22 +63,28 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        _CLEAR.write_text("5")
+        _CLEAR.write_text("5", encoding="ascii")
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most bytes in use since `reset_peak`: allocated by torch on a GPU, resident of the whole process elsewhere."""
+    """Most bytes in use since `reset_peak`: allocated by torch on a GPU, resident of the whole process elsewhere.
+
+    0 where the system does not tell.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
-        for line in _STATUS.read_text().splitlines():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def released(error: Exception) -> Exception:
