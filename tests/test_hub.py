@@ -71,6 +71,7 @@ def test_a_removed_or_gated_model_is_one_sentence_with_the_files_and_the_setting
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", CODE], capture_output=True, text=True, env=environment)
     sentences = done.stdout.strip().splitlines()
     assert len(sentences) == 4, done.stdout + done.stderr
+    assert f"someone/removed (text_encoder.path) is not here: it is downloaded from {hub}." in done.stderr
     names = ["someone/removed"] * 2 + ["someone/gated"] * 2
     settings = ["text_encoder.path", "backbone.path"] * 2
     for sentence, name, setting in zip(sentences, names, settings, strict=True):

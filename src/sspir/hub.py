@@ -1,10 +1,13 @@
 """Where somebody's pretrained weights are: a folder here, the hub's cache, or the hub, which may be out of reach."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SHAPES = Path(__file__).parent / "shapes"
 """Folders in the layout of diffusers with configurations alone: the shapes of well-known bases."""
@@ -44,6 +47,7 @@ def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: s
             f"{path} ({setting}) is no folder here and the hub cannot be reached; copy its {where}config.json and "
             f"{where}*.safetensors to a folder and set {setting} to that."
         ) from error
+    log.warning("%s (%s) is not here: it is downloaded from %s.", path, setting, constants.ENDPOINT)
     return True
 
 

@@ -15,6 +15,7 @@ from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED, write_text
 from sspir.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.schedule import rate_at
+from sspir.trust import check_record, read_record, targets
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path, flat: bool = True) -> dict[str, Any]:
-    config: Any = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    config: Any = read_record(path) if path.is_file() else OmegaConf.create()
     return _flat(config) if flat else OmegaConf.to_container(config)  # type: ignore[return-value]  # a mapping
 
 
@@ -200,6 +201,8 @@ def _say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
     """Say that the learning rate jumps, where another schedule goes on from a step of the old one."""
     if step == 0 or _flat(before.get("schedule")) == _flat(config.schedule):
         return
+    own = [target for _, target in targets(config)]
+    check_record({key: before[key] for key in ("optimizer", "schedule")}, Path(config.folder), own)
     old = rate_at(step - 1, instantiate(before["optimizer"]), instantiate(before["schedule"]))
     new = rate_at(step, instantiate(config.optimizer), instantiate(config.schedule))
     if abs(new - old) > 0.1 * max(new, old):

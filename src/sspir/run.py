@@ -18,9 +18,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.checkpoint import load_checkpoint
-from sspir.config import register
 from sspir.errors import UserError
 from sspir.files import write_text
+from sspir.trust import check_record, read_record
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -63,10 +63,11 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
     """Rebuild the module of a run with its trained weights; see `RestorationModule.from_run`."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
-    register()
+    record = read_record(folder / CONFIG)
+    check_record(record, folder / CONFIG)
     state = load_checkpoint(find_checkpoint(folder, checkpoint))
     with torch.random.fork_rng(devices=[]):  # the caller's numbers are not ours
-        module = build_module(OmegaConf.load(folder / CONFIG))  # type: ignore[arg-type]  # a mapping
+        module = build_module(record)
         module.on_load_checkpoint(state)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
     module.backbone.float()  # a U-Net held in half for training meets float32 parts outside autocast

@@ -24,6 +24,7 @@ from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder
 from sspir.run import CONFIG, find_checkpoint
 from sspir.sampling.sampler import Sampler
+from sspir.trust import check_pipeline
 
 log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
@@ -83,6 +84,7 @@ def _load_pipeline(
     if (folder / "model_index.json").is_file():
         verify(folder)
         try:
+            check_pipeline(folder)
             return RestorationPipeline.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The pipeline in {folder} is broken ({error}); save or copy it again.") from error

@@ -52,9 +52,13 @@ def _repeat(arguments: list[str]) -> int:
     from omegaconf import OmegaConf
 
     from sspir.config import TrainConfig
+    from sspir.trust import check_places, check_record, read_record
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(recorded))  # older records lack keys
+    record = read_record(recorded)
+    check_record(record, recorded)
+    check_places(record, recorded, arguments)
+    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), record)  # older records lack keys
     OmegaConf.set_struct(config, True)
     try:
         merged = OmegaConf.merge(config, OmegaConf.from_dotlist(_followed(arguments)))

@@ -1,0 +1,140 @@
+"""What each setting of a training may be: which classes and functions, of which packages."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from diffusers import ModelMixin, SchedulerMixin
+from hydra.utils import get_object
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import Strategy
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+from torchmetrics import Metric
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sspir import outside
+from sspir.data import Crop
+from sspir.degradation import Degradation, Operation
+from sspir.priors.captioner import Captioner
+from sspir.priors.text_encoder import TextEncoder
+from sspir.sampling.sampler import Sampler
+
+Key = tuple[Any, ...]
+"""A place in a configuration: names of mappings and numbers in lists."""
+
+
+class Kind(NamedTuple):
+    """What a setting may be: a class by its base and the package that defines it, or one of our functions by name.
+
+    Packages are as narrow as they can be: torchmetrics.multimodal runs code from the hub, and Lightning's loggers send
+    keys and pictures to any address.
+    """
+
+    bases: tuple[type, ...]
+    packages: tuple[str, ...] = ("sspir",)
+    functions: tuple[str, ...] = ()
+
+
+def _network(*functions: str) -> Kind:
+    return Kind((nn.Module,), ("sspir", "torch.nn.modules", "diffusers.models"), functions)
+
+
+_DATA = Kind(
+    (pl.LightningDataModule, Dataset, Crop, Degradation, Operation),
+    functions=("sspir.data.photos", "sspir.degradation.Degradation.mixture"),
+)
+_METRIC = Kind((Metric,), ("sspir", "torchmetrics.image", "torchmetrics.regression"))
+KINDS = {
+    "module": Kind((pl.LightningModule,)),
+    "backbone": _network(
+        "sspir.models.controlled_unet.ControlledUNet.from_stable_diffusion",
+        "sspir.models.controlled_unet.ControlledUNet.from_scratch",
+    ),
+    "vae": _network("sspir.pretrained.load_autoencoder"),
+    "text_encoder": Kind(
+        (TextEncoder,),
+        functions=(
+            "sspir.priors.text_encoder.TextEncoder.from_pretrained",
+            "sspir.priors.text_encoder.TextEncoder.from_xl",
+            "sspir.priors.text_encoder.TextEncoder.tiny",
+        ),
+    ),
+    "image_encoder": _network(
+        "sspir.priors.image_encoder.CLIPImageEncoder.from_clip",
+        "sspir.priors.image_encoder.CLIPImageEncoder.tiny",
+        "sspir.priors.dinov2_encoder.DINOv2ImageEncoder.from_dinov2",
+        "sspir.priors.open_clip_encoder.OpenCLIPImageEncoder.from_open_clip",
+    ),
+    "captioner": Kind((Captioner,)),
+    "noise_schedule": Kind(
+        (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
+    ),
+    "metric": _METRIC,
+    "metrics": _METRIC,
+    "sampler": Kind((Sampler,)),
+    "optimizer": Kind((Optimizer,), ("sspir", "torch.optim")),
+    "schedule": Kind((LRScheduler,), ("sspir", "torch.optim"), ("sspir.schedule.cosine",)),
+    "data": _DATA,
+    "dataset": _DATA,
+    "degradation": _DATA,
+    "trainer": Kind((pl.Trainer, Strategy), ("sspir", "pytorch_lightning")),
+    "callbacks": Kind((pl.Callback,), ("sspir", "pytorch_lightning.callbacks")),
+    "logger": Kind((Logger,), functions=("sspir.loggers.wandb_logger",)),
+}
+"""By the setting's name in a record, or in its `module`; all others are networks."""
+
+SAVED = Kind(
+    (ModelMixin, SchedulerMixin, PreTrainedModel, PreTrainedTokenizerBase),
+    ("sspir", "diffusers.models", "diffusers.schedulers", "transformers"),
+)
+"""Parts of a saved pipeline."""
+
+
+def kind_of(key: Key) -> Kind:
+    """What may stand at a place of a record."""
+    own = key[1:2] if key[:1] == ("module",) and len(key) > 1 else key[:1]
+    return KINDS.get(".".join(map(str, own)), _network())
+
+
+def fits(target: Any, kind: Kind) -> bool:
+    """Whether a dotted path leads to what a kind may be; nothing is imported but from its packages."""
+    if not isinstance(target, str):
+        return False
+    if target in kind.functions:
+        return True
+    root = target.partition(".")[0]
+    if root not in {package.partition(".")[0] for package in kind.packages}:
+        return _is_outside(root) and _is_outside(getattr(_found(target), "__module__", ""))
+    found = _found(target)
+    defined = f"{getattr(found, '__module__', '')}."
+    return (
+        isinstance(found, type)
+        and issubclass(found, kind.bases)
+        and defined.startswith(tuple(f"{package}." for package in kind.packages))
+    )
+
+
+def _found(target: str) -> Any:
+    """What Hydra finds there; None if nothing is."""
+    try:
+        return get_object(target)
+    except Exception:  # whatever importing has raised
+        return None
+
+
+def _is_outside(module: str) -> bool:
+    """Whether a module lies in a folder that the user has named."""
+    try:
+        spec = sys.modules[module].__spec__ if module in sys.modules else find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.has_location else spec.submodule_search_locations or []
+    below = [any(Path(str(place)).resolve().is_relative_to(folder) for folder in outside.folders()) for place in places]
+    return bool(below) and all(below)

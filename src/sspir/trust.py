@@ -1,0 +1,142 @@
+"""What is taken from a stranger: a record may name networks and settings, but run no code of its choice."""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from sspir import outside
+from sspir.errors import UserError
+from sspir.kinds import KINDS, SAVED, Key, fits, kind_of
+from sspir.priors.endpoint import EndpointCaptioner
+
+_CODE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HOOKS = {"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"}  # modules, kernels of the hub
+
+
+def read_record(path: Path) -> DictConfig:
+    """The configuration that a training recorded; nothing in it is filled in from this machine.
+
+    Raises:
+        UserError: it cannot be read, or refers to something, such as an environment variable.
+    """
+    try:
+        record = OmegaConf.load(path)
+    except Exception as error:  # the disk's, YAML's or OmegaConf's
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); copy the run again.") from error
+    if not isinstance(record, DictConfig):
+        raise UserError(f"{path} is no configuration of a training; copy the run again.")
+    _require_literal(record, path)
+    return record
+
+
+def check_record(record: Any, path: Path, own: Collection[Any] = ()) -> None:
+    """Refuse a record that names anything but what a training is made of, before anything is made.
+
+    Args:
+        record: a configuration, or a part of one below its own name.
+        path: of its file, for the message.
+        own: targets of the user's own configuration, which may be anything.
+
+    Raises:
+        UserError: a `_target_` is no class or function that belongs there, or a value refers to something.
+    """
+    _require_literal(record, path)
+    for key, target in targets(record):
+        if target not in own and not fits(target, kind_of(key)):
+            raise UserError(
+                f"{path} is not loaded: its {_dotted(key)} names {target}, which does not belong there and would run; "
+                f"if it is your own code, name its folder in {outside.VARIABLE}."
+            )
+
+
+def check_places(record: DictConfig, path: Path, changes: Collection[str]) -> None:
+    """Refuse a record that would have photos sent somewhere, or write anywhere but in its run's folder.
+
+    Args:
+        record: that `check_record` has let pass.
+        path: of its file, for the message.
+        changes: what the user says on the command line, key=value; an address of theirs is taken.
+
+    Raises:
+        UserError: it names another place.
+    """
+    for key, target in targets(record):
+        sends = kind_of(key) is KINDS["captioner"] and issubclass(get_object(target), EndpointCaptioner)
+        if sends and not any(change.startswith("captioner.url=") for change in changes):
+            raise UserError(
+                f"{path} is not repeated: its {_dotted(key)} would send the photos to the address that stands there; "
+                f"give the address yourself by captioner.url=URL."
+            )
+    folder = str(record.folder)
+    for key, value in _leaves(record):
+        if key[0] not in ("callbacks", "logger") or not isinstance(value, str):
+            continue
+        inside = f"{value}/".startswith(f"{folder}/")
+        leads_away = key[-1] in ("folder", "dirpath", "save_dir") or value.startswith(("/", "~"))
+        if ".." in Path(value).parts or (leads_away and not inside):
+            raise UserError(
+                f"{path} is not repeated: its {_dotted(key)} is {value}, outside of the run's folder {folder}; write a "
+                f"place in that folder there."
+            )
+
+
+def check_pipeline(folder: Path) -> None:
+    """Refuse a saved pipeline that brings code or pickled weights, or names classes that are no parts of pipelines.
+
+    Raises:
+        UserError: it does.
+    """
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in _CODE:
+            raise UserError(f"{file} can run code; a saved pipeline holds .safetensors and .json: save it again so.")
+        if file.name.endswith(("config.json", "model_index.json")):
+            settings = {name for key, _ in _leaves(json.loads(file.read_text(encoding="utf-8"))) for name in key}
+            if found := settings & _HOOKS:
+                raise UserError(f"{file} asks for code by its {min(found)}; take that out if you trust the pipeline.")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for part, named in index.items():
+        if isinstance(named, list) and named != [None, None] and not fits(".".join(map(str, named)), SAVED):
+            raise UserError(
+                f"{folder} is not loaded: its {part} is {'.'.join(map(str, named))}, which is no part of a pipeline by "
+                f"sspir, diffusers or transformers; if it is your own code, name its folder in {outside.VARIABLE}."
+            )
+
+
+def targets(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Place and value of every `_target_` of a configuration, in lists and below others too."""
+    children = _children(node)
+    if "_target_" in children:
+        yield path, children["_target_"]
+    for key, child in children.items():
+        yield from targets(child, (*path, key))
+
+
+def _require_literal(record: Any, path: Path) -> None:
+    for key, value in _leaves(record):
+        if any("${" in str(text) for text in (*key, value)):
+            raise UserError(
+                f"{path} is not loaded: its {_dotted(key)} is {value}, which would be filled in from this machine; "
+                f"write the value itself there if you trust the run."
+            )
+
+
+def _leaves(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    children = _children(node)
+    if not children:
+        yield path, node
+    for key, child in children.items():
+        yield from _leaves(child, (*path, key))
+
+
+def _children(node: Any) -> dict[Any, Any]:
+    """By key or number, with nothing filled in."""
+    plain = OmegaConf.to_container(node) if isinstance(node, DictConfig) else node
+    return plain if isinstance(plain, dict) else dict(enumerate(plain)) if isinstance(plain, list) else {}
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))
