@@ -243,6 +243,20 @@ def test_own_runs_load_old_ones_and_those_with_other_libraries_metrics(run: Path
     assert main(["train", "--from", str(run), f"folder={tmp_path / 'again'}"]) == 0
 
 
+@pytest.mark.parametrize(("part", "change_it"), [("text_encoder", "seed"), ("image_encoder", "seed"), ("vae", "std")])
+def test_a_base_model_that_is_another_one_is_refused(part: str, change_it: str, run: Path) -> None:
+    change(run, f"module.{part}.{change_it}", 5 if change_it == "seed" else [0.5] * 24)
+    with pytest.raises(UserError, match=rf"with another {part}.*point {part}\.path"):
+        load_pipeline(run)
+
+
+def test_a_checkpoint_that_knows_no_base_models_is_taken(run: Path) -> None:
+    checkpoint = torch.load(run / CHECKPOINTS / LAST, weights_only=True)
+    del checkpoint["frozen"]
+    torch.save(checkpoint, run / CHECKPOINTS / LAST)
+    load_pipeline(run)
+
+
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a module of the user's, which Python finds."""

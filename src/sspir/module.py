@@ -20,6 +20,7 @@ from sspir.models.latent import channels_of, encode, factor_of, upscale
 from sspir.models.sharding import shard
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
+from sspir.pretrained import marks_of, require_marked
 from sspir.priors.captioner import Captioner
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.precision import plain
@@ -142,6 +143,9 @@ class RestorationModule(pl.LightningModule):
         if not isinstance(self.backbone.unet_image, AttentionAdapter):
             parts.append(self.refine)  # nobody reads it
         return parts
+
+    def _given(self) -> dict[str, nn.Module]:
+        return {"vae": self.vae, "text_encoder": self.text_model, "image_encoder": self.image_encoder}
 
     def trainable(self) -> dict[str, nn.Module]:
         """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""
@@ -292,6 +296,7 @@ class RestorationModule(pl.LightningModule):
         checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(prefixes)}
         checkpoint["config"] = self.config
         checkpoint["base"] = self.backbone.base()
+        checkpoint["frozen"] = marks_of(self._given())
         checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -314,6 +319,7 @@ class RestorationModule(pl.LightningModule):
                 "The checkpoint was trained on another base: the frozen U-Net's weights differ from those it knew; "
                 "point backbone.path to the base it was trained on."
             )
+        require_marked(self._given(), checkpoint.get("frozen", {}))
         torch.set_rng_state(checkpoint["rng"])
 
     @classmethod
