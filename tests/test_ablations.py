@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from sspir.config import compose_config, home
@@ -24,6 +25,12 @@ SMALL = ["backbone.unet.block_out_channels=[8,8,16]", "backbone.unet.norm_num_gr
 REFUSED = {
     ("tiny", "no_controlnet"): "residual needs a Processor with a front that predicts a full-size image, and a C"
 }
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_its_file_names_the_variant(name: str) -> None:
+    said = OmegaConf.load(home() / "conf" / "ablation" / f"{name}.yaml").get("ablations", {})
+    assert said == ({} if name == "none" else {name: True})
 
 
 def ablated(name: str, *changes: str) -> RestorationModule:

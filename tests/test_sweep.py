@@ -80,6 +80,23 @@ def test_what_a_sweep_varies_names_its_runs(
     assert recorded.module.optimizer.lr == 0.001
 
 
+def test_ablations_combine_and_name_the_run_in_any_order(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    settings = [*OVERRIDES, *places, "trainer.max_steps=1", "trainer.limit_val_batches=0"]
+    assert main(["train", "--multirun", *settings, "ablation=[no_pixel_attention,no_explicit],no_rgb_loss"]) == 0
+    before = finished(tmp_path)
+    assert set(before) == {"no_explicit+no_pixel_attention-s0", "no_rgb_loss-s0"}
+    recorded = OmegaConf.load(tmp_path / "runs" / "tiny" / "no_explicit+no_pixel_attention-s0" / "config.yaml")
+    assert recorded.variant == "no_explicit+no_pixel_attention"
+    assert recorded.module.captioner._target_.endswith("NoCaption")
+    assert recorded.module.backbone.pixel_attention == []
+    assert main(["train", *settings, "ablation=[no_explicit,no_pixel_attention]"]) == 0
+    assert finished(tmp_path) == before  # the same run, which is finished
+
+
 def test_ablations_and_seeds_have_their_names_and_order_does_not_matter() -> None:
     named = ["--multirun", "experiments=tiny", "ablation=glob(*)", "seed=0,1"]
     assert with_swept(named) == named

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sspir.errors import UserError
-from sspir.sweep import swept
+from sspir.sweep import ablated, swept
 
 
 @dataclass
@@ -22,7 +22,8 @@ class TrainConfig:
 
     Attributes:
         name: of the experiment: groups runs on disk and in W&B.
-        variant: of the ablation: "none" is the full method.
+        variant: named after its ablations: "none" is the full method.
+        ablations: name -> true, as each file of conf/ablation says; several give a variant such as "a+b".
         seed: of data order, crops, degradations, noise and new weights.
         scale: upscaling of the low-quality images.
         sweep: settings that a multirun varies, beside ablation and seed; they become a part of the variant's name.
@@ -40,6 +41,7 @@ class TrainConfig:
 
     name: str = MISSING
     variant: str = "none"
+    ablations: dict[str, bool] = field(default_factory=dict)
     seed: int = 0
     scale: int = 4
     sweep: list[str] = field(default_factory=list)
@@ -127,6 +129,7 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
     OmegaConf.register_new_resolver("swept", swept, replace=True)
+    OmegaConf.register_new_resolver("ablated", ablated, replace=True)
     OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
     OmegaConf.register_new_resolver("ends", lambda path: "/".join(Path(path).absolute().parts[-2:]), replace=True)
     OmegaConf.register_new_resolver("evaluation", _evaluation, replace=True)

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 # Patterns of dotted settings by what a change does to a run that goes on; all others make it another run. Settings that
 # stand below `data` and `module` too are copies.
 _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, and what is looked at
-    "resume", "folder", "sweep", "threads", "workers", "degrade_in_workers", "checkpoint_every", "keep_checkpoints",
-    "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*",
+    "resume", "folder", "sweep", "ablations", "threads", "workers", "degrade_in_workers", "checkpoint_every",
+    "keep_checkpoints", "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*",
     *(f"callbacks.{name}*" for name in ("progress", "pace", "rate", "panels", "last", "end", "nan", "early_stopping")),
     *(f"trainer.{name}*" for name in ("accelerator", "strategy", "enable_", "log_", "val_", "check_val", "limit_val")),
     "trainer.max_*", "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size",

@@ -4,7 +4,7 @@ import hashlib
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
 from typing import Any
@@ -52,10 +52,18 @@ def _short(value: str) -> str:
     return value if SHORT.fullmatch(value) else hashlib.sha256(value.encode()).hexdigest()[:8]
 
 
+def ablated(ablations: Mapping[str, bool]) -> str:
+    """Name of the variant that several ablations make, in whatever order they were given; "none" without any."""
+    return "+".join(sorted(name for name, is_on in ablations.items() if is_on)) or "none"
+
+
 def name_variant(config: DictConfig) -> None:
-    """Make what a sweep varies a part of the variant's name, for tables and records; the folder stays the same."""
+    """Make what a sweep varies a part of the variant's name, for tables and records; the folder stays the same.
+
+    The name then stands for itself, without what it was made of.
+    """
     config.variant += swept(config.sweep)
-    config.sweep = []
+    config.sweep, config.ablations = [], {}
 
 
 class StoppedError(UserError):

@@ -15,6 +15,7 @@ usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun]
   sspir train experiments=tiny                         an hour and a half on a laptop
   sspir train experiments=ssp_ir backbone.path=/models/sd15 trainer.max_steps=1000
   sspir train experiments=tiny ablation=no_rgb_loss    one word per ablation
+  sspir train experiments=tiny 'ablation=[no_rgb_loss,no_explicit]'   or two, as the variant no_explicit+no_rgb_loss
   sspir train --multirun experiments=tiny 'ablation=glob(*)' seed=0,1,2
   sspir train experiments=tiny --cfg job               show the configuration and do nothing
   sspir train --from runs/tiny/none-s0 folder=again    repeat a run from its own record
