@@ -1,13 +1,16 @@
 """Laws that every operation obeys."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
+import sspir.degradation as ops
 from sspir.degradation import Chain, Degradation, OneOf, Operation, Shuffled, Sometimes
 from sspir.degradation.operation import Step
+from sspir.errors import UserError
 from tests.degradation.operations import ACTIVE, IDLE
 
 SIZES = [(37, 31), (8, 8), (1, 1), (5, 64), (2, 3)]
@@ -134,3 +137,14 @@ def test_degradation_refuses_a_wrong_final_size() -> None:
 
     with pytest.raises(UserError, match="Resize"):
         Degradation([ACTIVE["jpeg"]], scale=2)(images(1, 8, 8), [0])
+
+
+def test_an_operation_that_has_the_name_of_another_is_refused() -> None:
+    class Resize(ops.Resize):  # as somebody's own may be called
+        @staticmethod
+        def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
+            return 1 - ops.Resize.apply(images, steps)
+
+    with pytest.raises(UserError, match="Several operations are called Resize: rename yours"):
+        Degradation([ops.Resize(["bicubic"]), Resize(["bicubic"])], 4)
+    assert Degradation([Resize(["bicubic"]), Resize(["area"])], 4).appliers.keys() == {"Resize"}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sspir.degradation.operation import Chain, OneOf, Operation, Size, Step
 from sspir.errors import UserError
+
+Applier = Callable[[Tensor, Sequence[Step]], Tensor]
 
 
 class Degradation(nn.Module):
@@ -21,6 +23,9 @@ class Degradation(nn.Module):
     Args:
         operations: what happens, in this order.
         scale: by how much the result is smaller than the original.
+
+    Raises:
+        UserError: a scale below 1, or two operations of one name, by which what is drawn tells them.
     """
 
     def __init__(self, operations: Sequence[Operation], scale: int) -> None:
@@ -29,7 +34,11 @@ class Degradation(nn.Module):
             raise UserError(f"The degradation's scale is {scale}: give 1 or more.")
         self.scale = scale
         self.chain = Chain(operations)
-        self.appliers = {type(leaf).__name__: leaf.apply for leaf in self.chain.leaves()}
+        self.appliers: dict[str, Applier] = {}
+        for leaf in self.chain.leaves():
+            name = type(leaf).__name__
+            if self.appliers.setdefault(name, leaf.apply) != leaf.apply:
+                raise UserError(f"Several operations are called {name}: rename yours, and make its apply static.")
 
     @classmethod
     def mixture(cls, parts: Mapping[str, "Degradation"], weights: Mapping[str, float]) -> Self:
