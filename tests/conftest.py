@@ -12,6 +12,7 @@ torch.set_num_threads(1)
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SSPIR_PHOTOS", None)
+os.environ.pop("SSPIR_PATH", None)
 
 
 @pytest.fixture(autouse=True)

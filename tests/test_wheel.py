@@ -56,3 +56,12 @@ def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_fold
     from PIL import Image
 
     assert Image.open(tmp_path / "out" / "0.png").size == (256, 192)
+
+
+def test_the_template_for_code_of_ones_own_comes_along(installed: Path, photo_folder: Path, tmp_path: Path) -> None:
+    (packages,) = (installed.parent / "lib").glob("python*/site-packages")
+    shutil.copytree(packages / "sspir" / "examples" / "own", tmp_path / "mine")
+    said = tmp_path / "said.jsonl"
+    captioned = ["caption", photo_folder / "val", "--captioner", "brightness", "--out", said]
+    run(installed / "sspir", *captioned, "--path", "mine", cwd=tmp_path)
+    assert said.read_text().count(" photo") == 2

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from sspir import __version__
-from sspir.errors import UserError
+from sspir import __version__, outside
 
 COMMANDS = {
     "demo": "restore photos with the model that comes along, and show and measure them",
@@ -26,12 +25,15 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 done, 1 partly, 2 bad input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = outside.take_path(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="sspir",
         description="Restore bad photos, and train, evaluate and compare the models that do it.",
         epilog="`sspir COMMAND --help` teaches each of them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--path", metavar="DIR", help="a folder of your own code, conf/ and experiments/, as in SSPIR_PATH; repeatable"
     )
     parser.add_argument("--version", action="version", version=f"sspir {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -41,9 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments[:1])
     command = import_module(f"sspir.commands.{chosen.command}")
     try:
+        outside.activate()
         return int(command.run(arguments[1:]))
-    except UserError as error:
-        sys.stderr.write(f"sspir {chosen.command}: {error}\n")
+    except Exception as error:
+        from sspir.config import told
+
+        if (sentence := told(error)) is None:
+            raise
+        sys.stderr.write(f"sspir {chosen.command}: {sentence}\n")
         return 2
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from sspir import outside
 from sspir.errors import UserError
 
 
@@ -29,6 +30,9 @@ def refusal(error: InstantiationException) -> UserError:
     if isinstance(cause, UserError):
         return cause
     text = str(error)
+    if missing := re.match(r"Error locating target '(.+?)'.*?(?:\nfull_key: (.*))?$", text, re.DOTALL):
+        reasons = str(error.__cause__).splitlines()[1:] or [str(error.__cause__)]
+        return outside.not_found(missing[1], f"the _target_ of {missing[2] or 'the configuration'}", reasons[0])
     target = re.search(r"target '([^']+)'", text)
     key = re.search(r"full_key: (\S+)", text)
     if not target:

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, InstantiationException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from sspir import outside
+from sspir.build import refusal
 from sspir.errors import UserError
 from sspir.sweep import ablated, swept
 
@@ -118,12 +124,27 @@ def home() -> Path:
     return package if (package / "conf").is_dir() else package.parents[1]
 
 
+class OwnConfigurations(SearchPathPlugin):
+    """Has Hydra look for every group in people's own folders first: in FOLDER/conf, and beside it for experiments."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Put the folders before `conf/`."""
+        for place in _places(outside.folders()):
+            search_path.prepend(outside.VARIABLE, f"file://{place}", anchor="main")
+
+
+def _places(folders: Sequence[Path]) -> list[Path]:
+    """Where groups of configurations are folders, in the order in which they are looked for."""
+    return [place for folder in folders for place in (folder / "conf", folder) if place.is_dir()]
+
+
 def register() -> None:
-    """Tell Hydra about the schemas and the resolvers. Calling it twice does no harm.
+    """Tell Hydra about the schemas, the resolvers and people's own folders. Calling it twice does no harm.
 
     `${repo:}` is the folder of `conf/`, `${absolute:PATH}` a path from the root and `${ends:PATH}` its last two parts,
     `${swept:}` what a sweep varies, and `${evaluation:}` checkpoint and settings of an evaluation in words.
     """
+    outside.activate()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
@@ -133,6 +154,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
     OmegaConf.register_new_resolver("ends", lambda path: "/".join(Path(path).absolute().parts[-2:]), replace=True)
     OmegaConf.register_new_resolver("evaluation", _evaluation, replace=True)
+    Plugins.instance().register(OwnConfigurations)
 
 
 def _evaluation(_root_: DictConfig) -> str:
@@ -141,22 +163,40 @@ def _evaluation(_root_: DictConfig) -> str:
     return folder_name(_root_)
 
 
+def choices(group: str) -> list[str]:
+    """The choices of a group, such as "captioner" or "experiments": sspir's and people's own."""
+    return sorted(
+        {path.stem for place in _places([*outside.folders(), home()]) for path in (place / group).glob("*.yaml")}
+    )
+
+
+def told(error: Exception) -> UserError | None:
+    """The sentence for people in an error, where there is one: our own, or what Hydra says of a configuration."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, YAMLError | OmegaConfBaseException):
+        return UserError(" ".join(str(error).split()))
+    if not isinstance(error, HydraException):
+        return None
+    if isinstance(error, InstantiationException):
+        return refusal(error)
+    return error.__cause__ if isinstance(error.__cause__, UserError) else None
+
+
 def load_choice(group: str, name: str) -> DictConfig:
     """The configuration that a command's flag names.
 
     Args:
         group: folder of `conf/`.
-        name: of a shipped choice of the group, or the path of a YAML file.
+        name: of a choice of the group, or the path of a YAML file.
 
     Raises:
         UserError: there is no such choice or file.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return OmegaConf.load(name)  # type: ignore[return-value]  # a choice is a mapping
-    folder = home() / "conf" / group
-    if not (folder / f"{name}.yaml").is_file():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise UserError(f"There is no {group} {name}; choose one of {names}, or give a .yaml file.")
+    if name not in (known := choices(group)):
+        raise UserError(f"There is no {group} {name}; choose one of {', '.join(known)}, or give a .yaml file.")
     choice: DictConfig = compose_config(f"{group}/{name}")[group]
     return choice
 
@@ -176,5 +216,5 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
         try:
             return compose(name, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             raise UserError(" ".join(str(error).split())) from error

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from sspir.errors import UserError
 from sspir.estimate import Estimate, estimate_step
 from sspir.hub import in_cache
 from sspir.sampling.memory import free_bytes
@@ -83,7 +82,9 @@ def _size(held: int) -> str:
 
 
 def _photos(config: DictConfig) -> Iterator[Finding]:
-    """The folders of the data set."""
+    """The folders of the data set, and what of it is still to be set."""
+    for key in sorted(OmegaConf.missing_keys(config.dataset)):
+        yield key, [f"not set: name your photos by {key}"]
     for setting, node in _nodes(config.dataset, "dataset"):
         for key in ("root", "lq", "hq"):
             if (value := node.get(key)) and isinstance(value, str):
@@ -96,6 +97,8 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
         yield path, node
     keys = node if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
     for key in keys:
+        if OmegaConf.is_missing(node, key):
+            continue
         yield from _nodes(node[key], f"{path}.{key!s}")
 
 
@@ -118,6 +121,7 @@ def shapes(config: DictConfig) -> tuple[Any, str]:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    from sspir.config import told
     from sspir.pretrained import shapes_only
 
     settings: Any = OmegaConf.to_container(config.module, resolve=True)
@@ -126,8 +130,8 @@ def shapes(config: DictConfig) -> tuple[Any, str]:
         with shapes_only():
             return instantiate(settings, _convert_="all"), ""
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            return None, str(error.__cause__)
+        if sentence := told(error):
+            return None, str(sentence)
         raise
 
 

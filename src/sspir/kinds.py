@@ -1,8 +1,5 @@
 """What each setting of a training may be: which classes and functions, of which packages."""
 
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -109,7 +106,7 @@ def fits(target: Any, kind: Kind) -> bool:
         return True
     root = target.partition(".")[0]
     if root not in {package.partition(".")[0] for package in kind.packages}:
-        return _is_outside(root) and _is_outside(getattr(_found(target), "__module__", ""))
+        return outside.is_own(root) and outside.is_own(getattr(_found(target), "__module__", ""))
     found = _found(target)
     defined = f"{getattr(found, '__module__', '')}."
     return (
@@ -125,16 +122,3 @@ def _found(target: str) -> Any:
         return get_object(target)
     except Exception:  # whatever importing has raised
         return None
-
-
-def _is_outside(module: str) -> bool:
-    """Whether a module lies in a folder that the user has named."""
-    try:
-        spec = sys.modules[module].__spec__ if module in sys.modules else find_spec(module)
-    except (ImportError, ValueError):
-        return False
-    if spec is None:
-        return False
-    places = [spec.origin] if spec.has_location else spec.submodule_search_locations or []
-    below = [any(Path(str(place)).resolve().is_relative_to(folder) for folder in outside.folders()) for place in places]
-    return bool(below) and all(below)

@@ -14,6 +14,7 @@ from sspir.batch import Batch
 from sspir.degradation import sample_seed
 from sspir.errors import NotApplicableError, UserError
 from sspir.losses import RestorationLoss
+from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
@@ -21,7 +22,8 @@ from sspir.models.sharding import shard
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained import marks_of, require_marked
-from sspir.priors.captioner import Captioner
+from sspir.priors.captioner import Captioner, captioner_of
+from sspir.priors.image_encoder import encoder_of
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
@@ -85,13 +87,13 @@ class RestorationModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints hold what is trained only
         self.backbone = backbone
         self.refine = refine
-        self.vae, self.image_encoder, self.text_model = vae, image_encoder, text_encoder.model
+        self.vae, self.image_encoder, self.text_model = vae, encoder_of(image_encoder), text_encoder.model
         self.tokenizer = text_encoder.tokenizer
         self.text_encoder = text_encoder
-        self.captioner = captioner
+        self.captioner = captioner_of(captioner)
         self.noise_schedule = noise_schedule
         self.loss = loss
-        self.validation = Validation(metrics)
+        self.validation = Validation({name: metric_of(metric) for name, metric in metrics.items()})
         self.validated_at = -1  # step of the last validation
         self.sampler = sampler
         self.optimizer = optimizer

@@ -21,7 +21,7 @@ from sspir.models.latent import factor_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained import require_whole
-from sspir.priors.captioner import Captioner, NoCaption, Precomputed
+from sspir.priors.captioner import Captioner, NoCaption, Precomputed, captioner_of
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
 from sspir.priors.text_encoder import caption_ids
@@ -112,11 +112,14 @@ class RestorationPipeline(DiffusionPipeline):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As diffusers does, which would put the captioner itself into the saved configuration, and the sampler."""
+        """As diffusers does, which would put the captioner itself into the saved configuration, and the sampler.
+
+        Any callable is taken for a captioner.
+        """
         if name not in ("captioner", "sampler"):
             super().__setattr__(name, value)
             return
-        object.__setattr__(self, name, value)
+        object.__setattr__(self, name, captioner_of(value) if name == "captioner" else value)
         if name == "sampler":
             self.register_to_config(sampler=asdict(value))
 

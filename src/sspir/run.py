@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from sspir import outside
 from sspir.checkpoint import load_checkpoint
 from sspir.errors import UserError
 from sspir.files import write_text
@@ -63,6 +64,7 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
     """Rebuild the module of a run with its trained weights; see `RestorationModule.from_run`."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
+    outside.activate()
     record = read_record(folder / CONFIG)
     check_record(record, folder / CONFIG)
     state = load_checkpoint(find_checkpoint(folder, checkpoint))

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
+from sspir import outside
 from sspir.checkpoint import glance
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
@@ -83,6 +84,7 @@ def _load_pipeline(
         return pipeline
     if (folder / "model_index.json").is_file():
         verify(folder)
+        outside.activate()
         try:
             check_pipeline(folder)
             return RestorationPipeline.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)

@@ -9,8 +9,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from sspir.data.sampler import Share
+from sspir.metrics.base import ImageMetric, metric_of
 from sspir.metrics.fidelity import PSNR
 from sspir.validation import Validation
 
@@ -36,13 +38,17 @@ def validated(rank: int, world: int) -> dict[str, float]:
     return {name: float(value) for name, value in validation.finish().items()}
 
 
+def metrics() -> dict[str, ImageMetric]:
+    return {"ours": PSNR(), "torchmetrics": metric_of(PeakSignalNoiseRatio(data_range=1.0))}
+
+
 def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     preds, target = images()
-    metric = PSNR()
     mine = slice(0, 1) if rank == 0 else slice(1, 5)  # uneven on purpose
-    metric.update(preds[mine], target[mine])
-    (folder / f"{rank}").write_text(repr(metric.compute().item()))
+    for name, metric in metrics().items():
+        metric.update(preds[mine], target[mine])
+        (folder / f"{name}{rank}").write_text(repr(metric.compute().item()))
     (folder / f"validation{rank}").write_text(json.dumps(validated(rank, 2)))
     dist.destroy_process_group()
 
@@ -54,10 +60,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     work(0, tmp_path)
     other.join()
     preds, target = images()
-    whole = PSNR()
-    whole.update(preds, target)
+    for name, whole in metrics().items():
+        whole.update(preds, target)
+        for rank in range(2):
+            found = float((tmp_path / f"{name}{rank}").read_text())
+            assert found == pytest.approx(whole.compute().item(), abs=1e-6)
     for rank in range(2):
-        assert float((tmp_path / f"{rank}").read_text()) == pytest.approx(whole.compute().item(), abs=1e-6)
         assert json.loads((tmp_path / f"validation{rank}").read_text()) == pytest.approx(validated(0, 1), abs=1e-6)
     assert validated(0, 1).keys() >= {"val/one/psnr_y", "structure/five/psnr_y", "val/failed"}
     assert "structure/one/psnr_y" not in validated(0, 1)

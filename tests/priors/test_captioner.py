@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from sspir.color import luma
 from sspir.priors import photo_measures as measure
-from sspir.priors.captioner import Captioner, NoCaption, Precomputed
+from sspir.priors.captioner import Captioner, CaptionError, NoCaption, Precomputed, captioner_of
 from sspir.priors.measured_captioner import MeasuredCaptioner, describe
 
 FOLDER = Path(skimage.__file__).parent / "data"
@@ -164,3 +164,18 @@ def test_any_size(size: tuple[int, int]) -> None:
 def test_size_changes_few_words() -> None:
     half = F.interpolate(COFFEE[None], scale_factor=0.5, mode="bicubic", antialias=True)[0].clamp(0, 1)
     assert describe(half) == describe(COFFEE)
+
+
+def test_a_plain_callable_answers_for_every_image_or_is_named() -> None:
+    def width(images: Sequence[Tensor], known: Sequence[str]) -> list[str]:
+        return [f"a photo of {image.shape[-1]} pixels" for image in images if image.shape[-1] != 13]
+
+    captioner = captioner_of(width)
+    assert captioner_of(captioner) is captioner
+    assert captioner(torch.zeros(2, 3, 8, 9), ["", ""]) == ["a photo of 9 pixels"] * 2
+    assert captioner.provenance()["captioner"].endswith("test_captioner." + width.__qualname__)
+    captioner.close()
+    with pytest.raises(CaptionError, match="for 1 images; return one text each"):
+        captioner(torch.zeros(1, 3, 8, 13), [""])
+    with pytest.raises(CaptionError, match=r"width failed \(TypeError: "):
+        captioner(None, [""])

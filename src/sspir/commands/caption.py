@@ -113,6 +113,7 @@ def _captioner(name: str, changes: list[str]) -> Any:
 
     from sspir.build import build
     from sspir.config import load_choice
+    from sspir.priors.captioner import captioner_of
 
     settings: Any = load_choice("captioner", name)
     for change in changes:
@@ -122,7 +123,7 @@ def _captioner(name: str, changes: list[str]) -> Any:
             raise UserError(f"--set {change} changes nothing of the captioner {name}; it has {known}.")
         settings[key] = _value(settings[key], value)
     try:
-        return build(settings)
+        return captioner_of(build(settings))
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"The captioner {name} cannot be made: {error}") from error
 

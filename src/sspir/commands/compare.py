@@ -99,18 +99,19 @@ def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
         UserError: a name is neither.
     """
     from sspir.build import build
-    from sspir.config import compose_config, home
+    from sspir.config import choices, compose_config
+    from sspir.metrics.base import metric_of
 
-    groups = {path.stem for path in (home() / "conf" / "metric").glob("*.yaml")}
-    nodes = {group: compose_config(f"metric/{group}").metric for group in sorted(groups)}
+    groups = choices("metric")
+    nodes = {group: compose_config(f"metric/{group}").metric for group in groups}
     known = {name: node for group in nodes.values() for name, node in group.items()}
     chosen: dict[str, ImageMetric] = {}
     for name in names:
         if name not in groups and name not in known:
-            listed = ", ".join([*sorted(groups), *known])
+            listed = ", ".join([*groups, *known])
             raise UserError(f"There is no metric {name!r}; choose among {listed}.")
         for member in nodes[name] if name in groups else [name]:
-            chosen[str(member)] = build(known[member])
+            chosen[str(member)] = metric_of(build(known[member]))
     return chosen
 
 

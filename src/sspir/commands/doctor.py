@@ -42,9 +42,9 @@ def run(arguments: list[str]) -> int:
 def _findings(topic: str, overrides: list[str]) -> Iterator[tuple[str, list[str]]]:
     if topic in TOPICS:
         return TOPICS[topic]()
-    from sspir.config import compose_config, home
+    from sspir.config import choices, compose_config
 
-    experiments = sorted(path.stem for path in (home() / "experiments").glob("*.yaml"))
+    experiments = choices("experiments")
     if topic not in experiments:
         raise UserError(
             f"There is no topic or experiment {topic!r}; choose among {', '.join([*TOPICS, *experiments])}."

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from sspir import outside
 from sspir.build import refusal
 from sspir.config import home, register
 from sspir.errors import NotApplicableError, UserError
@@ -40,6 +41,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path=str(home() / "conf"), config_name=config_name)
     def task(config: DictConfig) -> Any:
+        outside.activate()  # a launcher may have moved us to another process
         of_launcher = os.getpid() != process
         try:
             with Stop.in_process() if of_launcher else nullcontext():

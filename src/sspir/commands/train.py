@@ -9,7 +9,7 @@ from sspir.errors import UserError
 
 HELP = """sspir train - train a model
 
-usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun] [--config-dir DIR] [--cfg job]
+usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun] [--path DIR] [--cfg job]
        sspir train --from RUN [KEY=VALUE ...]
 
   sspir train experiments=tiny                         an hour and a half on a laptop
@@ -19,6 +19,7 @@ usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun]
   sspir train --multirun experiments=tiny 'ablation=glob(*)' seed=0,1,2
   sspir train experiments=tiny --cfg job               show the configuration and do nothing
   sspir train --from runs/tiny/none-s0 folder=again    repeat a run from its own record
+  sspir --path mine train experiments=own              code, conf/ and experiments/ of your own
 
 A run lives in runs/NAME/ABLATION-sSEED. The same command goes on where it stopped; a finished run is skipped.
 Several GPUs: torchrun --nproc-per-node 8 -m sspir train experiments=ssp_ir trainer=ddp

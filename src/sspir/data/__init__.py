@@ -2,6 +2,7 @@
 
 from sspir.data.benchmark import Benchmark
 from sspir.data.crop import Crop
+from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.datamodule import RestorationDataModule
 from sspir.data.image_folder import ImageFolder
 from sspir.data.mixture import Mixture
@@ -12,9 +13,11 @@ from sspir.data.shards import Shards
 __all__ = [
     "Benchmark",
     "Crop",
+    "CroppedPhotos",
     "ImageFolder",
     "Mixture",
     "PairedFolder",
+    "Photo",
     "RestorationDataModule",
     "Shards",
     "photos",

@@ -1,7 +1,7 @@
 """Test sets, one photo at a time, always the same."""
 
 from sspir.batch import Batch
-from sspir.data.sample import Photos
+from sspir.data.sample import Photos, photos_of
 from sspir.degradation import Degradation, sample_seed
 
 
@@ -20,7 +20,7 @@ class Benchmark:
 
     def __init__(self, name: str, photos: Photos, degradation: Degradation, seed: int = 0) -> None:
         self.name = name
-        self.photos = photos
+        self.photos = photos_of(photos)
         self.degradation = degradation
         self.seed = seed
 

@@ -9,7 +9,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 
 from sspir.batch import Batch
 from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
-from sspir.data.sample import Photos
+from sspir.data.sample import Photos, photos_of
 from sspir.data.sampler import EpochSampler, Position, Share
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
@@ -57,8 +57,8 @@ class RestorationDataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1 or passes < 1:
             raise UserError(f"batch_size is {batch_size} and passes {passes}: give 1 or more.")
-        self.train = train
-        self.validation = dict(validation or {})
+        self.train = photos_of(train)
+        self.validation = {name: photos_of(photos) for name, photos in (validation or {}).items()}
         self.validation_names = list(self.validation)
         self.degrade = Degrade(degradation, Sharpen() if sharpen_hq else None)
         self.degrade_validation = Degrade(validation_degradation or degradation)

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos
-from sspir.data.sample import Photos, Sample
+from sspir.data.sample import Photos, Sample, photos_of
 from sspir.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Mixture(Dataset[Sample]):
     def __init__(
         self, datasets: Sequence[Photos], weights: Sequence[float] | None = None, crop: Crop | None = None
     ) -> None:
-        self.datasets = list(datasets)
+        self.datasets = list(map(photos_of, datasets))
         for dataset in self.datasets if crop else ():
             if isinstance(dataset, CroppedPhotos):
                 dataset.crop = crop

@@ -1,9 +1,11 @@
 """What a data set is to the rest of the program."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 
 class Sample(TypedDict):
@@ -49,3 +51,39 @@ class Photos(Protocol):
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every file's name below its root, and what tells its content: its size, or a hash where one is at hand."""
         ...
+
+
+class MapStyle(Dataset[Sample]):
+    """Samples of somebody's own that can be counted and indexed, and no more: trained on as they are measured.
+
+    Args:
+        samples: a data set of torch's map style, or a list.
+    """
+
+    def __init__(self, samples: "Sequence[Sample] | Dataset[Sample]") -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)  # type: ignore[arg-type]  # torch's has no length of its own
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample, as a dictionary of its own: what is kept in memory is not written to."""
+        return self.samples[index].copy()
+
+    def view(self, index: int, seed: int) -> Sample:
+        """The sample; how it is cut is the data set's own affair."""
+        return self[index]
+
+    def weights(self) -> Tensor:
+        """(N,) every sample once in an epoch."""
+        return torch.ones(len(self), dtype=torch.float64)
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Places alone: to name the samples each would have to be read."""
+        return ((str(index), "") for index in range(len(self)))
+
+
+def photos_of(samples: "Photos | Sequence[Sample] | Dataset[Sample]") -> Photos:
+    """A data set as it is; anything else that can be counted and indexed as one."""
+    return samples if isinstance(samples, Photos) else MapStyle(samples)

@@ -1,7 +1,9 @@
 """What every image metric has in common: per-image values, and their mean over any number of images."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import ClassVar, Self
 
 import torch
@@ -34,6 +36,7 @@ class ImageMetric(Metric):
     limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
     is_differentiable = False
     full_state_update = False
+    score: Callable[..., Tensor]  # (preds) or (preds, target) -> a value per image
     total: Tensor
     count: Tensor
 
@@ -84,9 +87,71 @@ class NoReferenceMetric(ImageMetric):
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1]."""
         raise NotImplementedError
 
-    def update(self, preds: Tensor) -> None:
-        """Add the images of preds (B, 3, H, W), RGB in [0, 1]."""
+    def update(self, preds: Tensor, target: Tensor | None = None) -> None:
+        """Add the images of preds (B, 3, H, W), RGB in [0, 1]; a truth is not looked at."""
         self._add(self.score(preds))
+
+
+class PlainMetric(ImageMetric):
+    """Any metric of torchmetrics, image by image.
+
+    Args:
+        metric: whose `update` takes (preds, target) or (preds), and whose `compute` gives one number.
+
+    Raises:
+        UserError: it does not say which values are the good ones.
+    """
+
+    _measuring = Lock()  # its state is that of one image; images are measured in several threads
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        if metric.higher_is_better is None:
+            raise UserError(
+                f"{type(metric).__name__} has no direction; set higher_is_better in its class, true or false."
+            )
+        self.metric = metric
+        parameters = inspect.signature(metric.update).parameters.values()
+        self._takes = sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
+
+    @property
+    def needs_reference(self) -> bool:  # type: ignore[override]  # said by the metric, not by this class
+        """Whether `update` takes a truth."""
+        return self._takes > 1
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        """As the metric says."""
+        return self.metric.higher_is_better
+
+    def score(self, preds: Tensor, target: Tensor | None = None) -> Tensor:
+        """Values (B,) of preds (B, 3, H, W), against target (B, 3, H, W) where the metric takes one, in [0, 1].
+
+        Raises:
+            UserError: the metric does not measure a single image.
+        """
+        images = [preds] if target is None or not self.needs_reference else [preds, target]
+        with self._measuring:
+            return torch.stack([self._measure(*(each[n : n + 1] for each in images)) for n in range(len(preds))])
+
+    def _measure(self, *pictures: Tensor) -> Tensor:
+        """The value of what is given alone, which is what calling a metric gives, without other processes' images."""
+        try:
+            return torch.as_tensor(self.metric(*pictures)).reshape(()).to(torch.float64)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{type(self.metric).__name__} does not give an image one number: {reason}") from error
+        finally:
+            self.metric.reset()
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the images of preds (B, 3, H, W) and target (B, 3, H, W), both RGB in [0, 1]."""
+        self._add(self.score(preds, target))
+
+
+def metric_of(metric: Metric) -> ImageMetric:
+    """A metric of images as it is; any other of torchmetrics as one."""
+    return metric if isinstance(metric, ImageMetric) else PlainMetric(metric)
 
 
 class FolderMetric(ImageMetric):

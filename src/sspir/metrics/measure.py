@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from sspir.errors import UserError
-from sspir.metrics.base import (
-    FullReferenceMetric,
-    ImageMetric,
-    MetricUnavailableError,
-    NoReferenceMetric,
-)
+from sspir.metrics.base import FolderMetric, ImageMetric, MetricUnavailableError, metric_of
 from sspir.metrics.fidelity import psnr
 
 BICUBIC = "bicubic"
@@ -113,13 +109,11 @@ def add_noise(base: Tensor, hq: Tensor, target: float, seed: int) -> Tensor:
 def _measure(metrics: Mapping[str, ImageMetric], image: str, method: str, picture: Tensor, hq: Tensor | None) -> Row:
     row = Row(image, method)
     for name, metric in metrics.items():
+        if isinstance(metric, FolderMetric) or (metric.needs_reference and hq is None):
+            continue
+        truth = [hq[None]] if metric.needs_reference and hq is not None else []
         try:
-            if isinstance(metric, NoReferenceMetric):
-                value = metric.score(picture[None]).item()
-            elif isinstance(metric, FullReferenceMetric) and hq is not None:
-                value = metric.score(picture[None], hq[None]).item()
-            else:
-                continue
+            value = metric.score(picture[None], *truth).item()
         except UserError as error:
             row.problems[name] = str(error)
             continue
@@ -130,11 +124,11 @@ def _measure(metrics: Mapping[str, ImageMetric], image: str, method: str, pictur
     return row
 
 
-def usable(metrics: Mapping[str, ImageMetric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
+def usable(metrics: Mapping[str, Metric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
     """Load what the metrics need; returns those that can run, and name -> why of those that cannot."""
     ready: dict[str, ImageMetric] = {}
     missing: dict[str, str] = {}
-    for name, metric in metrics.items():
+    for name, metric in ((name, metric_of(metric)) for name, metric in metrics.items()):
         try:
             metric.require()
             ready[name] = metric

@@ -1,8 +1,8 @@
 """The explicit semantic prior in words: where the caption of an image comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -52,6 +52,45 @@ class Captioner(ABC):
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Free what it holds, such as a model, before diffusion needs the memory; the next call takes it again."""
+
+
+class PlainCaptioner(Captioner):
+    """A captioner around a callable of somebody's own.
+
+    Args:
+        describe: (images, known) -> captions, as of `Captioner.__call__`.
+    """
+
+    def __init__(self, describe: Callable[[Images, Sequence[str]], Sequence[str]]) -> None:
+        self.describe = describe
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        """What the callable says.
+
+        Raises:
+            CaptionError: it fails, or does not give a text per image.
+        """
+        name = self.provenance()["captioner"]
+        try:
+            said = list(self.describe(images, known))
+        except UserError:
+            raise
+        except Exception as error:  # one photo's trouble, told as such
+            raise CaptionError(f"{name} failed ({type(error).__name__}: {error}).") from error
+        if len(said) != len(images) or not all(isinstance(text, str) for text in said):
+            raise CaptionError(f"{name} gives {said!r:.200} for {len(images)} images; return one text each.")
+        return said
+
+    def provenance(self) -> dict[str, str]:
+        """The callable's name, with its module's."""
+        made = getattr(self.describe, "func", self.describe)  # of a partial
+        named = made if hasattr(made, "__qualname__") else type(made)
+        return {"captioner": f"{named.__module__}.{named.__qualname__}"}
+
+
+def captioner_of(captioner: Any) -> Captioner:
+    """A captioner as it is; a callable (images, known) -> captions as one."""
+    return captioner if isinstance(captioner, Captioner) else PlainCaptioner(captioner)
 
 
 class NoCaption(Captioner):

@@ -1,0 +1,40 @@
+"""Data sets that can be counted and indexed, and no more."""
+
+import torch
+
+from sspir.data import Benchmark, ImageFolder, Mixture, RestorationDataModule
+from sspir.data.manifest import manifest_of
+from sspir.data.sample import photos_of
+from sspir.degradation import Degradation, Resize
+from tests.pipelines import photo, write_photo
+
+DEGRADATION = Degradation([Resize(["bicubic"])], 4)
+
+
+def samples() -> list[dict]:
+    return [{"id": f"{n}.png", "hq": photo(16, 16, seed=n), "caption": f"number {n}"} for n in range(4)]
+
+
+def test_a_list_is_trained_on_validated_and_measured() -> None:
+    ours = samples()
+    data = RestorationDataModule(ours, {"photos": ours}, DEGRADATION, batch_size=2, degrade_in_workers=True)
+    for loader, count in ((data.train_dataloader(), 2), (data.val_dataloader()[0], 4)):
+        batches = [data.prepare(batch, training=True) for batch in loader]
+        assert len(batches) == count
+        assert {batch.lq.shape[1:] for batch in batches} == {(3, 4, 4)}
+        assert sorted(name for batch in batches for name in batch.ids) == [f"{n}.png" for n in range(4)]
+    assert all(each.keys() == {"id", "hq", "caption"} for each in ours)  # what is kept in memory is as it was
+    batch = Benchmark("mine", ours, DEGRADATION)[1]
+    assert (batch.ids, batch.captions) == (["1.png"], ["number 1"])
+    assert torch.equal(batch.hq[0], ours[1]["hq"])
+    assert manifest_of({"train": data.train})["train"]["photos"] == 4
+
+
+def test_it_is_mixed_with_folders(tmp_path) -> None:
+    write_photo(tmp_path / "a.png", 16, 16)
+    folder = ImageFolder(tmp_path)
+    mixed = Mixture([samples(), folder], weights=[1, 2])
+    assert mixed.weights().tolist() == [1, 1, 1, 1, 2]
+    assert [mixed.view(n, 0)["id"] for n in range(5)] == ["0.png", "1.png", "2.png", "3.png", "a.png"]
+    assert len(list(mixed.contents())) == 5
+    assert photos_of(folder) is folder
