@@ -308,4 +308,9 @@ def test_an_xl_model_restores(xl: Path, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "saved")
     again = RestorationPipeline.from_pretrained(str(tmp_path / "saved"))
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(again.restore(lq, ["a house"], sampler=sampler).images, first)
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            saved = again.components[name].state_dict()
+            assert all(torch.equal(value, saved[key]) for key, value in part.state_dict().items()), name
+    # Some processors' products of transposed tokens round by the addresses of equal weights
+    assert (again.restore(lq, ["a house"], sampler=sampler).images - first).abs().max() < 2e-6

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]  # a dependency of omegaconf
+from yaml import YAMLError  # a dependency of omegaconf
 
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE
