@@ -26,7 +26,7 @@ CROP = {"_target_": "sspir.data.crop.Crop", "size": 0}
         ),
         (FRACTION, "fractions.Fraction cannot be made: Fraction(1, 0)"),
         ({"crop": CROP}, "Crop.size is 0: give the side of the patch"),
-        ({"part": {"_target_": "sspir.data.Nothing"}}, "part (sspir.data.Nothing) cannot be made: Error loading"),
+        ({"part": {"_target_": "sspir.data.Nothing"}}, "sspir.data.Nothing, the _target_ of part, cannot be imported"),
         ({"part": CROP | {"sise": 3}}, "part (sspir.data.crop.Crop) cannot be made: Crop.__init__() got an unexpected"),
     ],
 )

@@ -12,7 +12,7 @@ from sspir.batch import Batch
 from sspir.config import home, load_choice
 from sspir.module import RestorationModule
 from sspir.run import build_module
-from sspir.sampling.loop import Priors, sample
+from sspir.sampling.loop import Priors, Step, sample
 from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration
 from sspir.sampling.sampler import Sampler
@@ -50,17 +50,19 @@ def test_every_sampler_runs_on_a_card(module: RestorationModule, name: str, resp
     priors = Priors(texts, given["image_embeds"], given["sample"][:, :0])
     seeds = [torch.Generator().manual_seed(0)]
     schedule = module.noise_schedule
-    done = sample(backbone, schedule, settings, given["sample"], priors, seeds, lambda step: step.preview())
+    done = sample(backbone, schedule, settings, given["sample"], priors, seeds, look)
     assert done.device.type == "cuda"
+
+
+def look(step: Step) -> None:
+    step.preview()
 
 
 @torch.no_grad()
 def test_a_photo_is_restored_on_a_card_whole_and_in_regions(module: RestorationModule) -> None:
     settings = Sampler(steps=1, region=64, colour="wavelet", fidelity=0.5, tile=16, overlap=4, tile_tokens="tile")
     lq = photo(6, 17).to("cuda")[None]
-    work = Restoration(
-        module.pipeline, lq, ["a house"], (24, 68), [0], settings, lambda step: step.preview(), plain(lq.device)
-    )
+    work = Restoration(module.pipeline, lq, ["a house"], (24, 68), [0], settings, look, plain(lq.device))
     for done in (work.whole(), work.in_regions()):
         assert done.images.device.type == "cuda"
 

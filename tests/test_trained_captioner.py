@@ -55,8 +55,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_run_comes_back_with_its_captioner_and_no_weights_before_they_are_needed(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[1]))
     captioner = load_pipeline(run).captioner
     assert isinstance(captioner, VisionLanguageCaptioner)
     assert captioner._loaded is None

@@ -239,7 +239,7 @@ def test_own_runs_load_old_ones_and_those_with_other_libraries_metrics(run: Path
     for key in ("sweep", "keep_checkpoints", "resume", "monitor"):
         del record[key]
     (run / CONFIG).write_text(yaml.safe_dump(record))
-    assert "psnr" in str(RestorationModule.from_run(run).metrics["val"].keys())
+    assert "psnr" in str(RestorationModule.from_run(run).validation.rows["val"].keys())
     assert main(["train", "--from", str(run), f"folder={tmp_path / 'again'}"]) == 0
 
 
