@@ -31,7 +31,8 @@ def run(arguments: list[str]) -> int:
     for problem in [*found.problems, *(f"{each.name}: {text}" for each in found.results for text in each.problems)]:
         sys.stderr.write(f"{problem}\n")
     names = [*(result.name for result in found.results), *(run.name for run in found.runs)]
-    title = options.title or ", ".join(names[:4])
+    folders = dict.fromkeys(path.resolve().name for path in options.paths)
+    title = options.title or ", ".join(names if len(names) <= 4 else folders)
     page = build(found, title, options.images, options.quality)
     write_atomically(options.out, page.encode())
     counts = f"{len(found.results)} results, {len(found.runs)} runs"
@@ -48,7 +49,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="folders of results or runs, or folders that hold some")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default report.html)")
-    add("--title", help="of the page (default: the names of what it shows)")
+    add("--title", help="of the page (default: the names of what it shows, of the folders where these are many)")
     add("--images", type=LIMIT, default=20, metavar="N", help="images per gallery, the worst ones (default 20)")
     add("--quality", type=QUALITY, default=92, help="of the pictures: 1 to 100, 100 is lossless (default 92)")
     return parser
