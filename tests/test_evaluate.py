@@ -111,9 +111,21 @@ def test_the_same_evaluation_gives_the_same_numbers(run: Path, photo_folder: Pat
         ("limit=-3", "limit: -3 is no whole number from 1"),
     ],
 )
-def test_numbers_out_of_range_are_one_sentence(change: str, told: str, capsys: pytest.CaptureFixture) -> None:
-    assert main(["evaluate", "run=nowhere", "benchmark=skimage", "wandb=null", change]) == 2
+def test_numbers_out_of_range_are_one_sentence(
+    change: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["evaluate", f"run={tmp_path}", "benchmark=skimage", "wandb=null", change]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_named_and_no_folder_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for named in (["run=nowhere"], ["nowhere"], ["--multirun", f"run={tmp_path},nowhere"]):
+        assert main(["evaluate", *named, "benchmark=skimage", "wandb=null"]) == 2
+        assert "There is no folder nowhere" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_sampler_settings_are_named(run: Path, photo_folder: Path, tmp_path: Path) -> None:

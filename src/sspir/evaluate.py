@@ -63,7 +63,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record)
     left = evaluation.left()
     if not left and (done := _summary(out)).get("evaluation") == record:
-        log.info("%s is finished; nothing to do. Delete it to evaluate again.\n%s", out, summary_table(done))
+        log.info("%s is finished; nothing to do. Delete it to evaluate again.", out)
+        log.info("%s\n%s", summary_table(done), comparison_text(done))
         return done
     evaluation.begin()
     evaluation.describe(left)

@@ -14,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
@@ -86,10 +86,13 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
 
     module = _built_module(folder, config)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
+    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)]
+    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     trainer = instantiate(
         config.trainer,
         val_check_interval=_interval(config.trainer),
-        callbacks=[_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)],
+        callbacks=callbacks,
+        enable_progress_bar=has_bar and config.trainer.enable_progress_bar,  # none of Lightning's for ours
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
@@ -109,6 +112,9 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
         if trainer.is_global_zero:
             _keep_a_best(folder / CHECKPOINTS)
             write_text(folder / SUMMARY, json.dumps(done, indent=2) + "\n")
+            value = done.get(f"val/{config.monitor}")
+            told = "" if value is None else f", val/{config.monitor} {value:.4g}"
+            log.info("%s is trained: %d steps%s.", folder, done["step"], told)
         return done
     except SIGTERMException:
         log.warning("Stopped by SIGTERM; the same command goes on from %s.", folder / CHECKPOINTS)

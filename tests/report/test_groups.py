@@ -43,6 +43,17 @@ def test_a_gain_is_over_the_full_method_of_the_same_settings(tmp_path: Path) -> 
     assert study.index("1.0000 [1.0000, 1.0000]") < study.index("-2.0000 [-2.0000, -2.0000]")
 
 
+def test_a_gain_in_a_sweep_is_over_the_full_method_of_the_same_name(tmp_path: Path) -> None:
+    for lr, variant, value in ((1, "none", 10.0), (2, "none", 20.0), (1, "no_x", 11.0), (2, "no_x", 18.0)):
+        name = f"{variant}-lr-{lr}"  # as a multirun calls it
+        run = write_run(tmp_path / name, "a", name, 0, {"val/psnr_y": value}, optimizer={"lr": lr})
+        write_evaluation(run / "evaluation" / "set5", [value, value + 1])
+    page = report(tmp_path / "page.html", tmp_path)
+    study = page[page.index("Ablation: a on set5") :]
+    assert study.index("no_x-lr-1") < study.index("1.0000 [1.0000, 1.0000]")
+    assert study.index("no_x-lr-2") < study.index("-2.0000 [-2.0000, -2.0000]")
+
+
 def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
     for folder, seed, end in (("x", 0, 10.0), ("y", 0, 12.0), ("z", 1, 13.0)):
         write_run(tmp_path / folder, "a", "none", seed, {"val/psnr_y": end})

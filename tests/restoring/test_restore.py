@@ -257,6 +257,18 @@ def test_captions_from_every_source(tmp_path: Path, weights: Path) -> None:
             assert told == caption or (caption is None and told.startswith("a "))
 
 
+def test_a_table_that_fits_no_photo_is_refused_and_an_empty_caption_is_none(tmp_path: Path, weights: Path) -> None:
+    write_photo(tmp_path / "in" / "a.png")
+    table = tmp_path / "captions.jsonl"
+    flags = ["--out", tmp_path / "out", "--weights", weights, "--captions", table]
+    table.write_text(json.dumps({"file_name": "elsewhere.png", "caption": "a red barn"}) + "\n")
+    assert restore(tmp_path / "in", *flags) == 2
+    assert not (tmp_path / "out").exists()
+    table.write_text(json.dumps({"file_name": "a.png", "caption": None}) + "\n")
+    assert restore(tmp_path / "in", *flags) == 0
+    assert lines(tmp_path / "out")[-1]["caption"].startswith("a ")  # the captioner's
+
+
 class Recorded(Captioner):
     """Says the size of what it sees, and notes when it is asked and freed."""
 

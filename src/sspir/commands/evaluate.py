@@ -1,8 +1,10 @@
 """`sspir evaluate`: Hydra's command line around `sspir.evaluate.evaluate`."""
 
 import sys
+from pathlib import Path
 
 from sspir.commands.hydra import hydra_command
+from sspir.errors import UserError
 
 HELP = """sspir evaluate - restore a benchmark with a trained run and measure
 
@@ -32,15 +34,20 @@ def run(arguments: list[str]) -> int:
 
 
 def spelt_out(arguments: list[str]) -> list[str]:
-    """Arguments with the runs that stand without `run=` as overrides, several of them as a multirun.
+    """Arguments with the runs that stand without `run=` as overrides, and several runs or benchmarks as a multirun.
 
     The runs come first, so that a multirun has all benchmarks of one run after each other and loads it once.
+
+    Raises:
+        UserError: there is no such run; Hydra would make its folder.
     """
     runs = [text for text in arguments if "=" not in text and not text.startswith("-")]
     others = [text for text in arguments if text not in runs]
-    if not runs:
-        return arguments
+    named = [text.removeprefix("run=") for text in others if text.startswith("run=")]
+    for run in [*runs, *(run for text in named if "(" not in text for run in text.split(",") if "'" not in run)]:
+        if not Path(run).expanduser().is_dir():
+            raise UserError(f"There is no folder {run}; name that of a trained run or of a saved pipeline.")
     quoted = ",".join("'" + run.replace("\\", "\\\\").replace("'", "\\'") + "'" for run in runs)
     several = len(runs) > 1 or any(text.startswith("benchmark=") and "," in text for text in others)
     multirun = ["--multirun"] if several and not {"-m", "--multirun"} & set(others) else []
-    return [*multirun, f"run={quoted}", *others]
+    return [*multirun, *([f"run={quoted}"] if runs else []), *others]

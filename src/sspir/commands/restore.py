@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def _restore(options: argparse.Namespace) -> int:
     journal = Journal(options.out.parent if is_file(options.out) else options.out)
     jobs = find_jobs(options.inputs, options.out, options.format, journal.photos())
     _check_out(options, jobs, journal)
-    caption_of = _captions(options)
+    caption_of = _captions(options, jobs)
 
     from tqdm import tqdm
 
@@ -155,7 +155,7 @@ def _require_room(jobs: "list[Job]", scale: float, most: float) -> None:
         raise refused[0]
 
 
-def _captions(options: argparse.Namespace) -> "Callable[[Job], str | None]":
+def _captions(options: argparse.Namespace, jobs: "Sequence[Job]") -> "Callable[[Job], str | None]":
     """The caption that the flags give to a job; None where the captioner is to be asked."""
     from sspir.data.captions import find_captions
 
@@ -166,7 +166,7 @@ def _captions(options: argparse.Namespace) -> "Callable[[Job], str | None]":
     folder = Path(options.captions)
     if folder.is_dir():
         return lambda job: _text(folder / Path(job.name).with_suffix(".txt"))
-    find = find_captions(options.captions)
+    find = find_captions(options.captions, [job.name for job in jobs])
     return lambda job: find(job.source, job.name) or None
 
 

@@ -70,7 +70,7 @@ def _read_table(path: Path) -> dict[str, str]:
         raise UserError(f"The captions {path} are missing; give a .jsonl or .parquet file, or `beside`.")
     try:
         rows = _read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
-        return {same_name(str(row["file_name"])): str(row["caption"]) for row in rows}
+        return {same_name(str(row["file_name"])): str(row["caption"] or "") for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"The captions {path} cannot be read ({error!r}); every row needs file_name and caption."

@@ -130,7 +130,7 @@ def _metrics(results: Sequence[ResultSet]) -> dict[str, Any]:
 
 
 def _rows(kinds: Mapping[Kind, Sequence[Measured]], metric: str, facts: Mapping[str, Any]) -> list[Row]:
-    full = [kind for kind in kinds if kind.variant == FULL]
+    full = [kind for kind in kinds if _is_full(kind)]
     found = []
     for kind, members in kinds.items():
         sets = [(run, result) for run, result in members if metric in result.summary["methods"][METHOD]]
@@ -138,12 +138,25 @@ def _rows(kinds: Mapping[Kind, Sequence[Measured]], metric: str, facts: Mapping[
             continue
         means = [(run.seed, result.summary["methods"][METHOD][metric]["mean"]) for run, result in sets]
         gain = None
-        reference = full[0] if len(full) == 1 else Kind(FULL, kind.traits)
-        if kind.variant != FULL and reference in kinds:
+        reference = _reference(kind, full)
+        if reference and not _is_full(kind):
             ours, theirs = _paired(sets, kinds[reference], metric)
             gain = compare(_goodness(facts, ours), _goodness(facts, theirs)) if len(ours) else None
         found.append(_row(kind, means, gain))
     return found
+
+
+def _is_full(kind: Kind) -> bool:
+    """Whether nothing is ablated; what else a sweep varies stands behind: none-lr-0.001."""
+    return kind.variant == FULL or kind.variant.startswith(f"{FULL}-")
+
+
+def _reference(kind: Kind, full: Sequence[Kind]) -> Kind | None:
+    """The full method that a kind is to be compared with: that with the same settings, or the only one."""
+    alike = [
+        each for each in full if each.traits == kind.traits and kind.variant.endswith(each.variant.removeprefix(FULL))
+    ]
+    return max(alike, key=lambda each: len(each.variant), default=full[0] if len(full) == 1 else None)
 
 
 def _row(kind: Kind, values: Sequence[tuple[str, float]], gain: Difference | None = None) -> Row:
