@@ -118,6 +118,21 @@ def test_numbers_out_of_range_are_one_sentence(
     assert told in capsys.readouterr().err
 
 
+def test_files_of_other_makers_and_photos_of_one_name_are_refused(
+    run: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs" / "hq").mkdir(parents=True)
+    given = [f"run={run}", "benchmark=photos", "metric=fast", "wandb=null"]
+    with pytest.raises(UserError, match=r"pairs/hq was not written by an evaluation .*choose another out"):
+        evaluate(compose_config("evaluate", [*given, f"benchmark.photos.root={photo_folder}", f"out={tmp_path}/pairs"]))
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    shutil.copy(tmp_path / "photos" / "val" / "0.png", tmp_path / "photos" / "val" / "0.webp")
+    with pytest.raises(UserError, match=r"Two photos of photos would both be 0.png in the results"):
+        evaluate(
+            compose_config("evaluate", [*given, f"benchmark.photos.root={tmp_path}/photos", f"out={tmp_path}/out"])
+        )
+
+
 def test_a_run_that_is_not_there_is_named_and_no_folder_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

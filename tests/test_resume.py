@@ -61,6 +61,23 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
     assert run_id(run) != before
 
 
+def test_a_finished_run_that_goes_on_and_breaks_is_not_finished(
+    run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise RuntimeError("the power is out")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RestorationLoss, "structure", stopped)
+        with pytest.raises(RuntimeError):
+            tiny_run(run, photo_folder, "trainer.max_steps=4")
+    assert finished(run, tiny_config(run, photo_folder, "trainer.max_steps=4")) is None
+    for number in (2, 5):  # of earlier ones, some of which a person has deleted
+        (run / "replaced" / str(number)).mkdir(parents=True)
+    starting_point(run, tiny_config(run, photo_folder, "resume=never"))
+    assert (run / "replaced" / "6" / "checkpoints" / LAST).is_file()
+
+
 def test_the_checkpoint_says_which_run_it_is_of(run: Path, photo_folder: Path) -> None:
     config = OmegaConf.load(run / "config.yaml")
     config.loss.rgb = config.module.loss.rgb = 0.5

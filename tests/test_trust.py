@@ -25,6 +25,7 @@ from sspir.evaluate import evaluate
 from sspir.export import export
 from sspir.kinds import KINDS, fits, kind_of
 from sspir.module import RestorationModule
+from sspir.outside import is_own
 from sspir.run import CHECKPOINTS, CONFIG
 from sspir.trust import check_record, targets
 from sspir.weights import SHIPPED, load_pipeline
@@ -323,3 +324,9 @@ def test_everything_that_is_shipped_fits_and_no_function_is_listed_that_is_not_u
             used.add(target)
     functions = {function for kind in KINDS.values() for function in kind.functions}
     assert functions == {target for target in used if not isinstance(get_object(target), type)}
+
+
+def test_what_python_brings_along_is_not_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSPIR_PATH", ".")
+    assert not any(is_own(module) for module in ("os", "io", "posix", "builtins", "runpy", "torch"))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -127,6 +128,9 @@ class FolderCaptioner:
             photos: below the root.
             overwrite: also those that have one which no person edited.
         """
+        texts = Counter(photo.with_suffix(".txt") for photo in photos if self.beside)
+        if twice := next((text for text, count in texts.items() if count > 1), None):
+            raise UserError(f"Several photos would share {twice}; rename one, or leave out --beside.")
         missing = []
         for photo in photos:
             row = self._adopt(photo)

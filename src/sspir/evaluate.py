@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sspir.batch import Batch
 from sspir.data import Benchmark
 from sspir.degradation import sample_seed
+from sspir.errors import UserError
 from sspir.evaluation_record import identity_of, record_of
 from sspir.images.io import write_atomically, write_image
 from sspir.images.panel import to_picture
@@ -75,9 +76,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     results = Results(metrics, unavailable, config.seed, config.crop_border)
     captions = evaluation.collect(results)
     write_atomically(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
+    if logger := instantiate(config.wandb):  # before the folder says that all is done
+        log_evaluation(logger, results.summary(), results.rows(), out)
     summary = results.write(out, record)
-    if logger := instantiate(config.wandb):
-        log_evaluation(logger, summary, results.rows(), out)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
     return summary
 
@@ -131,7 +132,14 @@ class Evaluation:
         )
 
     def begin(self) -> None:
-        """Take away tables, as they are not of what will be there, and all that the journal names of another one."""
+        """Take away tables, as they are not of what will be there, and all that the journal names of another one.
+
+        Raises:
+            UserError: the folder holds files of the same names that no evaluation has written.
+        """
+        for name in () if self.journal.path.exists() else (*FILES, CAPTIONS, "hq", "lq", "restored", "processor"):
+            if (self.out / name).exists():
+                raise UserError(f"{self.out / name} was not written by an evaluation that goes on; choose another out.")
         entries = [*self.journal.entries.values(), *self.journal.captions.values()]
         if any(entry.get("evaluation") != self.identity for entry in entries):
             log.info("%s holds another evaluation; this one starts anew.", self.out)

@@ -66,7 +66,6 @@ def record_of(
         "settings" that differ from the default, the metrics, and the "inputs": where all of these are equal, so are
         the pictures and what of them is measured.
     """
-    from sspir.data.manifest import manifest_of
     from sspir.run import CONFIG
     from sspir.weights import step_of, weights_id
 
@@ -92,13 +91,32 @@ def record_of(
             "sampler": asdict(sampler),
             "captioner": pipeline.captioner.provenance(),
             "benchmark": _plain(config.benchmark),
-            "photos": manifest_of({"photos": benchmark.photos})["photos"],
-            "captions": _digits(json.dumps([benchmark.photos[index]["caption"] for index in range(count)])),
+            "photos": _content(benchmark, count),
             "device": device,
         },
     }
     as_read: dict[str, Any] = json.loads(json.dumps(record))  # lists for tuples
     return as_read
+
+
+def _content(benchmark: "Benchmark", count: int) -> str:
+    """Sixteen digits of names, captions and pixels of what is measured.
+
+    Raises:
+        UserError: the results of two photos would have one name.
+    """
+    digest, names = hashlib.sha256(), set[str]()
+    for index in range(count):
+        sample = benchmark.photos[index]
+        name = Path(sample["id"]).with_suffix("").as_posix()
+        if name in names:
+            raise UserError(f"Two photos of {benchmark.name} would both be {name}.png in the results; rename one.")
+        names.add(name)
+        digest.update(json.dumps([sample["id"], sample["caption"]]).encode())
+        for picture in (sample["hq"], sample.get("lq")):
+            if picture is not None:
+                digest.update(picture.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def identity_of(record: Mapping[str, Any]) -> str:

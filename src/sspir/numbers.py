@@ -45,7 +45,7 @@ class Numbers(Generic[N]):
             UserError: it is none of these; the sentence starts with `name`.
         """
         try:
-            return self._checked(self.kind(operator.index(value) if self.kind is int else value))
+            return self._checked(self.kind(operator.index(value) if self.kind is int else value + 0.0))
         except (TypeError, ValueError, OverflowError):
             raise UserError(f"{name}: {self._sentence(value)}.") from None
 

@@ -52,7 +52,7 @@ def is_own(module: str) -> bool:
         spec = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
         return False
-    places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    places = (spec.submodule_search_locations or [spec.origin or ""] * spec.has_location) if spec else []
     return bool(places) and all(Path(place).resolve().parent in folders() for place in places)
 
 

@@ -26,7 +26,7 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
     "keep_checkpoints", "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*",
     *(f"callbacks.{name}*" for name in ("progress", "pace", "rate", "panels", "last", "end", "nan", "early_stopping")),
     *(f"trainer.{name}*" for name in ("accelerator", "strategy", "enable_", "log_", "val_", "check_val", "limit_val")),
-    "trainer.max_*", "trainer.min_*", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size",
+    "trainer.max_*", "trainer.min_*", "data.max_broken", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size",
     "captioner.concurrency", "captioner.timeout", "captioner.retries",
     "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
 )  # fmt: skip
@@ -105,7 +105,8 @@ def _set_aside(folder: Path) -> None:
     found = [folder / name for name in OWN if (folder / name).exists()]
     if not found:
         return
-    number = 1 + sum(1 for _ in (folder / REPLACED).glob("*"))
+    before = [int(path.name) for path in (folder / REPLACED).glob("*") if path.name.isdigit()]
+    number = 1 + max(before, default=0)
     place = folder / REPLACED / str(number)
     place.mkdir(parents=True)
     for path in found:
@@ -115,7 +116,7 @@ def _set_aside(folder: Path) -> None:
 
 def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
     """Make a checkpoint the last one, and drop what a kill has torn and the record of steps that will be made again."""
-    for old in ((folder / NOT_APPLICABLE), *(folder / CHECKPOINTS).glob(".*")):
+    for old in (folder / SUMMARY, folder / NOT_APPLICABLE, *(folder / CHECKPOINTS).glob(".*")):
         old.unlink(missing_ok=True)
     if checkpoint and checkpoint.name != LAST:
         twin(checkpoint, checkpoint.with_name(LAST))

@@ -29,7 +29,9 @@ def with_swept(arguments: list[str]) -> list[str]:
     if not {"-m", "--multirun"} & set(arguments):
         return arguments
     try:
-        parsed = OverridesParser.create().parse_overrides([each for each in arguments if not each.startswith("-")])
+        parsed = OverridesParser.create().parse_overrides(
+            [each for each in arguments if "=" in each and not each.startswith("-")]
+        )
     except HydraException:  # Hydra says it better
         return arguments
     keys = {each.key_or_group for each in parsed if each.is_sweep_override()}

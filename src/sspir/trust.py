@@ -65,7 +65,8 @@ def check_places(record: DictConfig, path: Path, changes: Collection[str]) -> No
         UserError: it names another place.
     """
     for key, target in targets(record):
-        sends = kind_of(key) is KINDS["captioner"] and issubclass(get_object(target), EndpointCaptioner)
+        made = get_object(target) if kind_of(key) is KINDS["captioner"] else None
+        sends = isinstance(made, type) and issubclass(made, EndpointCaptioner)
         if sends and not any(change.startswith("captioner.url=") for change in changes):
             raise UserError(
                 f"{path} is not repeated: its {_dotted(key)} would send the photos to the address that stands there; "

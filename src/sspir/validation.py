@@ -113,7 +113,7 @@ class Validation(nn.Module):
             return error.restored
         if REPAIRED in restored.warnings:
             log.warning("Validation image %s: %s.", ", ".join(f"{self.current}/{name}" for name in ids), REPAIRED)
-            self.troubles["repaired"] += len(ids) * int(self.counts)
+            self.troubles["repaired"] += restored.warnings.count(REPAIRED) * int(self.counts)
         return restored
 
     def update(self, images: Mapping[str, Tensor], hq: Tensor) -> None:

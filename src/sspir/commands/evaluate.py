@@ -41,7 +41,7 @@ def spelt_out(arguments: list[str]) -> list[str]:
     Raises:
         UserError: there is no such run; Hydra would make its folder.
     """
-    runs = [text for text in arguments if "=" not in text and not text.startswith("-")]
+    runs = [text for text in arguments if "=" not in text and (text.startswith("~/") or text[:1] not in "-~")]
     others = [text for text in arguments if text not in runs]
     named = [text.removeprefix("run=") for text in others if text.startswith("run=")]
     for run in [*runs, *(run for text in named if "(" not in text for run in text.split(",") if "'" not in run)]:

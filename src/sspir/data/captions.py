@@ -62,7 +62,7 @@ def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
 
 def _caption_beside(path: Path, name: str) -> str:
     text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+    return text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
 
 
 def _read_table(path: Path) -> dict[str, str]:

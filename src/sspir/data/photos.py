@@ -48,7 +48,7 @@ def photos(
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         folder = folder / ("train" if split == "train" else "val")
         return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
-    if other_root and Path(other_root).resolve() != folder.resolve():
+    if other_root is not None and (not other_root or Path(other_root).resolve() != folder.resolve()):
         return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
     names = _split_by_hash([path.relative_to(folder).as_posix() for path in list_images(folder)], split)
     return ImageFolder(folder, crop, names=names, cache=cache, cache_gb=cache_gb)

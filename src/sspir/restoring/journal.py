@@ -31,7 +31,7 @@ class Journal:
         if self.path.is_file():
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
             self._torn = bool(text) and not text.endswith("\n")
-            for line in text.splitlines():
+            for line in text.split("\n"):
                 self._take(line)
 
     def _take(self, line: str) -> None:

@@ -220,7 +220,8 @@ class Restoration:
 
         def show(latents: Tensor) -> Tensor:
             rows, columns = (-(-side // factor_of(self.vae)) for side in (height, width))
-            return colours()(base + latents * self.residual_share)[..., :rows, :columns]
+            with plain(latents.device):
+                return colours()(base + latents * self.residual_share)[..., :rows, :columns]
 
         with self.autocast:
             latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
@@ -290,7 +291,14 @@ def restore_batch(
             return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
 
     done = restored(autocast_of(lq.device))
-    if _broken(done.images, lq) and ((halves := halves_of(pipeline)) or torch.is_autocast_enabled(lq.device.type)):
+    if not _broken(done.images, lq):
+        return done
+    if len(lq) > 1:  # or what is sound would be computed in another precision than alone
+        alone = [
+            restore_batch(pipeline, lq[[n]], [captions[n]], size, [seeds[n]], settings, on_step) for n in range(len(lq))
+        ]
+        return Restored.joined(alone, range(len(lq)))
+    if (halves := halves_of(pipeline)) or torch.is_autocast_enabled(lq.device.type):
         with in_full(halves):
             done = restored(plain(lq.device))
         done.warnings.append(REPAIRED)
