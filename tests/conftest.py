@@ -15,6 +15,12 @@ os.environ.pop("SSPIR_PHOTOS", None)
 os.environ.pop("SSPIR_PATH", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that would reach for the network fails; the loopback interface stays open."""

@@ -1,7 +1,6 @@
 """`sspir caption`: every photo once, whatever happens, and people's words above all."""
 
 import json
-import os
 import random
 import signal
 import time
@@ -21,6 +20,7 @@ from sspir.images.io import read_image
 from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
 from sspir.priors.measured_captioner import describe
 from tests.pipelines import tiny_pipeline, write_photo
+from tests.processes import start, wait_until
 
 
 class Picky(Captioner):
@@ -190,7 +190,6 @@ def test_bad_input_is_one_sentence(
     assert not (folder / "captions.jsonl").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 @pytest.mark.parametrize(("count", "kills"), [(160, 2), pytest.param(2000, 5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_with_every_caption_once(count: int, kills: int, tmp_path: Path) -> None:
     folder = tmp_path / "in"
@@ -202,17 +201,11 @@ def test_killed_at_any_moment_it_ends_with_every_caption_once(count: int, kills:
     chance = random.Random(0)
     for round_ in range(kills):
         before = table.stat().st_size if table.exists() else 0
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            main(["caption", str(folder), "--captioner", "measured", "--beside"])
-            os._exit(0)
-        while not table.exists() or table.stat().st_size == before:
-            time.sleep(0.005)
+        process = start("caption", folder, "--captioner", "measured", "--beside")
+        wait_until(lambda size=before: table.exists() and table.stat().st_size != size, process)
         time.sleep(chance.uniform(0.0, count / 3000))
-        os.kill(child, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, f"round {round_} ended"
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL, f"round {round_} ended"
     assert kills <= len(rows_that_parse(table)) < count
     assert caption(folder, "--beside") == 0
     made = rows(folder)

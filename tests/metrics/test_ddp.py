@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def metrics() -> dict[str, ImageMetric]:
 
 
 def work(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    place, patience = f"file://{folder}/meet", timedelta(minutes=2)
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=patience)
     preds, target = images()
     mine = slice(0, 1) if rank == 0 else slice(1, 5)  # uneven on purpose
     for name, metric in metrics().items():
@@ -58,7 +60,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     other = mp.get_context("spawn").Process(target=work, args=(1, tmp_path))
     other.start()
     work(0, tmp_path)
-    other.join()
+    other.join(60)
+    assert other.exitcode == 0
     preds, target = images()
     for name, whole in metrics().items():
         whole.update(preds, target)

@@ -7,7 +7,6 @@ import pickle
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,27 +20,18 @@ from sspir.__main__ import main
 from sspir.images.io import read_image
 from tests.images.test_io import COLOUR, REFUSED, jpeg
 from tests.pipelines import write_photo
+from tests.processes import start, wait_until
+
+QUICK = ("--steps", "1", "--captioner", "none")
 
 
 def restore(*arguments: object) -> int:
-    return main(["restore", *map(str, arguments), "--steps", "1", "--captioner", "none"])
+    return main(["restore", *map(str, arguments), *QUICK])
 
 
 def lines(out: Path) -> dict[str, dict]:
     told = [json.loads(line) for line in (out / "restore.jsonl").read_text(encoding="utf-8").splitlines()]
     return {line["output"]: line for line in told}
-
-
-def in_a_process(work: Callable[[], int]) -> int:
-    """Fork; returns the child's number."""
-    child = os.fork()
-    if child == 0:
-        os._exit(work())
-    return child
-
-
-def status_of(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -88,7 +78,7 @@ def test_odd_but_good_photos_are_restored(tmp_path: Path, weights: Path) -> None
     assert any("profile" in warning for warning in told["profile.png"]["warnings"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_process_that_is_told_to_stop_stops_and_goes_on(
     tmp_path: Path, weights: Path, number: signal.Signals
 ) -> None:
@@ -96,11 +86,10 @@ def test_a_process_that_is_told_to_stop_stops_and_goes_on(
         write_photo(tmp_path / "in" / f"{index}.png", 8, 8)
     out = tmp_path / "out"
     command = [tmp_path / "in", "--out", out, "--weights", weights]
-    child = in_a_process(lambda: restore(*command))
-    while not (out / "0.png").exists():
-        time.sleep(0.001)
-    os.kill(child, number)
-    assert status_of(child) == 128 + number
+    process = start("restore", *command, *QUICK)
+    wait_until((out / "0.png").exists, process)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
     done = {output for output, line in lines(out).items() if line["status"] == "done"}
     assert len(done) < 6
     assert done <= {path.name for path in out.glob("*.png")}
@@ -115,11 +104,11 @@ def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(tmp_path: Path
     write_photo(tmp_path / "a.png", 40, 40)
     out = tmp_path / "out"
 
-    def with_little_room() -> int:
+    def leave_little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # what the system says is that of a full disk
-        return restore(tmp_path / "a.png", "--out", out, "--weights", weights)
 
-    assert status_of(in_a_process(with_little_room)) == 2
+    command = ["restore", tmp_path / "a.png", "--out", out, "--weights", weights, *QUICK]
+    assert start(*command, preexec_fn=leave_little_room).wait(120) == 2
     assert "cannot be written" in lines(out)["a.png"]["error"]
     assert {path.name for path in out.iterdir()} == {"restore.jsonl"}
     assert restore(tmp_path / "a.png", "--out", out, "--weights", weights) == 0

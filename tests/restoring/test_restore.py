@@ -25,6 +25,7 @@ from sspir.restoring.jobs import find_jobs
 from sspir.restoring.journal import Journal
 from sspir.restoring.restore import Request, Restorer
 from tests.pipelines import photo, tiny_pipeline, write_photo
+from tests.processes import start, wait_until
 
 
 def restore(*arguments: object) -> int:
@@ -152,14 +153,10 @@ def test_killed_outright_it_leaves_no_partial_file(tmp_path: Path, weights: Path
     for number in range(12):
         write_photo(tmp_path / "in" / f"{number}.png")
     out = tmp_path / "out"
-    child = os.fork()
-    if child == 0:
-        os._exit(restore(tmp_path / "in", "--out", out, "--weights", weights))
-    deadline = time.monotonic() + 60
-    while not (out / "1.png").exists() and time.monotonic() < deadline:
-        time.sleep(0.0005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    process = start("restore", tmp_path / "in", "--out", out, "--weights", weights, "--steps", "1")
+    wait_until((out / "1.png").exists, process)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
     for path in out.glob("*.png"):
         read_image(path)
     assert all("status" in line for line in lines(out))
