@@ -150,7 +150,7 @@ def waiting(steps: int) -> None:
     """The share of the tiny training's time in which it waits for a batch, and in which it degrades it."""
     import pytorch_lightning as pl
 
-    from sspir.run import build_module
+    from sspir.training.run import build_module
 
     with tempfile.TemporaryDirectory() as name:
         config = compose_config("train", ["experiments=tiny", f"folder={name}"])

@@ -52,9 +52,9 @@ from sspir.models.tiling import tiles_of
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder, encode_captions
-from sspir.run import build_module
 from sspir.sampling.memory import peak_bytes, reset_peak
 from sspir.sampling.sampler import Sampler
+from sspir.training.run import build_module
 from sspir.weights import SHIPPED, load_pipeline
 
 

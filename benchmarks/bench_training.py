@@ -25,13 +25,13 @@ from diffusers import UNet2DConditionModel
 from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
-from sspir.callbacks import EMA, SkipNaN
 from sspir.config import compose_config
-from sspir.loggers import JsonLinesLogger
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
-from sspir.run import build_module
+from sspir.training.callbacks import EMA, SkipNaN
+from sspir.training.loggers import JsonLinesLogger
+from sspir.training.run import build_module
 
 
 def least(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:

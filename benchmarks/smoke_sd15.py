@@ -48,7 +48,7 @@ def settings(folder: Path) -> Any:
 
 def module_of(config: Any) -> Any:
     """The module to train, without metrics."""
-    from sspir.run import build_module
+    from sspir.training.run import build_module
 
     config.module.metrics = {}
     return build_module(config)

@@ -10,7 +10,7 @@ from sspir.config import compose_config
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
 from sspir.pipeline import RestorationPipeline
-from sspir.run import build_module
+from sspir.training.run import build_module
 from tests.networks import wake
 
 

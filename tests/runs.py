@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sspir.config import compose_config
-from sspir.train import train
+from sspir.training.fit import train
 
 OVERRIDES = [
     "experiments=tiny",

@@ -14,10 +14,10 @@ from sspir.experiment_needs import shapes
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.module import RestorationModule
 from sspir.pipeline import RestorationPipeline
 from sspir.priors.captioner import NoCaption
-from sspir.run import build_module
+from sspir.training.module import RestorationModule
+from sspir.training.run import build_module
 from tests.networks import wake
 
 ABLATIONS = sorted(path.stem for path in (home() / "conf" / "ablation").glob("*.yaml"))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
-from sspir.callbacks import SkipNaN
 from sspir.errors import UserError
+from sspir.training.callbacks import SkipNaN
 
 
 class Steep(pl.LightningModule):

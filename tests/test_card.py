@@ -10,12 +10,12 @@ from hydra.utils import instantiate
 
 from sspir.batch import Batch
 from sspir.config import home, load_choice
-from sspir.module import RestorationModule
-from sspir.run import build_module
 from sspir.sampling.loop import Priors, Step, sample
 from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration
 from sspir.sampling.sampler import Sampler
+from sspir.training.module import RestorationModule
+from sspir.training.run import build_module
 from tests.fake_card import FakeCard
 from tests.networks import tiny_inputs, tiny_network
 from tests.pipelines import photo

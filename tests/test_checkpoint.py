@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.errors import UserError
+from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 
 
 def content(step: int, numbers: int = 8) -> dict:

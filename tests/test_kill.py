@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.run import find_checkpoint, load_checkpoint
+from sspir.training.run import find_checkpoint, load_checkpoint
 from tests.runs import OVERRIDES
 
 CHANGES = [

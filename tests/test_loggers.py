@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from sspir.loggers import JsonLinesLogger, wandb_logger
+from sspir.training.loggers import JsonLinesLogger, wandb_logger
 from tests.runs import tiny_run
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sspir.losses import RestorationLoss, frequency_l1, min_snr_weight
+from sspir.training.losses import RestorationLoss, frequency_l1, min_snr_weight
 from tests.reference import assert_golden, recording
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from sspir.batch import Batch
 from sspir.config import compose_config
 from sspir.errors import UserError
-from sspir.module import RestorationModule
-from sspir.run import build_module
-from sspir.train import train
+from sspir.training.fit import train
+from sspir.training.module import RestorationModule
+from sspir.training.run import build_module
 from tests.runs import tiny_config
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 

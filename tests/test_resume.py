@@ -14,11 +14,11 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
-from sspir.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.errors import NotApplicableError, UserError
-from sspir.losses import RestorationLoss
-from sspir.resume import finished, starting_point
-from sspir.run import alone_in, find_checkpoint, run_id
+from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
+from sspir.training.losses import RestorationLoss
+from sspir.training.resume import finished, starting_point
+from sspir.training.run import alone_in, find_checkpoint, run_id
 from tests.runs import tiny_config, tiny_run
 
 
@@ -162,7 +162,7 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from sspir.run import alone_in
+from sspir.training.run import alone_in
 with alone_in(Path(sys.argv[1])):
     if not os.fork():
         time.sleep(60)  # as a loader's process, which outlives a killed training

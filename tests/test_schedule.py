@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from sspir.schedule import cosine
+from sspir.training.schedule import cosine
 
 
 def rates(**settings: float) -> list[float]:

@@ -13,9 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from sspir.__main__ import main
-from sspir.checkpoint import load_checkpoint
-from sspir.run import alone_in, find_checkpoint
 from sspir.sweep import with_swept
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.run import alone_in, find_checkpoint
 from tests.runs import OVERRIDES
 
 

@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from sspir.__main__ import main
-from sspir.checkpoint import load_checkpoint
 from sspir.errors import UserError
-from sspir.losses import RestorationLoss
 from sspir.models.cpu_attention import attend
-from sspir.module import RestorationModule
-from sspir.run import find_checkpoint
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.losses import RestorationLoss
+from sspir.training.module import RestorationModule
+from sspir.training.run import find_checkpoint
 from tests.runs import tiny_config, tiny_run
 
 
@@ -145,7 +145,7 @@ def test_a_module_comes_back_from_its_run_bit_for_bit(finished: Path, photo_fold
 
 
 def test_training_changes_all_that_is_trained_and_nothing_else(photo_folder: Path, tmp_path: Path) -> None:
-    from sspir.run import build_module
+    from sspir.training.run import build_module
 
     changes = ["module.structure_steps=3", "trainer.max_steps=8", "schedule.num_training_steps=9"]  # zeros in series
     tiny_run(tmp_path / "run", photo_folder, *changes, "trainer.val_check_interval=100")

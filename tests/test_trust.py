@@ -18,15 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir import outside
 from sspir.__main__ import main
-from sspir.checkpoint import LAST
 from sspir.config import compose_config, home
 from sspir.errors import UserError
 from sspir.evaluate import evaluate
 from sspir.export import export
 from sspir.kinds import KINDS, fits, kind_of
-from sspir.module import RestorationModule
 from sspir.outside import is_own
-from sspir.run import CHECKPOINTS, CONFIG
+from sspir.training.checkpoint import LAST
+from sspir.training.module import RestorationModule
+from sspir.training.run import CHECKPOINTS, CONFIG
 from sspir.trust import check_record, targets
 from sspir.weights import SHIPPED, load_pipeline
 from tests.pipelines import write_photo
@@ -79,7 +79,7 @@ def planted(folder: Path) -> tuple[Path, dict[str, Any]]:
         "data.train": {"_target_": "urllib.request.urlretrieve", "url": code.as_uri(), "filename": str(made)},
         "data.degradation.operations": [{"_target_": "sqlite3.connect", "database": str(made)}],
         "callbacks.mine": {"_target_": "shutil.copyfile", "src": str(code), "dst": str(made)},
-        "logger.mine": {"_target_": "sspir.run.os.mkdir", "path": str(made)},
+        "logger.mine": {"_target_": "sspir.training.run.os.mkdir", "path": str(made)},
         "trainer.plugins": [{"deep": {"_target_": "numpy.load", "file": str(file), "allow_pickle": True}}],
     }  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_photos_are_sent_to_an_address_of_one_s_own_alone(
     assert main(again) == 2
     assert "its captioner would send the photos" in capsys.readouterr().err
     trained = []
-    monkeypatch.setattr("sspir.train.train", lambda config, like: trained.append(config.module.captioner.url))
+    monkeypatch.setattr("sspir.training.fit.train", lambda config, like: trained.append(config.module.captioner.url))
     assert main([*again, "captioner.url=http://127.0.0.1:8/v1"]) == 0
     assert trained == ["http://127.0.0.1:8/v1"]
 
@@ -296,7 +296,7 @@ def test_own_code_is_taken_from_the_folders_that_the_user_names(
         ("text_encoder/config.json", '{"auto_map": {}}', "asks for code by its auto_map"),
         ("tokenizer/tokenizer_config.json", '{"a": {"auto\\u005fmap": []}}', "asks for code by its auto_map"),
         ("model_index.json", {"vae": ["os", "system"]}, r"its vae is os\.system"),
-        ("model_index.json", {"vae": ["sspir.train", "Path"]}, r"its vae is sspir\.train\.Path"),
+        ("model_index.json", {"vae": ["sspir.training.fit", "Path"]}, r"its vae is sspir\.train\.Path"),
         ("model_index.json", {"tokenizer": ["transformers", "AutoTokenizer"]}, "its tokenizer is"),
         ("model_index.json", {"unet": ["stable_diffusion", "StableDiffusionSafetyChecker"]}, "its unet is"),
         ("model_index.json", {"unet": ["custom", "Net"]}, "its unet is"),

@@ -17,10 +17,10 @@ from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.perceptual import VIF
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale
-from sspir.module import RestorationModule
-from sspir.run import find_checkpoint, load_checkpoint
-from sspir.train import train
-from sspir.validation import Validation
+from sspir.training.fit import train
+from sspir.training.module import RestorationModule
+from sspir.training.run import find_checkpoint, load_checkpoint
+from sspir.training.validation import Validation
 from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.runs import tiny_run
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion

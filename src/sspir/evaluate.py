@@ -21,7 +21,6 @@ from sspir.errors import UserError
 from sspir.evaluation_record import identity_of, record_of
 from sspir.images.io import write_atomically, write_image
 from sspir.images.panel import to_picture
-from sspir.loggers import log_evaluation
 from sspir.metrics.base import ImageMetric
 from sspir.metrics.measure import NOISE, Row, measure_image, usable
 from sspir.metrics.results import FILES, SUMMARY, Results
@@ -31,6 +30,7 @@ from sspir.numbers import COUNT, SEED
 from sspir.pipeline import RestorationPipeline
 from sspir.restoring.journal import Journal
 from sspir.sampling.sampler import Sampler
+from sspir.training.loggers import log_evaluation
 from sspir.weights import load_pipeline, weights_time
 
 log = logging.getLogger(__name__)

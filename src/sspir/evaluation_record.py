@@ -66,7 +66,7 @@ def record_of(
         "settings" that differ from the default, the metrics, and the "inputs": where all of these are equal, so are
         the pictures and what of them is measured.
     """
-    from sspir.run import CONFIG
+    from sspir.training.run import CONFIG
     from sspir.weights import step_of, weights_id
 
     folder = Path(config.run).expanduser()

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
-from sspir.run import CONFIG, ENVIRONMENT
+from sspir.training.run import CONFIG, ENVIRONMENT
 from sspir.weights import SUMS, load_pipeline
 
 CARD = "README.md"

@@ -75,13 +75,13 @@ KINDS = {
     "metrics": _METRIC,
     "sampler": Kind((Sampler,)),
     "optimizer": Kind((Optimizer,), ("sspir", "torch.optim")),
-    "schedule": Kind((LRScheduler,), ("sspir", "torch.optim"), ("sspir.schedule.cosine",)),
+    "schedule": Kind((LRScheduler,), ("sspir", "torch.optim"), ("sspir.training.schedule.cosine",)),
     "data": _DATA,
     "dataset": _DATA,
     "degradation": _DATA,
     "trainer": Kind((pl.Trainer, Strategy), ("sspir", "pytorch_lightning")),
     "callbacks": Kind((pl.Callback,), ("sspir", "pytorch_lightning.callbacks")),
-    "logger": Kind((Logger,), functions=("sspir.loggers.wandb_logger",)),
+    "logger": Kind((Logger,), functions=("sspir.training.loggers.wandb_logger",)),
 }
 """By the setting's name in a record, or in its `module`; all others are networks."""
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sspir import outside
-from sspir.checkpoint import glance
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
@@ -23,8 +22,9 @@ from sspir.pretrained import load_autoencoder, load_noise_schedule
 from sspir.priors.captioner import Captioner
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder
-from sspir.run import CONFIG, find_checkpoint
 from sspir.sampling.sampler import Sampler
+from sspir.training.checkpoint import glance
+from sspir.training.run import CONFIG, find_checkpoint
 from sspir.trust import check_pipeline
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _load_pipeline(
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # of shards and components; ours count photos
     if (folder / CONFIG).is_file():
-        from sspir.module import RestorationModule
+        from sspir.training.module import RestorationModule
 
         module = RestorationModule.from_run(folder, checkpoint)
         pipeline = module.pipeline

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.module import RestorationModule
-from sspir.run import find_checkpoint
+from sspir.training.module import RestorationModule
+from sspir.training.run import find_checkpoint
 from tests.pipelines import write_photo
 from tests.runs import OVERRIDES, compose_config, train
 

@@ -15,7 +15,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from sspir.data.sampler import Share
 from sspir.metrics.base import ImageMetric, metric_of
 from sspir.metrics.fidelity import PSNR
-from sspir.validation import Validation
+from sspir.training.validation import Validation
 
 
 def images() -> tuple[Tensor, Tensor]:

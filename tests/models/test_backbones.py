@@ -19,7 +19,7 @@ from sspir.pipeline import RestorationPipeline
 from sspir.pretrained import load_autoencoder, load_noise_schedule, load_transformers, shapes_only
 from sspir.priors.dual_text_encoder import DualTextEncoder
 from sspir.priors.text_encoder import TextEncoder, clip_tokenizer
-from sspir.run import build_module
+from sspir.training.run import build_module
 from tests.networks import tiny_unet, wake
 from tests.single_file import save_single_file
 from tests.stable_diffusion import (

@@ -1,4 +1,4 @@
-"""`sspir train`: Hydra's command line around `sspir.train.train`."""
+"""`sspir train`: Hydra's command line around `sspir.training.fit.train`."""
 
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
 
     from sspir.sweep import with_swept
 
-    return hydra_command("train", "sspir.train:train", with_swept(arguments))
+    return hydra_command("train", "sspir.training.fit:train", with_swept(arguments))
 
 
 def _repeat(arguments: list[str]) -> int:
@@ -69,7 +69,7 @@ def _repeat(arguments: list[str]) -> int:
     if merged.folder == config.folder:
         raise UserError("Say where the repetition goes: folder=SOMEWHERE.")
 
-    from sspir.train import train
+    from sspir.training.fit import train
 
     train(OmegaConf.create(_moved(OmegaConf.to_container(merged), config.folder, merged.folder)), recorded.parent)
     return 0

@@ -20,15 +20,16 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
 from sspir.build import refusal
-from sspir.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import NotApplicableError
 from sspir.files import NOT_APPLICABLE, write_text
-from sspir.loggers import StepLogger
 from sspir.models.attention_cache import shared_attention
 from sspir.numbers import SEED
-from sspir.resume import finished, starting_point
-from sspir.run import (
+from sspir.sweep import name_variant
+from sspir.training.checkpoint import LAST, AtomicCheckpointIO, twin
+from sspir.training.loggers import StepLogger
+from sspir.training.resume import finished, starting_point
+from sspir.training.run import (
     CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
@@ -39,8 +40,7 @@ from sspir.run import (
     is_first_process,
     unwritable,
 )
-from sspir.sweep import name_variant
-from sspir.validation import ROWS
+from sspir.training.validation import ROWS
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from sspir.run import METRICS, is_first_process, run_id
+from sspir.training.run import METRICS, is_first_process, run_id
 
 
 class JsonLinesLogger(Logger):

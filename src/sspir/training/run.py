@@ -18,9 +18,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sspir import outside
-from sspir.checkpoint import load_checkpoint
 from sspir.errors import UserError
 from sspir.files import write_text
+from sspir.training.checkpoint import load_checkpoint
 from sspir.trust import check_record, read_record
 
 CONFIG = "config.yaml"
@@ -91,7 +91,7 @@ def environment() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     """What git says of the checkout that this code is in; "" for an installed package."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     try:
         done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
     except OSError:

@@ -13,7 +13,6 @@ from torchmetrics import Metric
 from sspir.batch import Batch
 from sspir.degradation import sample_seed
 from sspir.errors import NotApplicableError, UserError
-from sspir.losses import RestorationLoss
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
@@ -27,8 +26,9 @@ from sspir.priors.image_encoder import encoder_of
 from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
-from sspir.strategy import ShardedStrategy
-from sspir.validation import Validation
+from sspir.training.losses import RestorationLoss
+from sspir.training.strategy import ShardedStrategy
+from sspir.training.validation import Validation
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -332,7 +332,7 @@ class RestorationModule(pl.LightningModule):
             folder: of a run: holds `config.yaml` and `checkpoints/`.
             checkpoint: "last", "best" or a file name in `checkpoints/`.
         """
-        from sspir.run import load_run
+        from sspir.training.run import load_run
 
         module: Self = load_run(Path(folder), checkpoint)
         return module

@@ -12,7 +12,7 @@ from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.pipeline import RestorationPipeline, Restored
 from sspir.sampling.restoration import REPAIRED, BrokenError
-from sspir.strategy import gathered
+from sspir.training.strategy import gathered
 
 log = logging.getLogger(__name__)
 

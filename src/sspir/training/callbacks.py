@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sspir.batch import Batch
-from sspir.checkpoint import LAST
 from sspir.errors import UserError
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
 from sspir.models.sharding import shared_as, whole
 from sspir.sampling.restoration import Restored
-from sspir.strategy import gathered
+from sspir.training.checkpoint import LAST
+from sspir.training.strategy import gathered
 
 
 class EMA(Callback):

@@ -1,0 +1,1 @@
+"""Training: one LightningModule, its callbacks and losses, and the run folder that it leaves behind."""
