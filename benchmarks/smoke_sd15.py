@@ -59,7 +59,7 @@ def prepare(folder: Path) -> dict[str, float]:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-    from sspir.hub import SHAPES
+    from sspir.pretrained.hub import SHAPES
 
     torch.manual_seed(0)
     for kind, name in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
@@ -87,7 +87,7 @@ def train(folder: Path) -> dict[str, float]:
     from sspir.batch import Batch
     from sspir.estimate import estimate_step
     from sspir.models.attention_cache import shared_attention
-    from sspir.pretrained import shapes_only
+    from sspir.pretrained.load import shapes_only
 
     config = settings(folder)
     module = module_of(config)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from sspir.build import build
 from sspir.config import compose_config, home
 from sspir.errors import UserError
-from sspir.hub import KNOWN
+from sspir.pretrained.hub import KNOWN
 
 CONF, EXPERIMENTS = home() / "conf", home() / "experiments"
 NOT_OF_TRAINING = {"benchmark", "public"}

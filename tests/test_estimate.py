@@ -7,7 +7,7 @@ from torch import nn
 
 from sspir.config import compose_config
 from sspir.estimate import LiveBytes, _as_kernels_do, _loss, estimate_step
-from sspir.pretrained import shapes_only
+from sspir.pretrained.load import shapes_only
 from sspir.training.run import build_module
 
 TINY = ["experiments=tiny", "captioner=none"]

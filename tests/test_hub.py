@@ -14,7 +14,7 @@ CODE = """
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 from sspir.errors import UserError
-from sspir.pretrained import load_diffusers, load_transformers
+from sspir.pretrained.load import load_diffusers, load_transformers
 for name in ("someone/removed", "someone/gated"):
     for load in (
         lambda: load_transformers(CLIPTextModel, name, "text_encoder.path", "text_encoder"),

@@ -95,7 +95,7 @@ OTHERS = {  # of packages that are known, but not what belongs there
     "module.text_encoder": "transformers.AutoModel.from_pretrained",
     "module.metrics.clip": "torchmetrics.multimodal.CLIPScore",
     "module.metrics.mean": "torch.nn.modules.module.torch.load",
-    "module.backbone": "sspir.pretrained.load_autoencoder",
+    "module.backbone": "sspir.pretrained.load.load_autoencoder",
     "module.optimizer": "hydra.utils.get_object",
     "module.schedule": "torch.optim.lr_scheduler.types.FunctionType",
     "module.noise_schedule": "diffusers.DDPMScheduler.from_pretrained",

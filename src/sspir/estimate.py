@@ -48,7 +48,7 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     """Run a training step's forward and backward pass on the meta device.
 
     Args:
-        module: a `RestorationModule` built within `sspir.pretrained.shapes_only`.
+        module: a `RestorationModule` built within `sspir.pretrained.load.shapes_only`.
         batch_size: images per device.
         size: side of the images, pixels.
         precision: Lightning's name, such as "32-true" or "bf16-mixed".

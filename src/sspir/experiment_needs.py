@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sspir.estimate import Estimate, estimate_step
-from sspir.hub import in_cache
+from sspir.pretrained.hub import in_cache
 from sspir.sampling.memory import free_bytes
 
 GIB = 2**30
@@ -122,7 +122,7 @@ def shapes(config: DictConfig) -> tuple[Any, str]:
     from hydra.utils import instantiate
 
     from sspir.config import told
-    from sspir.pretrained import shapes_only
+    from sspir.pretrained.load import shapes_only
 
     settings: Any = OmegaConf.to_container(config.module, resolve=True)
     settings["metrics"] = {}  # they hold no parameters, and some need files

@@ -52,7 +52,7 @@ KINDS = {
         "sspir.models.controlled_unet.ControlledUNet.from_stable_diffusion",
         "sspir.models.controlled_unet.ControlledUNet.from_scratch",
     ),
-    "vae": _network("sspir.pretrained.load_autoencoder"),
+    "vae": _network("sspir.pretrained.load.load_autoencoder"),
     "text_encoder": Kind(
         (TextEncoder,),
         functions=(
@@ -69,7 +69,7 @@ KINDS = {
     ),
     "captioner": Kind((Captioner,)),
     "noise_schedule": Kind(
-        (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
+        (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load.load_noise_schedule",)
     ),
     "metric": _METRIC,
     "metrics": _METRIC,

@@ -20,7 +20,7 @@ from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import factor_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
-from sspir.pretrained import require_whole
+from sspir.pretrained.load import require_whole
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed, captioner_of
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner

@@ -18,7 +18,7 @@ from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
-from sspir.pretrained import load_autoencoder, load_noise_schedule
+from sspir.pretrained.load import load_autoencoder, load_noise_schedule
 from sspir.priors.captioner import Captioner
 from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.text_encoder import TextEncoder

@@ -9,14 +9,13 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from sspir import single_file
 from sspir.config import compose_config
 from sspir.errors import UserError
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
-from sspir.pretrained import load_autoencoder, load_noise_schedule, load_transformers, shapes_only
+from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, shapes_only, single_file
 from sspir.priors.dual_text_encoder import DualTextEncoder
 from sspir.priors.text_encoder import TextEncoder, clip_tokenizer
 from sspir.training.run import build_module

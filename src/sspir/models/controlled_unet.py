@@ -25,7 +25,7 @@ from sspir.models.blocks import (
 from sspir.models.sharding import whole
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.offload import fetch
-from sspir.pretrained import load_diffusers
+from sspir.pretrained.load import load_diffusers
 
 Processor = StructureProcessor | NoProcessor
 

@@ -9,7 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from sspir.pretrained import load_transformers
+from sspir.pretrained.load import load_transformers
 
 _END, _PADDING = 49407, 0  # the second model's texts are padded with "!", the first's with the end token
 _KEPT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim",

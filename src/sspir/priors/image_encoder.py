@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sspir.errors import UserError
-from sspir.pretrained import load_transformers
+from sspir.pretrained.load import load_transformers
 from sspir.priors.dinov2_encoder import DINOv2ImageEncoder
 from sspir.priors.open_clip_encoder import OpenCLIPImageEncoder
 from sspir.priors.patch_encoder import PatchEncoder, chosen_layers, preprocess, require_width

@@ -11,8 +11,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.hub import in_cache, must_come_from_hub
-from sspir.pretrained import builds_shapes_only
+from sspir.pretrained.hub import in_cache, must_come_from_hub
+from sspir.pretrained.load import builds_shapes_only
 from sspir.priors.patch_encoder import CLIP_MEAN, CLIP_STD, PatchEncoder, chosen_layers, preprocess, require_width
 
 CONFIG = "open_clip_config.json"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.offload import device_of
-from sspir.pretrained import load_transformers
+from sspir.pretrained.load import load_transformers
 from sspir.priors.dual_text_encoder import DualTextEncoder
 
 CHUNK = 75

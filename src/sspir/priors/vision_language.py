@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sspir.errors import UserError
-from sspir.pretrained import load_transformers, processor_of
+from sspir.pretrained.load import load_transformers, processor_of
 from sspir.priors.captioner import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, to_picture
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from sspir.models.latent import channels_of, encode, factor_of, upscale
 from sspir.models.sharding import shard
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
-from sspir.pretrained import marks_of, require_marked
+from sspir.pretrained.load import marks_of, require_marked
 from sspir.priors.captioner import Captioner, captioner_of
 from sspir.priors.image_encoder import encoder_of
 from sspir.priors.text_encoder import TextEncoder

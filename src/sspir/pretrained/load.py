@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
-from sspir.hub import find_shape, must_come_from_hub
+from sspir.pretrained.hub import find_shape, must_come_from_hub
 
 _shapes_only: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
@@ -125,7 +125,7 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
     from safetensors import SafetensorError
 
     if path.endswith((".safetensors", ".ckpt")):
-        from sspir.single_file import load_single_file
+        from sspir.pretrained.single_file import load_single_file
 
         part = load_single_file(cls, path, subfolder, dtype, builds_shapes_only())
         return _unmapped(part) if isinstance(part, torch.nn.Module) else part

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
-from sspir.hub import SHAPES
+from sspir.pretrained.hub import SHAPES
 
 # Width of the captions that cross-attention reads -> folder of shapes. SD 2.1 and its base have equal shapes.
 BASES = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
 
 
 def load_single_file(cls: Any, path: str, subfolder: str, dtype: str, shapes_only: bool) -> Any:
-    """Load one part of a single file; arguments as of `sspir.pretrained.load_diffusers`.
+    """Load one part of a single file; arguments as of `sspir.pretrained.load.load_diffusers`.
 
     Args:
         cls: a class of diffusers.
