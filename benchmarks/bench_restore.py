@@ -55,7 +55,7 @@ from sspir.priors.text_encoder import TextEncoder, encode_captions
 from sspir.sampling.memory import peak_bytes, reset_peak
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module
-from sspir.weights import SHIPPED, load_pipeline
+from sspir.weights.load import SHIPPED, load_pipeline
 
 
 def tiny() -> RestorationPipeline:

@@ -42,7 +42,7 @@ from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
 from sspir.priors.captioner import Captioner
 from sspir.sampling.restoration import padded_to, structure_of
-from sspir.weights import SHIPPED, load_pipeline
+from sspir.weights.load import SHIPPED, load_pipeline
 
 SYNTHETIC = ("set14", "urban20", "photos_val")
 DEGRADATIONS = ("light", "realesrgan_strong")

@@ -17,7 +17,7 @@ from sspir.evaluation_record import record_of
 from sspir.images.io import read_image
 from sspir.metrics.fidelity import psnr
 from sspir.priors.captioner import Captioner, Images, NoCaption
-from sspir.weights import load_pipeline
+from sspir.weights.load import load_pipeline
 from tests.runs import tiny_run
 
 

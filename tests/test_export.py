@@ -8,12 +8,12 @@ from skimage import data
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.export import export
 from sspir.images.io import read_image
 from sspir.images.photo import to_tensor
 from sspir.metrics.fidelity import psnr
 from sspir.models.latent import upscale
-from sspir.weights import SHIPPED, load_pipeline
+from sspir.weights.export import export
+from sspir.weights.load import SHIPPED, load_pipeline
 from tests.degradation.presets import preset
 from tests.pipelines import write_photo
 from tests.runs import tiny_run
@@ -60,7 +60,7 @@ def test_an_export_touches_nothing_beside_it_and_leaves_nothing_half(
     beside = out.with_name(".model") / "notes.txt"
     beside.parent.mkdir(parents=True)
     beside.write_text("mine")
-    monkeypatch.setattr("sspir.export.card", lambda run, checkpoint: 1 / 0)
+    monkeypatch.setattr("sspir.weights.export.card", lambda run, checkpoint: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(run, out)
     assert [path.name for path in out.parent.iterdir()] == [".model"]

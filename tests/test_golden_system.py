@@ -7,12 +7,12 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import sspir.sampling.loop
-from sspir.models import authors
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.priors.image_encoder import RefineLayer
 from sspir.priors.text_encoder import caption_ids, clip_tokenizer
 from sspir.sampling.sampler import Sampler
 from sspir.training.losses import RestorationLoss
+from sspir.weights import authors
 from tests.models.test_golden import authors_network
 from tests.reference import assert_golden, images, recording
 

@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from sspir.__main__ import main
 from sspir.config import told
 from sspir.errors import UserError
-from sspir.weights import load_pipeline
+from sspir.weights.load import load_pipeline
 from tests.runs import OVERRIDES
 
 OWN = Path(__file__).parents[1] / "examples" / "own"

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from sspir.__main__ import main
 from sspir.config import compose_config
 from sspir.evaluate import evaluate
-from sspir.export import export
 from sspir.priors.captioner import Captioner, CaptionerUnavailableError, Images, NoCaption
 from sspir.priors.vision_language import VisionLanguageCaptioner
-from sspir.weights import load_pipeline
+from sspir.weights.export import export
+from sspir.weights.load import load_pipeline
 from tests.pipelines import write_photo
 from tests.runs import tiny_run
 from tests.vision_language import save_llava
@@ -51,7 +51,7 @@ def with_captioner(run: Path, folder: Path, node: dict[str, str]) -> Path:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was said about the captioner."""
-    return [each.getMessage() for each in caplog.records if each.name == "sspir.weights"]
+    return [each.getMessage() for each in caplog.records if each.name == "sspir.weights.load"]
 
 
 def test_a_run_comes_back_with_its_captioner_and_no_weights_before_they_are_needed(

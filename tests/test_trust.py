@@ -21,14 +21,14 @@ from sspir.__main__ import main
 from sspir.config import compose_config, home
 from sspir.errors import UserError
 from sspir.evaluate import evaluate
-from sspir.export import export
 from sspir.kinds import KINDS, fits, kind_of
 from sspir.outside import is_own
 from sspir.training.checkpoint import LAST
 from sspir.training.module import RestorationModule
 from sspir.training.run import CHECKPOINTS, CONFIG
 from sspir.trust import check_record, targets
-from sspir.weights import SHIPPED, load_pipeline
+from sspir.weights.export import export
+from sspir.weights.load import SHIPPED, load_pipeline
 from tests.pipelines import write_photo
 from tests.runs import tiny_run
 

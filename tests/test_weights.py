@@ -12,7 +12,7 @@ from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.priors.image_encoder import RefineLayer
-from sspir.weights import load_authors, load_pipeline
+from sspir.weights.load import load_authors, load_pipeline
 from tests.pipelines import write_photo
 from tests.reference import recording
 from tests.stable_diffusion import save_stable_diffusion

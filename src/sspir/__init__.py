@@ -7,7 +7,7 @@ __all__ = ["RestorationPipeline", "__version__", "load_pipeline"]
 
 if TYPE_CHECKING:
     from sspir.pipeline import RestorationPipeline
-    from sspir.weights import load_pipeline
+    from sspir.weights.load import load_pipeline
 
 
 def __getattr__(name: str) -> Any:
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return RestorationPipeline
     if name == "load_pipeline":
-        from sspir.weights import load_pipeline
+        from sspir.weights.load import load_pipeline
 
         return load_pipeline
     raise AttributeError(f"module 'sspir' has no attribute {name!r}")

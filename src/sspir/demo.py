@@ -15,7 +15,7 @@ from sspir.evaluate import evaluate
 from sspir.images.io import list_images, read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
-from sspir.weights import SHIPPED, load_pipeline
+from sspir.weights.load import SHIPPED, load_pipeline
 
 log = logging.getLogger(__name__)
 BESIDE = Path("../shared/data")  # photos that stand beside a checkout of the project

@@ -31,7 +31,7 @@ from sspir.pipeline import RestorationPipeline
 from sspir.restoring.journal import Journal
 from sspir.sampling.sampler import Sampler
 from sspir.training.loggers import log_evaluation
-from sspir.weights import load_pipeline, weights_time
+from sspir.weights.load import load_pipeline, weights_time
 
 log = logging.getLogger(__name__)
 JOURNAL = "evaluate.jsonl"

@@ -67,7 +67,7 @@ def record_of(
         the pictures and what of them is measured.
     """
     from sspir.training.run import CONFIG
-    from sspir.weights import step_of, weights_id
+    from sspir.weights.load import step_of, weights_id
 
     folder = Path(config.run).expanduser()
     of_run: dict[str, Any] = dict.fromkeys(("name", "variant", "seed", "checkpoint", "step"))

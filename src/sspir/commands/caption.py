@@ -145,7 +145,7 @@ def _look(options: argparse.Namespace) -> "Look":
     from sspir.evaluate import device_of
     from sspir.priors.captioner import NoCaption
     from sspir.sampling.look import look
-    from sspir.weights import load_pipeline
+    from sspir.weights.load import load_pipeline
 
     pipeline = load_pipeline(options.weights, captioner=NoCaption())
     pipeline.to(device_of(options.device))

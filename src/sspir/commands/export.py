@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from sspir.export import export
+    from sspir.weights.export import export
 
     export(options.run, options.out, options.checkpoint, options.dtype)
     sys.stdout.write(f"Exported to {options.out}; complete its model card, {options.out / 'README.md'}.\n")

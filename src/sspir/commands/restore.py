@@ -77,7 +77,7 @@ def _restore(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from sspir.restoring.restore import Request, Restorer
-    from sspir.weights import SHIPPED, weights_time
+    from sspir.weights.load import SHIPPED, weights_time
 
     options.weights = options.weights or SHIPPED
     pipeline = _pipeline(options)
@@ -179,7 +179,7 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     from sspir.build import build
     from sspir.config import load_choice
     from sspir.evaluate import device_of
-    from sspir.weights import load_pipeline
+    from sspir.weights.load import load_pipeline
 
     captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None
     pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)

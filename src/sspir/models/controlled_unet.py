@@ -8,7 +8,6 @@ from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
 
 from sspir.errors import UserError
-from sspir.models import authors
 from sspir.models.attention_adapter import AttentionAdapter, copy_common
 from sspir.models.blocks import (
     Adapter,
@@ -26,6 +25,7 @@ from sspir.models.sharding import whole
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.offload import fetch
 from sspir.pretrained.load import load_diffusers
+from sspir.weights import authors
 
 Processor = StructureProcessor | NoProcessor
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
 from sspir.training.run import CONFIG, ENVIRONMENT
-from sspir.weights import SUMS, load_pipeline
+from sspir.weights.load import SUMS, load_pipeline
 
 CARD = "README.md"
 TRAINING = "training.yaml"
