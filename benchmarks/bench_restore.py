@@ -38,6 +38,8 @@ from torch.nn import functional as F
 
 from sspir.color import ColourMode, fix_colour
 from sspir.config import compose_config
+from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
+from sspir.encoders.text import TextEncoder, encode_captions
 from sspir.images.io import list_images, read_image
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM
@@ -50,8 +52,6 @@ from sspir.models.latent import decode, encode, factor_of, upscale
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
 from sspir.pipeline import RestorationPipeline
-from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
-from sspir.priors.text_encoder import TextEncoder, encode_captions
 from sspir.sampling.memory import peak_bytes, reset_peak
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module

@@ -7,9 +7,9 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import sspir.sampling.loop
+from sspir.encoders.clip import RefineLayer
+from sspir.encoders.text import caption_ids, clip_tokenizer
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.priors.image_encoder import RefineLayer
-from sspir.priors.text_encoder import caption_ids, clip_tokenizer
 from sspir.sampling.sampler import Sampler
 from sspir.training.losses import RestorationLoss
 from sspir.weights import authors

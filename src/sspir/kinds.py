@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sspir import outside
 from sspir.data import Crop
 from sspir.degradation import Degradation, Operation
+from sspir.encoders.text import TextEncoder
 from sspir.priors.captioner import Captioner
-from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.sampler import Sampler
 
 Key = tuple[Any, ...]
@@ -56,16 +56,16 @@ KINDS = {
     "text_encoder": Kind(
         (TextEncoder,),
         functions=(
-            "sspir.priors.text_encoder.TextEncoder.from_pretrained",
-            "sspir.priors.text_encoder.TextEncoder.from_xl",
-            "sspir.priors.text_encoder.TextEncoder.tiny",
+            "sspir.encoders.text.TextEncoder.from_pretrained",
+            "sspir.encoders.text.TextEncoder.from_xl",
+            "sspir.encoders.text.TextEncoder.tiny",
         ),
     ),
     "image_encoder": _network(
-        "sspir.priors.image_encoder.CLIPImageEncoder.from_clip",
-        "sspir.priors.image_encoder.CLIPImageEncoder.tiny",
-        "sspir.priors.dinov2_encoder.DINOv2ImageEncoder.from_dinov2",
-        "sspir.priors.open_clip_encoder.OpenCLIPImageEncoder.from_open_clip",
+        "sspir.encoders.clip.CLIPImageEncoder.from_clip",
+        "sspir.encoders.clip.CLIPImageEncoder.tiny",
+        "sspir.encoders.dinov2.DINOv2ImageEncoder.from_dinov2",
+        "sspir.encoders.open_clip.OpenCLIPImageEncoder.from_open_clip",
     ),
     "captioner": Kind((Captioner,)),
     "noise_schedule": Kind(

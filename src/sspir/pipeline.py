@@ -9,6 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
+from sspir.encoders.text import caption_ids
 from sspir.errors import UserError
 from sspir.images.panel import to_pil
 from sspir.images.photo import Photo, to_tensor
@@ -22,9 +24,7 @@ from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole
 from sspir.priors.captioner import Captioner, NoCaption, Precomputed, captioner_of
-from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
 from sspir.priors.measured_captioner import MeasuredCaptioner
-from sspir.priors.text_encoder import caption_ids
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.restoration import Restored, restore_batch

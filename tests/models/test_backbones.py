@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sspir.config import compose_config
+from sspir.encoders.dual_text import DualTextEncoder
+from sspir.encoders.text import TextEncoder, clip_tokenizer
 from sspir.errors import UserError
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, shapes_only, single_file
-from sspir.priors.dual_text_encoder import DualTextEncoder
-from sspir.priors.text_encoder import TextEncoder, clip_tokenizer
 from sspir.training.run import build_module
 from tests.networks import tiny_unet, wake
 from tests.single_file import save_single_file

@@ -5,8 +5,8 @@ import torch
 from skimage import data as photos
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
+from sspir.encoders.clip import CLIPImageEncoder, RefineLayer, preprocess
 from sspir.errors import UserError
-from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer, preprocess
 from tests.reference import assert_golden, images, recording
 
 PHOTO = torch.from_numpy(photos.astronaut()[:96, 100:220]).permute(2, 0, 1)[None] / 255

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from skimage import data as photos
 from transformers import BitImageProcessor, CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
+from sspir.encoders.clip import CLIPImageEncoder, DINOv2ImageEncoder, OpenCLIPImageEncoder
+from sspir.encoders.patch import PatchEncoder
 from sspir.errors import UserError
-from sspir.priors.image_encoder import CLIPImageEncoder, DINOv2ImageEncoder, OpenCLIPImageEncoder
-from sspir.priors.patch_encoder import PatchEncoder
 
 ARRAY = photos.astronaut()[:200, 100:260].copy()
 PHOTO = torch.from_numpy(ARRAY).permute(2, 0, 1)[None] / 255

@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sspir.errors import UserError
-from sspir.priors.text_encoder import (
+from sspir.encoders.text import (
     TextEncoder,
     caption_ids,
     clip_tokenizer,
@@ -16,6 +15,7 @@ from sspir.priors.text_encoder import (
     encode_ids,
     tiny_text_encoder,
 )
+from sspir.errors import UserError
 from tests.reference import assert_golden, recording
 
 CASES = ("empty", "short", "long", "batch_short_long_empty", "very_long", "exactly_75", "exactly_76")

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
+from sspir.encoders.text import encode_captions
 from sspir.errors import UserError
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
-from sspir.priors.text_encoder import encode_captions
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.memory import capacity_bytes

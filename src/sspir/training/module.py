@@ -12,6 +12,8 @@ from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.degradation import sample_seed
+from sspir.encoders.clip import encoder_of
+from sspir.encoders.text import TextEncoder
 from sspir.errors import NotApplicableError, UserError
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
@@ -22,8 +24,6 @@ from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import marks_of, require_marked
 from sspir.priors.captioner import Captioner, captioner_of
-from sspir.priors.image_encoder import encoder_of
-from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.training.losses import RestorationLoss

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sspir import outside
+from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
+from sspir.encoders.text import TextEncoder
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import load_autoencoder, load_noise_schedule
 from sspir.priors.captioner import Captioner
-from sspir.priors.image_encoder import CLIPImageEncoder, RefineLayer
-from sspir.priors.text_encoder import TextEncoder
 from sspir.sampling.sampler import Sampler
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint

@@ -10,10 +10,10 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from sspir.encoders.patch import CLIP_MEAN, CLIP_STD, PatchEncoder, chosen_layers, preprocess, require_width
 from sspir.errors import UserError
 from sspir.pretrained.hub import in_cache, must_come_from_hub
 from sspir.pretrained.load import builds_shapes_only
-from sspir.priors.patch_encoder import CLIP_MEAN, CLIP_STD, PatchEncoder, chosen_layers, preprocess, require_width
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")

@@ -16,10 +16,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
 from sspir.offload import device_of
 from sspir.pretrained.load import load_transformers
-from sspir.priors.dual_text_encoder import DualTextEncoder
 
 CHUNK = 75
 MAX_CHUNKS = 4

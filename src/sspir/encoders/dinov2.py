@@ -6,9 +6,9 @@ from typing import Self
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from sspir.encoders.patch import PatchEncoder, chosen_layers, preprocess, require_width
 from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers
-from sspir.priors.patch_encoder import PatchEncoder, chosen_layers, preprocess, require_width
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as its processor has them
 

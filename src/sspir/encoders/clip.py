@@ -9,11 +9,11 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sspir.encoders.dinov2 import DINOv2ImageEncoder
+from sspir.encoders.open_clip import OpenCLIPImageEncoder
+from sspir.encoders.patch import PatchEncoder, chosen_layers, preprocess, require_width
 from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers
-from sspir.priors.dinov2_encoder import DINOv2ImageEncoder
-from sspir.priors.open_clip_encoder import OpenCLIPImageEncoder
-from sspir.priors.patch_encoder import PatchEncoder, chosen_layers, preprocess, require_width
 
 __all__ = [
     "CLIPImageEncoder",

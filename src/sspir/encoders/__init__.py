@@ -1,0 +1,1 @@
+"""Text and image encoders: the explicit and the implicit semantic prior."""
