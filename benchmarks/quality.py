@@ -34,13 +34,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from sspir.__main__ import main as sspir
+from sspir.captioners.base import Captioner
 from sspir.config import compose_config, load_choice
 from sspir.data import Benchmark, photos
 from sspir.degradation import sample_seed
 from sspir.images.io import read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
-from sspir.priors.captioner import Captioner
 from sspir.sampling.restoration import padded_to, structure_of
 from sspir.weights.load import SHIPPED, load_pipeline
 

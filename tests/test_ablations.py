@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from sspir.captioners.base import NoCaption
 from sspir.config import compose_config, home
 from sspir.errors import UserError
 from sspir.experiment_needs import shapes
@@ -15,7 +16,6 @@ from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
-from sspir.priors.captioner import NoCaption
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
 from tests.networks import wake

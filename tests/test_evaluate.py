@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 
 from sspir.__main__ import main
+from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.config import compose_config
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
@@ -16,7 +17,6 @@ from sspir.evaluate import Evaluation, evaluate
 from sspir.evaluation_record import record_of
 from sspir.images.io import read_image
 from sspir.metrics.fidelity import psnr
-from sspir.priors.captioner import Captioner, Images, NoCaption
 from sspir.weights.load import load_pipeline
 from tests.runs import tiny_run
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import sspir
+from sspir.captioners.base import NoCaption
 from sspir.errors import UserError
-from sspir.priors.captioner import NoCaption
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
 LONG = "a house with a red roof" + ", a red roof" * 30

@@ -10,10 +10,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.__main__ import main
+from sspir.captioners.base import Captioner, CaptionerUnavailableError, Images, NoCaption
+from sspir.captioners.vision_language import VisionLanguageCaptioner
 from sspir.config import compose_config
 from sspir.evaluate import evaluate
-from sspir.priors.captioner import Captioner, CaptionerUnavailableError, Images, NoCaption
-from sspir.priors.vision_language import VisionLanguageCaptioner
 from sspir.weights.export import export
 from sspir.weights.load import load_pipeline
 from tests.pipelines import write_photo
@@ -71,7 +71,7 @@ def test_a_run_comes_back_with_its_captioner_and_no_weights_before_they_are_need
 def test_photos_are_sent_to_no_machine_that_a_record_names(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = "sspir.priors.endpoint.EndpointCaptioner"
+    target = "sspir.captioners.endpoint.EndpointCaptioner"
     folder = with_captioner(run, tmp_path / "run", {"_target_": target, "url": "http://127.0.0.1:9/v1", "model": "a"})
     assert isinstance(load_pipeline(folder).captioner, NoCaption)
     (said,) = warnings(caplog)

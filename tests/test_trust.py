@@ -38,7 +38,7 @@ from shutil import copyfile
 from diffusers import ModelMixin
 from torch import nn
 from sspir.models.block_dct import BlockDCT
-from sspir.priors.captioner import NoCaption
+from sspir.captioners.base import NoCaption
 
 class Mine(NoCaption):
     pass
@@ -90,7 +90,7 @@ PLACES = (
 )  # fmt: skip
 OTHERS = {  # of packages that are known, but not what belongs there
     "module.captioner": "torch.nn.Identity",
-    "module.vae": "sspir.captioning.CaptionTable",
+    "module.vae": "sspir.captioners.folder.CaptionTable",
     "module.image_encoder": "open_clip.create_model",
     "module.text_encoder": "transformers.AutoModel.from_pretrained",
     "module.metrics.clip": "torchmetrics.multimodal.CLIPScore",
@@ -220,7 +220,7 @@ def test_a_run_is_repeated_into_its_own_folder_alone(run: Path, tmp_path: Path, 
 def test_photos_are_sent_to_an_address_of_one_s_own_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"_target_": "sspir.priors.endpoint.EndpointCaptioner", "_args_": ["http://127.0.0.1:9/v1", "m"]}
+    told = {"_target_": "sspir.captioners.endpoint.EndpointCaptioner", "_args_": ["http://127.0.0.1:9/v1", "m"]}
     change(run, "module.captioner", told)
     again = ["train", "--from", str(run), f"folder={tmp_path / 'again'}"]
     assert main(again) == 2

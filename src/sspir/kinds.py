@@ -15,10 +15,10 @@ from torchmetrics import Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sspir import outside
+from sspir.captioners.base import Captioner
 from sspir.data import Crop
 from sspir.degradation import Degradation, Operation
 from sspir.encoders.text import TextEncoder
-from sspir.priors.captioner import Captioner
 from sspir.sampling.sampler import Sampler
 
 Key = tuple[Any, ...]

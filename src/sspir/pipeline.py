@@ -9,6 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from sspir.captioners.base import Captioner, NoCaption, Precomputed, captioner_of
+from sspir.captioners.measured import MeasuredCaptioner
 from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
 from sspir.encoders.text import caption_ids
 from sspir.errors import UserError
@@ -23,8 +25,6 @@ from sspir.models.latent import factor_of
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole
-from sspir.priors.captioner import Captioner, NoCaption, Precomputed, captioner_of
-from sspir.priors.measured_captioner import MeasuredCaptioner
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.restoration import Restored, restore_batch

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from sspir.__main__ import main
+from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
+from sspir.captioners.measured import describe
 from sspir.data.captions import find_captions
 from sspir.images.io import read_image
-from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
-from sspir.priors.measured_captioner import describe
 from tests.pipelines import tiny_pipeline, write_photo
 from tests.processes import start, wait_until
 

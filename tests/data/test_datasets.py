@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sspir.captioning import CaptionTable
+from sspir.captioners.folder import CaptionTable
 from sspir.data import Benchmark, Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.captions import find_captions
 from sspir.data.loading import TrainingViews, collate

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sspir.captioners.base import QUESTION, CaptionError, CaptionerUnavailableError
+from sspir.captioners.endpoint import EndpointCaptioner
 from sspir.errors import UserError
-from sspir.priors.captioner import QUESTION, CaptionError, CaptionerUnavailableError
-from sspir.priors.endpoint import EndpointCaptioner
 
 IMAGES = [torch.full((3, 8, 12), value) for value in (0.0, 0.5, 1.0)]
 Script = Callable[["Handler", int], None]
@@ -94,7 +94,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses between tries, which are noted and not slept."""
     slept: list[float] = []
     monkeypatch.setattr(
-        "sspir.priors.endpoint.time", type("Clock", (), {"sleep": slept.append, "monotonic": time.monotonic})
+        "sspir.captioners.endpoint.time", type("Clock", (), {"sleep": slept.append, "monotonic": time.monotonic})
     )
     return slept
 

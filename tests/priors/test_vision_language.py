@@ -8,11 +8,11 @@ from PIL import Image
 from skimage import data as photos
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from sspir.captioners import vision_language
+from sspir.captioners.base import QUESTION, CaptionerUnavailableError, to_picture
+from sspir.captioners.vision_language import VisionLanguageCaptioner
 from sspir.config import compose_config
 from sspir.errors import UserError
-from sspir.priors import vision_language
-from sspir.priors.captioner import QUESTION, CaptionerUnavailableError, to_picture
-from sspir.priors.vision_language import VisionLanguageCaptioner
 from tests.vision_language import save_llava
 
 PHOTO = torch.from_numpy(photos.astronaut()[::8, ::8].copy()).permute(2, 0, 1) / 255

@@ -17,10 +17,10 @@ from PIL import Image
 
 import sspir.pipeline
 from sspir.__main__ import main
+from sspir.captioners.base import Captioner, Images
 from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.models.latent import upscale
-from sspir.priors.captioner import Captioner, Images
 from sspir.restoring.jobs import find_jobs
 from sspir.restoring.journal import Journal
 from sspir.restoring.restore import Request, Restorer
@@ -357,7 +357,7 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, caps
 def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png")
     (tmp_path / "gone.yaml").write_text(
-        "_target_: sspir.priors.endpoint.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
+        "_target_: sspir.captioners.endpoint.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
     )
     flags = ["--out", tmp_path / "out", "--weights", weights, "--captioner", tmp_path / "gone.yaml"]
     assert restore(tmp_path / "a.png", *flags) == 0

@@ -13,7 +13,7 @@ from sspir.numbers import COUNT, STEPS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sspir.captioning import FolderCaptioner, Look
+    from sspir.captioners.folder import FolderCaptioner, Look
 
 EXAMPLES = """examples:
   describe every photo below a folder; photos/captions.jsonl gets a line for each:
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
 
     photos = list_images(options.folder)
     with closing(_captioner(options.captioner, options.set)) as captioner:
-        from sspir.captioning import CaptionTable, FolderCaptioner
+        from sspir.captioners.folder import CaptionTable, FolderCaptioner
 
         table = CaptionTable(options.out or options.folder / "captions.jsonl")
         work = FolderCaptioner(
@@ -58,7 +58,7 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
     """Caption behind a progress bar and say how it went."""
     from tqdm import tqdm
 
-    from sspir.priors.captioner import CaptionerUnavailableError
+    from sspir.captioners.base import CaptionerUnavailableError
 
     left = work.left(photos, overwrite)
     done, failed = 0, 0
@@ -112,8 +112,8 @@ def _captioner(name: str, changes: list[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     from sspir.build import build
+    from sspir.captioners.base import captioner_of
     from sspir.config import load_choice
-    from sspir.priors.captioner import captioner_of
 
     settings: Any = load_choice("captioner", name)
     for change in changes:
@@ -142,8 +142,8 @@ def _look(options: argparse.Namespace) -> "Look":
     """What of a photo is shown to the captioner."""
     if options.shown == "lq":
         return lambda photo: photo
+    from sspir.captioners.base import NoCaption
     from sspir.evaluate import device_of
-    from sspir.priors.captioner import NoCaption
     from sspir.sampling.look import look
     from sspir.weights.load import load_pipeline
 

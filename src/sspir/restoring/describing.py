@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from sspir.captioners.base import CaptionerUnavailableError
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.images.room import require_room
 from sspir.pipeline import RestorationPipeline
-from sspir.priors.captioner import CaptionerUnavailableError
 from sspir.restoring.jobs import Job
 from sspir.restoring.journal import Journal
 from sspir.sampling.look import look

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sspir.captioners.base import CaptionerUnavailableError
 from sspir.models.latent import upscale
-from sspir.priors.captioner import CaptionerUnavailableError
 from sspir.sampling.restoration import LARGEST_SEEN, padded_to, structure_of
 
 SHOWN = ("lq", "processor", "restored")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from sspir.batch import Batch
+from sspir.captioners.base import Captioner, captioner_of
 from sspir.degradation import sample_seed
 from sspir.encoders.clip import encoder_of
 from sspir.encoders.text import TextEncoder
@@ -23,7 +24,6 @@ from sspir.models.sharding import shard
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import marks_of, require_marked
-from sspir.priors.captioner import Captioner, captioner_of
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.training.losses import RestorationLoss

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sspir import outside
+from sspir.captioners.base import Captioner
 from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
 from sspir.encoders.text import TextEncoder
 from sspir.errors import UserError
@@ -21,7 +22,6 @@ from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import load_autoencoder, load_noise_schedule
-from sspir.priors.captioner import Captioner
 from sspir.sampling.sampler import Sampler
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint

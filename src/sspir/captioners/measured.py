@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from sspir.captioners import photo_measures as measure
+from sspir.captioners.base import Captioner, Images
 from sspir.color import luma
-from sspir.priors import photo_measures as measure
-from sspir.priors.captioner import Captioner, Images
 
 _LONGEST_SIDE = 512  # pixels looked at: more tells no more and takes longer
 

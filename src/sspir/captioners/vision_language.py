@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sspir.captioners.base import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, to_picture
 from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers, processor_of
-from sspir.priors.captioner import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, to_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from sspir.errors import UserError
-from sspir.priors.captioner import (
+from sspir.captioners.base import (
     QUESTION,
     Captioner,
     CaptionError,
@@ -25,6 +24,7 @@ from sspir.priors.captioner import (
     one_line,
     to_picture,
 )
+from sspir.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

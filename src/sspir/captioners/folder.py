@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError
 from sspir.data.captions import same_name
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
-from sspir.priors.captioner import Captioner, CaptionError, CaptionerUnavailableError
 from sspir.sampling.memory import released
 
 Row = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Captioners: photos to the texts that steer their restoration."""
