@@ -40,12 +40,12 @@ from sspir.color import ColourMode, fix_colour
 from sspir.config import compose_config
 from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
 from sspir.encoders.text import TextEncoder, encode_captions
+from sspir.evaluation.statistics import compare
 from sspir.images.io import list_images, read_image
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.perceptual import GMSD, VIF, HaarPSI
-from sspir.metrics.statistics import compare
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.cpu_attention import attend
 from sspir.models.latent import decode, encode, factor_of, upscale

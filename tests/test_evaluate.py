@@ -13,8 +13,8 @@ from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.config import compose_config
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
-from sspir.evaluate import Evaluation, evaluate
-from sspir.evaluation_record import record_of
+from sspir.evaluation.evaluate import Evaluation, evaluate
+from sspir.evaluation.record import record_of
 from sspir.images.io import read_image
 from sspir.metrics.fidelity import psnr
 from sspir.weights.load import load_pipeline
@@ -283,7 +283,7 @@ def test_several_runs_and_benchmarks_in_one_command_load_each_run_once(
         loaded.append(path)
         return load_pipeline(path, *arguments, **options)
 
-    monkeypatch.setattr("sspir.evaluate.load_pipeline", counted)
+    monkeypatch.setattr("sspir.evaluation.evaluate.load_pipeline", counted)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSPIR_PHOTOS", str(photo_folder))
     options = ["benchmark=photos,skimage", "metric=fast", "limit=1", "wandb=null"]

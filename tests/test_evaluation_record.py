@@ -3,7 +3,7 @@
 import pytest
 
 from sspir.config import compose_config
-from sspir.evaluation_record import settings_of
+from sspir.evaluation.record import settings_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionerUnavailableError, Images, NoCaption
 from sspir.captioners.vision_language import VisionLanguageCaptioner
 from sspir.config import compose_config
-from sspir.evaluate import evaluate
+from sspir.evaluation.evaluate import evaluate
 from sspir.weights.export import export
 from sspir.weights.load import load_pipeline
 from tests.pipelines import write_photo

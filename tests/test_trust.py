@@ -20,7 +20,7 @@ from sspir import outside
 from sspir.__main__ import main
 from sspir.config import compose_config, home
 from sspir.errors import UserError
-from sspir.evaluate import evaluate
+from sspir.evaluation.evaluate import evaluate
 from sspir.kinds import KINDS, fits, kind_of
 from sspir.outside import is_own
 from sspir.training.checkpoint import LAST

@@ -158,7 +158,7 @@ def register() -> None:
 
 
 def _evaluation(_root_: DictConfig) -> str:
-    from sspir.evaluation_record import folder_name
+    from sspir.evaluation.record import folder_name
 
     return folder_name(_root_)
 

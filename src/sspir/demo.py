@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sspir.config import compose_config
 from sspir.errors import UserError
-from sspir.evaluate import evaluate
+from sspir.evaluation.evaluate import evaluate
 from sspir.images.io import list_images, read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale

@@ -22,8 +22,8 @@ from sspir.data.sampler import EpochSampler, Position
 from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
+from sspir.evaluation.pairing import match
 from sspir.images.io import list_images
-from sspir.metrics.pairing import match
 from tests.pipelines import write_photo
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sspir.errors import UserError
+from sspir.evaluation.measure import measure_image, usable
+from sspir.evaluation.results import Results
+from sspir.evaluation.table import summary_table
 from sspir.metrics.base import MetricUnavailableError
 from sspir.metrics.learned import FID, LearnedFullReference, LearnedNoReference
-from sspir.metrics.measure import measure_image, usable
-from sspir.metrics.results import Results
-from sspir.metrics.table import summary_table
 from sspir.metrics.weight_files import WEIGHTS, WeightFile, problems, sha256
 
 

@@ -9,9 +9,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, TotalVariation
 
 from sspir.errors import UserError
+from sspir.evaluation.measure import measure_image
 from sspir.metrics.base import metric_of
 from sspir.metrics.fidelity import PSNR
-from sspir.metrics.measure import measure_image
 from sspir.metrics.niqe import NIQE, niqe
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.evaluation.measure import Row, add_noise, measure_image, upsample, usable
+from sspir.evaluation.results import Results, noise_verdicts
+from sspir.evaluation.statistics import bootstrap, compare
+from sspir.evaluation.table import comparison_text, summary_table, verdict_text
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM, psnr
 from sspir.metrics.learned import FID
-from sspir.metrics.measure import Row, add_noise, measure_image, upsample, usable
 from sspir.metrics.niqe import NIQE
-from sspir.metrics.results import Results, noise_verdicts
-from sspir.metrics.statistics import bootstrap, compare
-from sspir.metrics.table import comparison_text, summary_table, verdict_text
 
 
 @pytest.fixture(scope="module")

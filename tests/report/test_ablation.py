@@ -8,7 +8,7 @@ import pytest
 from tests.runs import tiny_run
 
 from sspir.config import compose_config
-from sspir.evaluate import evaluate
+from sspir.evaluation.evaluate import evaluate
 from sspir.report.ablation import Row, studies, validations
 from sspir.report.collect import collect
 from sspir.report.page import build

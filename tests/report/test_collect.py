@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from sspir.errors import UserError
+from sspir.evaluation.measure import Row
+from sspir.evaluation.results import Results
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR
-from sspir.metrics.measure import Row
 from sspir.metrics.niqe import NIQE
-from sspir.metrics.results import Results
 from sspir.report.charts import MOST_POINTS, chart, thin, ticks
 from sspir.report.collect import collect
 from sspir.report.page import build

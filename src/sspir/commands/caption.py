@@ -143,7 +143,7 @@ def _look(options: argparse.Namespace) -> "Look":
     if options.shown == "lq":
         return lambda photo: photo
     from sspir.captioners.base import NoCaption
-    from sspir.evaluate import device_of
+    from sspir.evaluation.evaluate import device_of
     from sspir.sampling.look import look
     from sspir.weights.load import load_pipeline
 

@@ -16,10 +16,10 @@ from sspir.numbers import COUNT, LIMIT, SEED
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sspir.evaluation.measure import Row
+    from sspir.evaluation.pairing import Match
+    from sspir.evaluation.results import Results
     from sspir.metrics.base import ImageMetric
-    from sspir.metrics.measure import Row
-    from sspir.metrics.pairing import Match
-    from sspir.metrics.results import Results
 
 MOST_LINES = 20  # about single pictures, on the terminal
 EXAMPLES = """examples:
@@ -54,9 +54,9 @@ def run(arguments: list[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from sspir.metrics.pairing import match
-    from sspir.metrics.results import Results
-    from sspir.metrics.table import comparison_text, summary_table
+    from sspir.evaluation.pairing import match
+    from sspir.evaluation.results import Results
+    from sspir.evaluation.table import comparison_text, summary_table
 
     torch.set_num_threads(1)  # images, not operations, are spread over the cores
     metrics, unavailable = _usable(options)
@@ -80,8 +80,8 @@ def run(arguments: list[str]) -> int:
 
 def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":
     """The metrics that were asked for and can run on these pictures, and name -> why of those that cannot."""
+    from sspir.evaluation.measure import usable
     from sspir.metrics.base import FolderMetric
-    from sspir.metrics.measure import usable
 
     metrics, unavailable = usable(load_metrics(options.metrics))
     if options.hq is None:
@@ -128,8 +128,8 @@ def _measure_one(
 ) -> "tuple[list[Row], list[tuple[str, str]]]":
     import torch
 
+    from sspir.evaluation.measure import BICUBIC, measure_image
     from sspir.images.io import ImageError, read_image
-    from sspir.metrics.measure import BICUBIC, measure_image
 
     pictures: dict[str, Tensor] = {}
     problems: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""`sspir evaluate`: Hydra's command line around `sspir.evaluate.evaluate`."""
+"""`sspir evaluate`: Hydra's command line around `sspir.evaluation.evaluate.evaluate`."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    return hydra_command("evaluate", "sspir.evaluate:evaluate", spelt_out(arguments))
+    return hydra_command("evaluate", "sspir.evaluation.evaluate:evaluate", spelt_out(arguments))
 
 
 def spelt_out(arguments: list[str]) -> list[str]:

@@ -178,7 +178,7 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
     from sspir.build import build
     from sspir.config import load_choice
-    from sspir.evaluate import device_of
+    from sspir.evaluation.evaluate import device_of
     from sspir.weights.load import load_pipeline
 
     captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None

@@ -1,6 +1,5 @@
 """Files to batches."""
 
-from sspir.data.benchmark import Benchmark
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.datamodule import RestorationDataModule
@@ -9,6 +8,7 @@ from sspir.data.mixture import Mixture
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.photos import photos
 from sspir.data.shards import Shards
+from sspir.evaluation.benchmark import Benchmark
 
 __all__ = [
     "Benchmark",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sspir.metrics.statistics import Difference, Values, compare
+from sspir.evaluation.statistics import Difference, Values, compare
 from sspir.report.results import STEP, Evaluation, ResultSet
 from sspir.report.runs import Run, Trained, order
 from sspir.report.settings import differing
@@ -192,7 +192,7 @@ def _per_image(sets: Sequence[ResultSet], metric: str) -> dict[str, float]:
 
 
 def _goodness(facts: Mapping[str, Any], values: Values) -> Values:
-    """Values turned so that larger is better, as `sspir.metrics.results.orient` turns them."""
+    """Values turned so that larger is better, as `sspir.evaluation.results.orient` turns them."""
     if facts["ideal"] is not None:
         return -np.abs(np.log(values / facts["ideal"]))
     return values if facts["higher_is_better"] else -values

@@ -6,8 +6,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sspir.metrics.measure import BICUBIC, NOISE
-from sspir.metrics.table import best_of, heading, number, verdict_text
+from sspir.evaluation.measure import BICUBIC, NOISE
+from sspir.evaluation.table import best_of, heading, number, verdict_text
 from sspir.report.ablation import studies
 from sspir.report.collect import Collected
 from sspir.report.html import details, table, warnings

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from sspir.evaluation.measure import BICUBIC, upsample
 from sspir.images.io import ImageError, read_image
-from sspir.metrics.measure import BICUBIC, upsample
 from sspir.report.results import ResultSet
 
 LONGEST = 1024  # pixels of a picture's longer side; larger ones are shown smaller

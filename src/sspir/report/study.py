@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from sspir.metrics.table import heading, number
+from sspir.evaluation.table import heading, number
 from sspir.report.ablation import FULL, Row, Study, validations
 from sspir.report.charts import forest
 from sspir.report.html import table

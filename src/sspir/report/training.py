@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from html import escape
 
-from sspir.metrics.table import number
+from sspir.evaluation.table import number
 from sspir.report.charts import COLORS, chart
 from sspir.report.html import details, table
 from sspir.report.runs import VALIDATION, Run, order, set_of

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from sspir.metrics.measure import NOISE
+from sspir.evaluation.measure import NOISE
 
 ARROWS = {True: "↑", False: "↓", None: "→"}
 

@@ -18,13 +18,13 @@ from sspir.batch import Batch
 from sspir.data import Benchmark
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
-from sspir.evaluation_record import identity_of, record_of
+from sspir.evaluation.measure import NOISE, Row, measure_image, usable
+from sspir.evaluation.record import identity_of, record_of
+from sspir.evaluation.results import FILES, SUMMARY, Results
+from sspir.evaluation.table import comparison_text, summary_table
 from sspir.images.io import write_atomically, write_image
 from sspir.images.panel import to_picture
 from sspir.metrics.base import ImageMetric
-from sspir.metrics.measure import NOISE, Row, measure_image, usable
-from sspir.metrics.results import FILES, SUMMARY, Results
-from sspir.metrics.table import comparison_text, summary_table
 from sspir.models.latent import upscale
 from sspir.numbers import COUNT, SEED
 from sspir.pipeline import RestorationPipeline

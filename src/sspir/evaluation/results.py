@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from sspir.evaluation.measure import NOISE, Row
+from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare
 from sspir.images.io import write_atomically
 from sspir.metrics.base import ImageMetric
-from sspir.metrics.measure import NOISE, Row
-from sspir.metrics.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare
 
 SUMMARY = "summary.json"
 FILES = ("per_image.csv", "images.csv", SUMMARY)

@@ -1,0 +1,1 @@
+"""Restoring benchmarks and measuring them: numbers per image, their statistics and tables."""
