@@ -85,7 +85,7 @@ def train(folder: Path) -> dict[str, float]:
     from torch.utils.data import DataLoader
 
     from sspir.batch import Batch
-    from sspir.estimate import estimate_step
+    from sspir.doctor.memory import estimate_step
     from sspir.models.attention_cache import shared_attention
     from sspir.pretrained.load import shapes_only
 

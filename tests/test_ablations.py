@@ -10,8 +10,8 @@ from torch import nn
 
 from sspir.captioners.base import NoCaption
 from sspir.config import compose_config, home
+from sspir.doctor.needs import shapes
 from sspir.errors import UserError
-from sspir.experiment_needs import shapes
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet

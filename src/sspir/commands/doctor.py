@@ -49,7 +49,7 @@ def _findings(topic: str, overrides: list[str]) -> Iterator[tuple[str, list[str]
         raise UserError(
             f"There is no topic or experiment {topic!r}; choose among {', '.join([*TOPICS, *experiments])}."
         )
-    from sspir.experiment_needs import needs
+    from sspir.doctor.needs import needs
 
     return needs(compose_config("train", [f"experiments={topic}", *overrides]))
 

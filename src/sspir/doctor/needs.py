@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from sspir.estimate import Estimate, estimate_step
+from sspir.doctor.memory import Estimate, estimate_step
 from sspir.pretrained.hub import in_cache
 from sspir.sampling.memory import free_bytes
 

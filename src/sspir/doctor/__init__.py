@@ -1,0 +1,1 @@
+"""What an experiment needs before it starts: files, photos, memory."""
