@@ -51,8 +51,8 @@ from sspir.models.cpu_attention import attend
 from sspir.models.latent import decode, encode, factor_of, upscale
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
-from sspir.pipeline import RestorationPipeline
 from sspir.sampling.memory import peak_bytes, reset_peak
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module
 from sspir.weights.load import SHIPPED, load_pipeline

@@ -121,7 +121,7 @@ def train(folder: Path) -> dict[str, float]:
 
 def restore(folder: Path) -> dict[str, float]:
     """Two guided steps from 128 x 128 to 512 x 512, everything in bf16."""
-    from sspir.pipeline import RestorationPipeline
+    from sspir.sampling.pipeline import RestorationPipeline
 
     pipeline = RestorationPipeline.from_pretrained(str(folder / "pipeline"), dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ import torch
 from sspir.config import compose_config
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
-from sspir.pipeline import RestorationPipeline
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.run import build_module
 from tests.networks import wake
 

@@ -15,7 +15,7 @@ from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.pipeline import RestorationPipeline
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
 from tests.networks import wake

@@ -12,7 +12,7 @@ from torch import nn
 
 from sspir.errors import UserError
 from sspir.models import controlled_unet, latent
-from sspir.pipeline import RestorationPipeline
+from sspir.sampling.pipeline import RestorationPipeline
 from tests.pipelines import photo, tiny_pipeline
 
 LQ = photo(16, 12)

@@ -6,14 +6,14 @@ __version__ = "0.1.0"
 __all__ = ["RestorationPipeline", "__version__", "load_pipeline"]
 
 if TYPE_CHECKING:
-    from sspir.pipeline import RestorationPipeline
+    from sspir.sampling.pipeline import RestorationPipeline
     from sspir.weights.load import load_pipeline
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for."""
     if name == "RestorationPipeline":
-        from sspir.pipeline import RestorationPipeline
+        from sspir.sampling.pipeline import RestorationPipeline
 
         return RestorationPipeline
     if name == "load_pipeline":

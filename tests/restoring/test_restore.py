@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-import sspir.pipeline
+import sspir.sampling.pipeline
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images
 from sspir.errors import UserError
@@ -286,9 +286,9 @@ def test_captions_come_first_together_and_their_model_is_freed(
         write_photo(tmp_path / "in" / f"{number}.png", 8 + number, 8, seed=number)
     (tmp_path / "in" / "broken.png").write_bytes(b"no image")
     (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
-    sampled = sspir.pipeline.restore_batch
+    sampled = sspir.sampling.pipeline.restore_batch
     monkeypatch.setattr(
-        sspir.pipeline, "restore_batch", lambda *rest: Recorded.notes.append("sampled") or sampled(*rest)
+        sspir.sampling.pipeline, "restore_batch", lambda *rest: Recorded.notes.append("sampled") or sampled(*rest)
     )
     Recorded.notes.clear()
     flags = ["--captioner", tmp_path / "recorded.yaml", "--weights", weights]
@@ -305,7 +305,7 @@ def test_captions_outlive_a_stop(tmp_path: Path, weights: Path, monkeypatch: pyt
     (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
     flags = ["--captioner", tmp_path / "recorded.yaml", "--weights", weights]
     with monkeypatch.context() as patched:
-        patched.setattr(sspir.pipeline, "restore_batch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(sspir.sampling.pipeline, "restore_batch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert restore(tmp_path / "in", "--out", tmp_path / "out", *flags) == 143
     Recorded.notes.clear()
     write_photo(tmp_path / "in" / "1.png", seed=9)

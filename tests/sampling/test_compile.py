@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sspir.models.attention_cache import shared_attention
-from sspir.pipeline import RestorationPipeline
+from sspir.sampling.pipeline import RestorationPipeline
 from tests.networks import tiny_inputs, tiny_network, tiny_unet, wake
 from tests.pipelines import photo, tiny_pipeline
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from sspir.models.latent import decode, encode
-from sspir.pipeline import RestorationPipeline
 from sspir.sampling.fidelity import drawn_to
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from tests.pipelines import photo, tiny_pipeline
 

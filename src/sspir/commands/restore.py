@@ -12,9 +12,9 @@ from sspir.commands.restore_flags import parser
 from sspir.errors import UserError
 
 if TYPE_CHECKING:
-    from sspir.pipeline import RestorationPipeline
     from sspir.restoring.jobs import Job
     from sspir.restoring.journal import Journal
+    from sspir.sampling.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
 EXAMPLES = """examples:

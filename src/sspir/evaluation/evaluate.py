@@ -27,8 +27,8 @@ from sspir.images.panel import to_picture
 from sspir.metrics.base import ImageMetric
 from sspir.models.latent import upscale
 from sspir.numbers import COUNT, SEED
-from sspir.pipeline import RestorationPipeline
 from sspir.restoring.journal import Journal
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.loggers import log_evaluation
 from sspir.weights.load import load_pipeline, weights_time

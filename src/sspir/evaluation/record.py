@@ -17,7 +17,7 @@ from sspir.numbers import LIMIT
 
 if TYPE_CHECKING:
     from sspir.data import Benchmark
-    from sspir.pipeline import RestorationPipeline
+    from sspir.sampling.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
 # Keys of the configuration that decide the pictures and what of them is measured

@@ -22,8 +22,8 @@ from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
 from sspir.models.sharding import shard
 from sspir.models.structure_processor import StructureProcessor
-from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import marks_of, require_marked
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.training.losses import RestorationLoss

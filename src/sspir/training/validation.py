@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
-from sspir.pipeline import RestorationPipeline, Restored
+from sspir.sampling.pipeline import RestorationPipeline, Restored
 from sspir.sampling.restoration import REPAIRED, BrokenError
 from sspir.training.strategy import gathered
 

@@ -20,8 +20,8 @@ from sspir.encoders.text import TextEncoder
 from sspir.errors import UserError
 from sspir.metrics.weight_files import sha256
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.pipeline import RestorationPipeline
 from sspir.pretrained.load import load_autoencoder, load_noise_schedule
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint
