@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from sspir.config import compose_config, home
+from sspir.config.compose import compose_config, home
 from sspir.data import Crop, ImageFolder, photos
 from sspir.degradation import Degradation
 from sspir.degradation.blur import kernel_of

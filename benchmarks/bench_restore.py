@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import ColourMode, fix_colour
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
 from sspir.encoders.text import TextEncoder, encode_captions
 from sspir.evaluation.statistics import compare

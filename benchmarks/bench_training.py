@@ -25,7 +25,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from sspir.__main__ import main as sspir
 from sspir.captioners.base import Captioner
-from sspir.config import compose_config, load_choice
+from sspir.config.compose import compose_config, load_choice
 from sspir.data import Benchmark, photos
 from sspir.degradation import sample_seed
 from sspir.images.io import read_image, write_image

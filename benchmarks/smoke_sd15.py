@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.sampling.memory import peak_bytes
 
 GIB = 2**30

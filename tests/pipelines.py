@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
 from sspir.sampling.pipeline import RestorationPipeline

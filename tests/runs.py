@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.training.fit import train
 
 OVERRIDES = [

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sspir.captioners.base import NoCaption
-from sspir.config import compose_config, home
+from sspir.config.compose import compose_config, home
 from sspir.doctor.needs import shapes
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention

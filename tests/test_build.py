@@ -7,8 +7,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.__main__ import main
-from sspir.build import build
 from sspir.commands.hydra import hydra_command
+from sspir.config.build import build
 from sspir.errors import UserError
 from tests.pipelines import write_photo
 from tests.runs import OVERRIDES

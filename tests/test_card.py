@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 
 from sspir.batch import Batch
-from sspir.config import home, load_choice
+from sspir.config.compose import home, load_choice
 from sspir.sampling.loop import Priors, Step, sample
 from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration

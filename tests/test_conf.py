@@ -9,8 +9,8 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from sspir.build import build
-from sspir.config import compose_config, home
+from sspir.config.build import build
+from sspir.config.compose import compose_config, home
 from sspir.errors import UserError
 from sspir.pretrained.hub import KNOWN
 

@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.doctor.memory import LiveBytes, _as_kernels_do, _loss, estimate_step
 from sspir.pretrained.load import shapes_only
 from sspir.training.run import build_module

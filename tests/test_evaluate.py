@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, evaluate

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.evaluation.record import settings_of
 
 

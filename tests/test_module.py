@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sspir.batch import Batch
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.training.fit import train
 from sspir.training.module import RestorationModule

@@ -13,7 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 
 from sspir.__main__ import main
-from sspir.config import told
+from sspir.config.compose import told
 from sspir.errors import UserError
 from sspir.weights.load import load_pipeline
 from tests.runs import OVERRIDES

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sspir.__main__ import main
-from sspir.sweep import with_swept
+from sspir.config.sweep import with_swept
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import alone_in, find_checkpoint
 from tests.runs import OVERRIDES

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionerUnavailableError, Images, NoCaption
 from sspir.captioners.vision_language import VisionLanguageCaptioner
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.evaluation.evaluate import evaluate
 from sspir.weights.export import export
 from sspir.weights.load import load_pipeline

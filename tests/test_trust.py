@@ -16,17 +16,16 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sspir import outside
 from sspir.__main__ import main
-from sspir.config import compose_config, home
+from sspir.config.compose import compose_config, home, outside
+from sspir.config.kinds import KINDS, fits, kind_of
+from sspir.config.outside import is_own
+from sspir.config.trust import check_record, targets
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import evaluate
-from sspir.kinds import KINDS, fits, kind_of
-from sspir.outside import is_own
 from sspir.training.checkpoint import LAST
 from sspir.training.module import RestorationModule
 from sspir.training.run import CHECKPOINTS, CONFIG
-from sspir.trust import check_record, targets
 from sspir.weights.export import export
 from sspir.weights.load import SHIPPED, load_pipeline
 from tests.pipelines import write_photo

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sspir.batch import Batch
 from sspir.color import fix_colour
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.perceptual import VIF

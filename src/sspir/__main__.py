@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from sspir import __version__, outside
+from sspir import __version__
+from sspir.config import outside
 
 COMMANDS = {
     "demo": "restore photos with the model that comes along, and show and measure them",
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outside.activate()
         return int(command.run(arguments[1:]))
     except Exception as error:
-        from sspir.config import told
+        from sspir.config.compose import told
 
         if (sentence := told(error)) is None:
             raise

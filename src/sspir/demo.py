@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import evaluate
 from sspir.images.io import list_images, read_image, write_image

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sspir.__main__ import main
-from sspir.config import home
+from sspir.config.compose import home
 from sspir.data.public import Download, fetch, read_public_set
 from sspir.errors import UserError
 

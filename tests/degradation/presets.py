@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
-from sspir.config import load_choice
+from sspir.config.compose import load_choice
 from sspir.degradation import Degradation
 
 FOLDER = Path(__file__).parents[2] / "conf" / "degradation"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 
-from sspir.config import compose_config, home
+from sspir.config.compose import compose_config, home
 from sspir.metrics.base import FolderMetric, FullReferenceMetric, NoReferenceMetric
 
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.encoders.text import TextEncoder, clip_tokenizer
 from sspir.errors import UserError

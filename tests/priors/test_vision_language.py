@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sspir.captioners import vision_language
 from sspir.captioners.base import QUESTION, CaptionerUnavailableError, to_picture
 from sspir.captioners.vision_language import VisionLanguageCaptioner
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from tests.vision_language import save_llava
 

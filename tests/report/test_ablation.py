@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.runs import tiny_run
 
-from sspir.config import compose_config
+from sspir.config.compose import compose_config
 from sspir.evaluation.evaluate import evaluate
 from sspir.report.ablation import Row, studies, validations
 from sspir.report.collect import collect

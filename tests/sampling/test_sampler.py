@@ -3,7 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 
-from sspir.config import home
+from sspir.config.compose import home
 from sspir.errors import UserError
 from sspir.sampling.sampler import Sampler
 from tests.reference import recording

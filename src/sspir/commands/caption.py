@@ -111,9 +111,9 @@ def _captioner(name: str, changes: list[str]) -> Any:
     """Build a shipped captioner, or one from a YAML file, with some settings changed."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from sspir.build import build
     from sspir.captioners.base import captioner_of
-    from sspir.config import load_choice
+    from sspir.config.build import build
+    from sspir.config.compose import load_choice
 
     settings: Any = load_choice("captioner", name)
     for change in changes:

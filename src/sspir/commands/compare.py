@@ -98,8 +98,8 @@ def load_metrics(names: list[str]) -> "dict[str, ImageMetric]":
     Raises:
         UserError: a name is neither.
     """
-    from sspir.build import build
-    from sspir.config import choices, compose_config
+    from sspir.config.build import build
+    from sspir.config.compose import choices, compose_config
     from sspir.metrics.base import metric_of
 
     groups = choices("metric")

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     """List, describe, check or download."""
     options = _parser().parse_args(arguments)
 
-    from sspir.config import home
+    from sspir.config.compose import home
     from sspir.data.public import problems, read_public_set
 
     folder = home() / "conf" / "public"

@@ -97,8 +97,8 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
 
 def _load(preset: str) -> "Degradation":
     """Build a shipped preset, or one from a YAML file."""
-    from sspir.build import build
-    from sspir.config import load_choice
+    from sspir.config.build import build
+    from sspir.config.compose import load_choice
     from sspir.degradation import Degradation
 
     choice = load_choice("degradation", preset)

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
 def _findings(topic: str, overrides: list[str]) -> Iterator[tuple[str, list[str]]]:
     if topic in TOPICS:
         return TOPICS[topic]()
-    from sspir.config import choices, compose_config
+    from sspir.config.compose import choices, compose_config
 
     experiments = choices("experiments")
     if topic not in experiments:

@@ -14,11 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sspir import outside
-from sspir.build import refusal
-from sspir.config import home, register
+from sspir.config.build import refusal
+from sspir.config.compose import home, outside, register
+from sspir.config.sweep import Stop
 from sspir.errors import NotApplicableError, UserError
-from sspir.sweep import Stop
 
 log = logging.getLogger(__name__)
 

@@ -176,8 +176,8 @@ def _text(path: Path) -> str | None:
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
-    from sspir.build import build
-    from sspir.config import load_choice
+    from sspir.config.build import build
+    from sspir.config.compose import load_choice
     from sspir.evaluation.evaluate import device_of
     from sspir.weights.load import load_pipeline
 
@@ -200,8 +200,8 @@ def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
     """The model's own settings with those of the flags."""
     from dataclasses import replace
 
-    from sspir.build import build
-    from sspir.config import load_choice
+    from sspir.config.build import build
+    from sspir.config.compose import load_choice
 
     changes: dict[str, Any] = {}
     if options.sampler:

@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     if "--from" in arguments:
         return _repeat(arguments)
 
-    from sspir.sweep import with_swept
+    from sspir.config.sweep import with_swept
 
     return hydra_command("train", "sspir.training.fit:train", with_swept(arguments))
 
@@ -53,8 +53,8 @@ def _repeat(arguments: list[str]) -> int:
 
     from omegaconf import OmegaConf
 
-    from sspir.config import TrainConfig
-    from sspir.trust import check_places, check_record, read_record
+    from sspir.config.compose import TrainConfig
+    from sspir.config.trust import check_places, check_record, read_record
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     record = read_record(recorded)
@@ -79,7 +79,7 @@ def _followed(changes: list[str]) -> list[str]:
     """The changes, each also where the recorded, resolved configuration holds a copy of what it names."""
     from omegaconf import OmegaConf
 
-    from sspir.config import home
+    from sspir.config.compose import home
 
     shipped = OmegaConf.to_container(OmegaConf.load(home() / "conf" / "train.yaml"))
     assert isinstance(shipped, dict)

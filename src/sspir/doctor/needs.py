@@ -121,7 +121,7 @@ def shapes(config: DictConfig) -> tuple[Any, str]:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    from sspir.config import told
+    from sspir.config.compose import told
     from sspir.pretrained.load import shapes_only
 
     settings: Any = OmegaConf.to_container(config.module, resolve=True)

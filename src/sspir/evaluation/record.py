@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sspir.config import compose_config, home, load_choice
+from sspir.config.compose import compose_config, home, load_choice
 from sspir.errors import UserError
 from sspir.numbers import LIMIT
 

@@ -19,13 +19,13 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
-from sspir.build import refusal
+from sspir.config.build import refusal
+from sspir.config.sweep import name_variant
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import NotApplicableError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.models.attention_cache import shared_attention
 from sspir.numbers import SEED
-from sspir.sweep import name_variant
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, twin
 from sspir.training.loggers import StepLogger
 from sspir.training.resume import finished, starting_point

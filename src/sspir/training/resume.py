@@ -10,12 +10,12 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from sspir.config.trust import check_record, read_record, targets
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED, write_text
 from sspir.training.checkpoint import LAST, glance, load_checkpoint, twin
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.training.schedule import rate_at
-from sspir.trust import check_record, read_record, targets
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from sspir import outside
+from sspir.config import outside
+from sspir.config.trust import check_record, read_record
 from sspir.errors import UserError
 from sspir.files import write_text
 from sspir.training.checkpoint import load_checkpoint
-from sspir.trust import check_record, read_record
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"

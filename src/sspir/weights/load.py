@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from sspir import outside
 from sspir.captioners.base import Captioner
+from sspir.config import outside
+from sspir.config.trust import check_pipeline
 from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
 from sspir.encoders.text import TextEncoder
 from sspir.errors import UserError
@@ -25,7 +26,6 @@ from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint
-from sspir.trust import check_pipeline
 
 log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml

@@ -8,10 +8,10 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from sspir import outside
 from sspir.captioners.endpoint import EndpointCaptioner
+from sspir.config import outside
+from sspir.config.kinds import KINDS, SAVED, Key, fits, kind_of
 from sspir.errors import UserError
-from sspir.kinds import KINDS, SAVED, Key, fits, kind_of
 
 _CODE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HOOKS = {"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"}  # modules, kernels of the hub

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sspir import outside
 from sspir.captioners.base import Captioner
+from sspir.config import outside
 from sspir.data import Crop
 from sspir.degradation import Degradation, Operation
 from sspir.encoders.text import TextEncoder

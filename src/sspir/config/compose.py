@@ -16,10 +16,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sspir import outside
-from sspir.build import refusal
+from sspir.config import outside
+from sspir.config.build import refusal
+from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
-from sspir.sweep import ablated, swept
 
 
 @dataclass
@@ -120,7 +120,7 @@ class EvaluateConfig:
 
 def home() -> Path:
     """The folder that holds `conf/` and `experiments/`: the package's own, or the checkout's."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return package if (package / "conf").is_dir() else package.parents[1]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from sspir import outside
+from sspir.config import outside
 from sspir.errors import UserError
 
 
