@@ -42,16 +42,16 @@ from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
 from sspir.encoders.text import TextEncoder, encode_captions
 from sspir.evaluation.statistics import compare
 from sspir.images.io import list_images, read_image
+from sspir.memory import peak_bytes, reset_peak
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
-from sspir.metrics.perceptual import GMSD, VIF, HaarPSI
+from sspir.metrics.structural import GMSD, VIF, HaarPSI
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.cpu_attention import attend
 from sspir.models.latent import decode, encode, factor_of, upscale
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
-from sspir.sampling.memory import peak_bytes, reset_peak
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module

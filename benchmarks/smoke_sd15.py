@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from sspir.config.compose import compose_config
-from sspir.sampling.memory import peak_bytes
+from sspir.memory import peak_bytes
 
 GIB = 2**30
 CPU = torch.device("cpu")

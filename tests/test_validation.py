@@ -14,7 +14,7 @@ from sspir.color import fix_colour
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.metrics.fidelity import PSNR, SSIM
-from sspir.metrics.perceptual import VIF
+from sspir.metrics.structural import VIF
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale
 from sspir.training.fit import train
@@ -137,7 +137,7 @@ def test_metrics_in_mixed_precision_are_those_of_the_pictures(
     changes = [
         "trainer.precision=bf16-mixed",
         "trainer.max_steps=2",
-        "+metric.vif._target_=sspir.metrics.perceptual.VIF",
+        "+metric.vif._target_=sspir.metrics.structural.VIF",
     ]
     summary = tiny_run(tmp_path / "run", photo_folder, *changes, "dataset.validation.photos.crop.size=48")
     measures = {"psnr_y": PSNR(), "vif": VIF(), "ssim_y": SSIM()}

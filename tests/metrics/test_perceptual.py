@@ -14,7 +14,7 @@ from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, MetricUnavailableError
 from sspir.metrics.cvvdp import ColorVideoVDP
 from sspir.metrics.detail import ColorShift, GradientRatio, HighFrequencyRatio, to_lab
-from sspir.metrics.perceptual import GMSD, VIF, HaarPSI
+from sspir.metrics.structural import GMSD, VIF, HaarPSI
 
 METRICS = [VIF(), HaarPSI(), GMSD(), HighFrequencyRatio(), GradientRatio(), ColorShift()]
 by_class = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)

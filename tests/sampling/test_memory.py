@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.sampling import memory
-from sspir.sampling.memory import capacity_bytes, free_bytes, peak_bytes, reset_peak
+from sspir import memory
+from sspir.memory import capacity_bytes, free_bytes, peak_bytes, reset_peak
 from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration
 from sspir.sampling.sampler import Sampler
@@ -74,7 +74,7 @@ def test_the_capacity_of_a_machine_stays() -> None:
 CODE = """
 import sys, torch
 torch.set_num_threads(1)
-from sspir.sampling.memory import peak_bytes, reset_peak
+from sspir.memory import peak_bytes, reset_peak
 from tests.pipelines import photo, tiny_pipeline
 pipeline, cpu, side = tiny_pipeline(), torch.device("cpu"), int(sys.argv[1])
 reset_peak(cpu)

@@ -16,7 +16,7 @@ from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableE
 from sspir.data.captions import same_name
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
-from sspir.sampling.memory import released
+from sspir.memory import released
 
 Row = dict[str, Any]
 Look = Callable[[Tensor], Tensor]

@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sspir.doctor.memory import Estimate, estimate_step
+from sspir.memory import free_bytes
 from sspir.pretrained.hub import in_cache
-from sspir.sampling.memory import free_bytes
 
 GIB = 2**30
 Finding = tuple[str, list[str]]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
-from sspir.offload import device_of
+from sspir.models.offload import device_of
 from sspir.pretrained.load import load_transformers
 
 CHUNK = 75

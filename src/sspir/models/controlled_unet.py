@@ -21,9 +21,9 @@ from sspir.models.blocks import (
     spread,
     texts_of,
 )
+from sspir.models.offload import fetch
 from sspir.models.sharding import whole
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
-from sspir.offload import fetch
 from sspir.pretrained.load import load_diffusers
 from sspir.weights import authors
 

@@ -8,8 +8,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspir.models.offload import fetch
 from sspir.models.tiling import tiled
-from sspir.offload import fetch
 
 
 def factor_of(vae: Any) -> int:

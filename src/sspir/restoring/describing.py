@@ -9,10 +9,10 @@ from sspir.captioners.base import CaptionerUnavailableError
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.images.room import require_room
+from sspir.memory import released
 from sspir.restoring.jobs import Job
 from sspir.restoring.journal import Journal
 from sspir.sampling.look import look
-from sspir.sampling.memory import released
 from sspir.sampling.pipeline import RestorationPipeline
 
 _TOGETHER = 8  # photos in memory, for captioners that answer several at a time

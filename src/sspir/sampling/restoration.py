@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from sspir.color import fix_colour, match_moments
 from sspir.encoders.text import encode_captions
 from sspir.errors import UserError
+from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
 from sspir.sampling.fidelity import drawn_to
 from sspir.sampling.loop import OnStep, Priors, sample
-from sspir.sampling.memory import capacity_bytes
 from sspir.sampling.precision import autocast_of, halves_of, in_full, plain
 from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of

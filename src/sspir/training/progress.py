@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from sspir.batch import Batch
-from sspir.sampling.memory import peak_bytes, reset_peak
+from sspir.memory import peak_bytes, reset_peak
 
 GIB = 2**30
 
