@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sspir.demo import demo
+from sspir.commands.demo import demo
 
 
 def test_the_demo_says_in_words_what_it_restored(

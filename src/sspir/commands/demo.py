@@ -1,11 +1,25 @@
-"""`sspir demo`: the main job in a minute."""
+"""`sspir demo`: the main job in a minute. Photos that the shipped model never saw are restored, shown and measured."""
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sspir.commands.parser import Parser
+from sspir.errors import UserError
 from sspir.numbers import COUNT
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from sspir.sampling.pipeline import RestorationPipeline
+
+SIDE = 320  # pixels of a column, so that a panel is no wider than a screen
+COLUMNS = {"lq": "bicubic", "processor": "processor", "restored": "restored", "hq": "truth"}
+
+log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> int:
@@ -18,12 +32,94 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--out", default="demo", type=Path, help="folder for everything it writes (default: demo)")
     parser.add_argument("--photos", help="folder of good photos (default: $SSPIR_PHOTOS, else scikit-image's)")
-    parser.add_argument("--bad", help="a bad photo, or a folder of them, to restore as it is")
+    parser.add_argument("--bad", type=Path, help="a bad photo, or a folder of them, to restore as it is")
     parser.add_argument("--count", default=6, type=COUNT, help="number of validation photos to restore (default: 6)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-
-    from sspir.demo import demo
-
     demo(options.out, options.photos, options.bad, options.count)
     return 0
+
+
+def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: int = 6) -> Path:
+    """Restore validation photos that were degraded, and bad ones as they are.
+
+    Args:
+        out: folder for the restored files and the panels.
+        photos: folder of photos; None takes those of SSPIR_PHOTOS, else the few that scikit-image carries.
+        bad: a photo or a folder of photos to restore as they are.
+        count: of validation photos.
+
+    Returns:
+        The picture that shows it all.
+    """
+    import json
+    import os
+
+    from sspir.config.compose import compose_config
+    from sspir.evaluation.evaluate import evaluate
+    from sspir.images.panel import stack
+    from sspir.weights.load import SHIPPED, load_pipeline
+
+    bad_photos = _photos_of(bad) if bad else []
+    root = photos or os.environ.get("SSPIR_PHOTOS", "")
+    os.environ["SSPIR_PHOTOS"] = root
+    log.info("Photos: %s", root or "the few that scikit-image carries")
+    evaluation = out / "evaluation"
+    measured = [f"run={SHIPPED}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
+    evaluate(compose_config("evaluate", measured))
+    captions = json.loads((evaluation / "captions.json").read_text(encoding="utf-8"))
+    panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]
+    if bad_photos:
+        pipeline = load_pipeline()
+        panels += [_bad(pipeline, path, out) for path in bad_photos]
+    picture = out / "panels.png"
+    stack(panels).save(picture)
+    folders = " and ".join(str(folder) for folder in (evaluation / "restored", *([out / "bad"] if bad else [])))
+    log.info("Look at %s; the restored files are in %s.", picture, folders)
+    return picture
+
+
+def _photos_of(bad: Path) -> list[Path]:
+    from sspir.images.io import list_images
+
+    if not bad.exists():
+        raise UserError(f"There is no photo or folder {bad}; name one that exists.")
+    return [bad] if bad.is_file() else list_images(bad)
+
+
+def _degraded(evaluation: Path, name: str, caption: str) -> "Image.Image":
+    """LQ, Processor, restored and truth of one validation photo."""
+    from sspir.images.io import read_image
+    from sspir.models.latent import upscale
+
+    images = {folder: read_image(evaluation / folder / f"{name}.png").tensor() for folder in COLUMNS}
+    images["lq"] = upscale(images["lq"][None], (images["hq"].shape[-2], images["hq"].shape[-1]))[0]
+    return _panel(f"{Path(name).name}: {caption}", {COLUMNS[folder]: image for folder, image in images.items()})
+
+
+def _bad(pipeline: "RestorationPipeline", path: Path, out: Path) -> "Image.Image":
+    """A photo as it is, beside its restoration."""
+    from sspir.images.io import read_image, write_image
+    from sspir.images.panel import to_picture
+    from sspir.models.latent import upscale
+
+    photo = read_image(path)
+    restored = pipeline(photo.tensor(), output_type="pt")
+    (out / "bad").mkdir(parents=True, exist_ok=True)
+    write_image(out / "bad" / f"{path.stem}.png", to_picture(restored.images[0]))
+    size = (restored.images[0].shape[-2], restored.images[0].shape[-1])
+    columns = {"bicubic": upscale(photo.tensor()[None], size)[0], "restored": restored.images[0]}
+    return _panel(f"{path.stem}, as it was found: {restored.captions[0]}", columns)
+
+
+def _panel(title: str, columns: Mapping[str, "Tensor"]) -> "Image.Image":
+    """A panel of the middles of the images."""
+    from sspir.images.panel import panel
+
+    return panel({name: _middle(image) for name, image in columns.items()}, title)
+
+
+def _middle(image: "Tensor") -> "Tensor":
+    height, width = image.shape[-2:]
+    top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
+    return image[..., top : top + SIDE, left : left + SIDE]
