@@ -16,7 +16,8 @@ from sspir.errors import UserError
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
-from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, shapes_only, single_file
+from sspir.pretrained import single_file
+from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, shapes_only
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.run import build_module
 from tests.networks import tiny_unet, wake

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.runs import tiny_run
 
 from sspir.config.compose import compose_config
 from sspir.evaluation.evaluate import evaluate
 from sspir.report.ablation import Row, studies, validations
 from sspir.report.collect import collect
 from sspir.report.page import build
+from tests.runs import tiny_run
 
 
 @pytest.fixture(scope="module")

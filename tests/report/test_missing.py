@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tests.report.written import report, table, write_evaluation, write_pictures, write_run
 
 ROLES = ("hq", "lq", "restored")

@@ -4,12 +4,12 @@ from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from tests.runs import tiny_config
 
 from sspir.report.collect import Collected
 from sspir.report.page import build
 from sspir.report.runs import Run
 from sspir.report.settings import differing, flatten
+from tests.runs import tiny_config
 
 
 @cache

@@ -13,7 +13,7 @@ from sspir.captioners.base import QUESTION, CaptionerUnavailableError, to_pictur
 from sspir.captioners.vision_language import VisionLanguageCaptioner
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
-from tests.vision_language import save_llava
+from tests.captioners.models import save_llava
 
 PHOTO = torch.from_numpy(photos.astronaut()[::8, ::8].copy()).permute(2, 0, 1) / 255
 IMAGES = [PHOTO, PHOTO[:, :30].flip(2), 1 - PHOTO[:, :, :40]]

@@ -12,10 +12,10 @@ from skimage import data as photos
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from sspir.captioners import photo_measures as measure
 from sspir.captioners.base import Captioner, CaptionError, NoCaption, Precomputed, captioner_of
 from sspir.captioners.measured import MeasuredCaptioner, describe
 from sspir.color import luma
-from sspir.priors import photo_measures as measure
 
 FOLDER = Path(skimage.__file__).parent / "data"
 ASTRONAUT = torch.from_numpy(photos.astronaut()).permute(2, 0, 1) / 255

@@ -16,9 +16,9 @@ from sspir.config.compose import compose_config
 from sspir.evaluation.evaluate import evaluate
 from sspir.weights.export import export
 from sspir.weights.load import load_pipeline
+from tests.captioners.models import save_llava
 from tests.pipelines import write_photo
 from tests.runs import tiny_run
-from tests.vision_language import save_llava
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_run_comes_back_with_its_captioner_and_no_weights_before_they_are_needed(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[2]))
     captioner = load_pipeline(run).captioner
     assert isinstance(captioner, VisionLanguageCaptioner)
     assert captioner._loaded is None
     assert captioner.max_new_tokens == 4
-    node = {"_target_": "tests.test_trained_captioner.Elsewhere", "word": "a tree"}
+    node = {"_target_": "tests.captioners.test_trained_captioner.Elsewhere", "word": "a tree"}
     pipeline = load_pipeline(with_captioner(run, tmp_path / "run", node))
     assert pipeline(torch.rand(3, 8, 8), steps=1).captions == ["a tree"]
     assert not warnings(caplog)

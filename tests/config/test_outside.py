@@ -18,7 +18,7 @@ from sspir.errors import UserError
 from sspir.weights.load import load_pipeline
 from tests.runs import OVERRIDES
 
-OWN = Path(__file__).parents[1] / "examples" / "own"
+OWN = Path(__file__).parents[2] / "examples" / "own"
 SMALL = [each for each in OVERRIDES if not each.startswith("experiments=")]
 
 
