@@ -38,7 +38,7 @@ from torch.nn import functional as F
 
 from sspir.color import ColourMode, fix_colour
 from sspir.config.compose import compose_config
-from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
+from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import TextEncoder, encode_captions
 from sspir.evaluation.statistics import compare
 from sspir.images.io import list_images, read_image
@@ -50,6 +50,7 @@ from sspir.metrics.structural import GMSD, VIF, HaarPSI
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.cpu_attention import attend
 from sspir.models.latent import decode, encode, factor_of, upscale
+from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
 from sspir.sampling.pipeline import RestorationPipeline

@@ -37,11 +37,11 @@ from sspir.__main__ import main as sspir
 from sspir.captioners.base import Captioner
 from sspir.config.compose import compose_config, load_choice
 from sspir.data import Benchmark, photos
-from sspir.degradation import sample_seed
 from sspir.images.io import read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
 from sspir.sampling.restoration import padded_to, structure_of
+from sspir.seeding import sample_seed
 from sspir.weights.load import SHIPPED, load_pipeline
 
 SYNTHETIC = ("set14", "urban20", "photos_val")

@@ -1,8 +1,13 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, lines that are never torn, and checksums."""
 
+import contextlib
+import hashlib
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NOT_APPLICABLE = "not_applicable.txt"  # file in a run's folder that says why its model cannot be
 REPLACED = "replaced"  # folder in a run's folder that holds what a run that started anew has found
@@ -15,7 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Its name is always the same, so that what a kill has left is written over; where several processes may write one
     file they need a lock.
     """
-    partial = path.with_name(f".{path.name}.part")
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    partial = path.with_name(f".{name}.part")
     try:
         yield partial
         partial.replace(path)
@@ -23,7 +29,82 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file that is whole or not there, making missing folders.
+
+    Raises:
+        OSError: the disk does not take it; nothing is left behind then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file that is whole or not there, making missing folders; errors as of `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Journal:
+    """A file of JSON lines that is only ever appended to, a whole line at a time; the last line of a name counts.
+
+    A line that was cut off by a crash is passed over.
+
+    Attributes:
+        entries: what became of each result.
+        captions: what a captioner said before its photo was restored; these lines have the status "described".
+
+    Args:
+        folder: of the results; `begin` makes it.
+        name: of the file.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.captions: dict[str, dict[str, Any]] = {}
+        self._torn = False
+        if self.path.is_file():
+            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+            self._torn = bool(text) and not text.endswith("\n")
+            for line in text.split("\n"):
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            self._keep(json.loads(line))
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        of = self.captions if entry.get("status") == "described" else self.entries
+        of[entry["output"]] = entry
+
+    def photos(self) -> dict[str, str]:
+        """The photo of each result."""
+        return {output: entry["source"] for output, entry in self.entries.items() if "source" in entry}
+
+    def begin(self) -> None:
+        """Make the file before the first result is written, so that a run that is stopped right after knows its own."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write one line in a single call of the system, so that no reader and no crash sees a part of it.
+
+        Args:
+            entry: anything JSON can hold, with the name of its result under "output".
+        """
+        self._keep(entry)
+        line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            data = line.encode("utf-8", errors="surrogateescape")
+            self._torn = os.write(handle, data) < len(data)  # a full disk
+        finally:
+            os.close(handle)

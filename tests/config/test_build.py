@@ -14,7 +14,7 @@ from tests.pipelines import write_photo
 from tests.runs import OVERRIDES
 
 FRACTION = {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 0}
-CROP = {"_target_": "sspir.data.crop.Crop", "size": 0}
+CROP = {"_target_": "sspir.data.Crop", "size": 0}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_library_s_refusal_names_the_key_of_a_run(
 
 def test_a_flag_s_file_is_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = write_photo(tmp_path / "a.png", 8, 8)
-    (tmp_path / "bad.yaml").write_text("_target_: sspir.captioners.base.NoCaption\nwords: 3\n")
+    (tmp_path / "bad.yaml").write_text("_target_: sspir.captioners.NoCaption\nwords: 3\n")
     flags = ["--captioner", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out")]
     assert main(["restore", str(photo), *flags]) == 2
     assert "sspir.captioners.base.NoCaption cannot be made: " in capsys.readouterr().err

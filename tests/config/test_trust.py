@@ -17,7 +17,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.__main__ import main
-from sspir.config.compose import compose_config, home, outside
+from sspir.config import outside
+from sspir.config.compose import compose_config, home
 from sspir.config.kinds import KINDS, fits, kind_of
 from sspir.config.outside import is_own
 from sspir.config.trust import check_record, targets
@@ -71,7 +72,7 @@ def planted(folder: Path) -> tuple[Path, dict[str, Any]]:
             "_target_": "torch.hub.load", "repo_or_dir": str(folder), "model": "net", "source": "local",
         },
         "module.captioner": {
-            "_target_": "sspir.images.io.write_atomically", "path": path, "data": {"_target_": "builtins.bytes"},
+            "_target_": "sspir.files.write_bytes", "path": path, "data": {"_target_": "builtins.bytes"},
         },
         "module.metrics.mine": {"_target_": "builtins.open", "_args_": [str(made), "w"]},
         "module.optimizer": {"_target_": "logging.FileHandler", "_recursive_": False, "filename": str(made)},
@@ -219,7 +220,7 @@ def test_a_run_is_repeated_into_its_own_folder_alone(run: Path, tmp_path: Path, 
 def test_photos_are_sent_to_an_address_of_one_s_own_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"_target_": "sspir.captioners.endpoint.EndpointCaptioner", "_args_": ["http://127.0.0.1:9/v1", "m"]}
+    told = {"_target_": "sspir.captioners.EndpointCaptioner", "_args_": ["http://127.0.0.1:9/v1", "m"]}
     change(run, "module.captioner", told)
     again = ["train", "--from", str(run), f"folder={tmp_path / 'again'}"]
     assert main(again) == 2

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sspir.captioners.folder import CaptionTable
-from sspir.data import Benchmark, Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
+from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.captions import find_captions
 from sspir.data.loading import TrainingViews, collate
 from sspir.data.paired_folder import match_pairs
@@ -22,6 +22,7 @@ from sspir.data.sampler import EpochSampler, Position
 from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
+from sspir.evaluation import Benchmark
 from sspir.evaluation.pairing import match
 from sspir.images.io import list_images
 from tests.pipelines import write_photo

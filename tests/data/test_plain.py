@@ -2,10 +2,11 @@
 
 import torch
 
-from sspir.data import Benchmark, ImageFolder, Mixture, RestorationDataModule
+from sspir.data import ImageFolder, Mixture, RestorationDataModule
 from sspir.data.manifest import manifest_of
 from sspir.data.sample import photos_of
 from sspir.degradation import Degradation, Resize
+from sspir.evaluation import Benchmark
 from tests.pipelines import photo, write_photo
 
 DEGRADATION = Degradation([Resize(["bicubic"])], 4)

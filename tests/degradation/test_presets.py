@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sspir.degradation import Degradation, sample_seed
+from sspir.degradation import Degradation
 from sspir.degradation.operation import Step
 from sspir.errors import UserError
+from sspir.seeding import sample_seed
 from tests.degradation.presets import PRESETS, preset
 from tests.degradation.test_laws import images
 
@@ -153,7 +154,7 @@ def test_lockstep_batches_of_devices_agree_with_single_images(name: str) -> None
 def test_another_process_draws_and_degrades_the_same() -> None:
     code = (
         "import torch; from tests.degradation.presets import preset; from tests.degradation.test_laws import images\n"
-        "from sspir.degradation import sample_seed\n"
+        "from sspir.seeding import sample_seed\n"
         "print(preset('realesrgan_strong')(images(1, 64, 64), [sample_seed(1, 2, 'a/b.png')]).sum().item())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,8 +5,11 @@ import torch
 from skimage import data as photos
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
-from sspir.encoders.clip import CLIPImageEncoder, RefineLayer, preprocess
+from sspir.encoders.clip import CLIPImageEncoder
+from sspir.encoders.patch import preprocess
 from sspir.errors import UserError
+from sspir.models.refine import RefineLayer
+from sspir.weights.authors import load_refine
 from tests.reference import assert_golden, images, recording
 
 PHOTO = torch.from_numpy(photos.astronaut()[:96, 100:220]).permute(2, 0, 1)[None] / 255
@@ -28,7 +31,7 @@ def recorded_encoder(folder: Path, layer: int = -1) -> CLIPImageEncoder:
 def recorded_refine() -> RefineLayer:
     refine = RefineLayer(32, 512)
     weights = recording("refine").weights
-    refine.load_authors({name: value for name, value in weights.items() if name.startswith("refine.")})
+    load_refine(refine, {name: value for name, value in weights.items() if name.startswith("refine.")})
     return refine
 
 
@@ -125,10 +128,10 @@ def test_faults_are_told_in_words(tmp_path: Path) -> None:
         CLIPImageEncoder.from_clip(str(tmp_path / "missing"))
     weights = RefineLayer(8, 4).state_dict()
     authors = {name.replace("projection", "visual_projection"): value for name, value in weights.items()}
-    with pytest.raises(UserError, match=r"lacks projection.6.bias, has an unexpected projection.9"):
-        RefineLayer(8, 4).load_authors({name.replace("6.bias", "9.bias"): value for name, value in authors.items()})
-    with pytest.raises(UserError, match=r"projection.0.weight of shape \(8, 8\) instead of \(16, 16\)"):
-        RefineLayer(16, 4).load_authors(authors)
+    with pytest.raises(UserError, match=r"missing projection.6.bias; unexpected projection.9"):
+        load_refine(RefineLayer(8, 4), {name.replace("6.bias", "9.bias"): value for name, value in authors.items()})
+    with pytest.raises(UserError, match=r"projection.0.weight is \(8, 8\), not \(16, 16\)"):
+        load_refine(RefineLayer(16, 4), authors)
 
 
 def test_refine_layer_has_the_papers_size() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from skimage import data as photos
 from transformers import BitImageProcessor, CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
-from sspir.encoders.clip import CLIPImageEncoder, DINOv2ImageEncoder, OpenCLIPImageEncoder
+from sspir.encoders import CLIPImageEncoder, DINOv2ImageEncoder, OpenCLIPImageEncoder
 from sspir.encoders.patch import PatchEncoder
 from sspir.errors import UserError
 

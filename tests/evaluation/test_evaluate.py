@@ -11,12 +11,12 @@ from hydra.utils import instantiate
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.config.compose import compose_config
-from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, evaluate
 from sspir.evaluation.record import record_of
 from sspir.images.io import read_image
 from sspir.metrics.fidelity import psnr
+from sspir.seeding import sample_seed
 from sspir.weights.load import load_pipeline
 from tests.runs import tiny_run
 
@@ -218,7 +218,7 @@ def test_more_metrics_are_measured_and_fewer_are_taken_from_what_was(run: Path, 
 
     few = call()
     out = next(run.glob("evaluation/set5/*seed7*"))
-    many = call("+metric.psnr_rgb={_target_: sspir.metrics.fidelity.PSNR, channels: rgb}", "noise_control=true")
+    many = call("+metric.psnr_rgb={_target_: sspir.metrics.PSNR, channels: rgb}", "noise_control=true")
     assert {"psnr_y", "psnr_rgb"} <= many["methods"]["restored"].keys()
     assert "noise@restored" in many["methods"]
     before = times(out / "restored")

@@ -11,9 +11,10 @@ from sspir.errors import UserError
 from sspir.evaluation.measure import measure_image, usable
 from sspir.evaluation.results import Results
 from sspir.evaluation.table import summary_table
+from sspir.files import sha256
 from sspir.metrics.base import MetricUnavailableError
 from sspir.metrics.learned import FID, LearnedFullReference, LearnedNoReference
-from sspir.metrics.weight_files import WEIGHTS, WeightFile, problems, sha256
+from sspir.metrics.weight_files import WEIGHTS, WeightFile, problems
 
 
 @pytest.fixture(autouse=True)

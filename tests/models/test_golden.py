@@ -9,6 +9,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
+from sspir.weights.authors import network_of
 from tests.reference import assert_golden, images, recording
 
 CASES = [("controlnet_small", "a"), ("controlnet_small", "b"), ("controlnet_small_srresnet", "a")]
@@ -16,7 +17,7 @@ CASES = [("controlnet_small", "a"), ("controlnet_small", "b"), ("controlnet_smal
 
 def authors_network(controlnet: str = "controlnet_small") -> ControlledUNet:
     unet = recording("unet_small")
-    return ControlledUNet.from_authors(unet.weights, recording(controlnet).weights, unet.config["config"]).eval()
+    return network_of(unet.weights, recording(controlnet).weights, unet.config["config"]).eval()
 
 
 def inputs_of(name: str, case: str) -> dict[str, Tensor]:
@@ -118,9 +119,7 @@ def test_dimensions_come_from_either_config(config: str) -> None:
     name = "unet_small" if config == "whole file" else config
     dimensions = recording(name).config if config == "whole file" else recording(name).config["config"]
     json.dumps(dimensions)
-    net = ControlledUNet.from_authors(
-        recording("unet_small").weights, recording("controlnet_small").weights, dimensions
-    )
+    net = network_of(recording("unet_small").weights, recording("controlnet_small").weights, dimensions)
     assert net.unet.config.block_out_channels == [16, 24, 24]
 
 
@@ -130,6 +129,6 @@ def test_refuses_other_weights_with_the_list() -> None:
     del lacking["up_blocks.0.pixel_attentions.0.proj_out.weight"]
     lacking["surplus"] = torch.zeros(1)
     with pytest.raises(UserError) as error:
-        ControlledUNet.from_authors(lacking, controlnet, unet.config)
+        network_of(lacking, controlnet, unet.config)
     assert "missing unet_pixel.attentions.up0_0.proj_out.weight" in str(error.value)
     assert "unexpected unet.surplus" in str(error.value)

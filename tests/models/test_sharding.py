@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from sspir.models.sharding import UNITS, shard, shared_as, whole
+from sspir.training.strategy import UNITS, full_tensor, shard, shared_as
 from tests.networks import tiny_inputs, tiny_network, wake
 
 
@@ -40,7 +40,7 @@ def test_a_shared_network_predicts_and_learns_the_same(mesh: Any) -> None:
     for name, parameter in shared.named_parameters():
         wanted = theirs[name].grad
         assert (parameter.grad is None) == (wanted is None), name
-        assert wanted is None or torch.allclose(whole(parameter.grad), wanted, atol=1e-7), name
+        assert wanted is None or torch.allclose(full_tensor(parameter.grad), wanted, atol=1e-7), name
     assert {name for name, p in theirs.items() if p.grad is None} == {
         name
         for name in theirs
@@ -53,8 +53,8 @@ def test_a_whole_tensor_is_shared_and_back(mesh: Any) -> None:
     kept = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     shard(network, mesh)
     for name, parameter in network.named_parameters():
-        assert torch.equal(whole(parameter), kept[name])
+        assert torch.equal(full_tensor(parameter), kept[name])
         assert shared_as(kept[name], parameter).placements == parameter.placements
     plain = torch.ones(3)
-    assert whole(plain) is plain
+    assert full_tensor(plain) is plain
     assert not isinstance(shared_as(plain, torch.zeros(3)), DTensor)

@@ -19,10 +19,10 @@ import sspir.sampling.pipeline
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images
 from sspir.errors import UserError
+from sspir.files import Journal
 from sspir.images.io import read_image
 from sspir.models.latent import upscale
-from sspir.restoring.jobs import find_jobs
-from sspir.restoring.journal import Journal
+from sspir.restoring.jobs import JOURNAL, find_jobs
 from sspir.restoring.restore import Request, Restorer
 from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
@@ -165,13 +165,13 @@ def test_killed_outright_it_leaves_no_partial_file(tmp_path: Path, weights: Path
 
 
 def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, JOURNAL)
     journal.append({"output": "a.png", "status": "done"})
     with journal.path.open("a") as file:
         file.write('{"output": "b.png", "sta')
-    again = Journal(tmp_path)
+    again = Journal(tmp_path, JOURNAL)
     again.append({"output": "c.png", "caption": "été"})
-    assert set(Journal(tmp_path).entries) == {"a.png", "c.png"}
+    assert set(Journal(tmp_path, JOURNAL).entries) == {"a.png", "c.png"}
     assert "été" in journal.path.read_text(encoding="utf-8")
 
 
@@ -357,7 +357,7 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, caps
 def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png")
     (tmp_path / "gone.yaml").write_text(
-        "_target_: sspir.captioners.endpoint.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
+        "_target_: sspir.captioners.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
     )
     flags = ["--out", tmp_path / "out", "--weights", weights, "--captioner", tmp_path / "gone.yaml"]
     assert restore(tmp_path / "a.png", *flags) == 0
@@ -439,7 +439,7 @@ def test_too_little_memory_is_tried_once_more_in_small_pieces(tmp_path: Path) ->
 
     pipeline.backbone.structure = narrow
     try:
-        journal = Journal(tmp_path / "out")
+        journal = Journal(tmp_path / "out", JOURNAL)
         assert Restorer(pipeline, Request(pipeline.sampler, 4), journal).run(jobs) == {}
     finally:
         del pipeline.backbone.structure

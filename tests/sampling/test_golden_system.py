@@ -7,12 +7,13 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import sspir.sampling.loop
-from sspir.encoders.clip import RefineLayer
 from sspir.encoders.text import caption_ids, clip_tokenizer
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.refine import RefineLayer
 from sspir.sampling.sampler import Sampler
 from sspir.training.losses import RestorationLoss
 from sspir.weights import authors
+from sspir.weights.authors import load_refine
 from tests.models.test_golden import authors_network
 from tests.reference import assert_golden, images, recording
 
@@ -20,7 +21,7 @@ from tests.reference import assert_golden, images, recording
 def refine_layer() -> RefineLayer:
     layer = RefineLayer(32, 512)
     weights = recording("refine").weights
-    layer.load_authors({key: value for key, value in weights.items() if "visual_projection" in key})
+    load_refine(layer, {key: value for key, value in weights.items() if "visual_projection" in key})
     return layer
 
 

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from sspir.__main__ import main
-from sspir.encoders.clip import RefineLayer
 from sspir.errors import UserError
 from sspir.images.io import read_image
-from sspir.weights.load import load_authors, load_pipeline
+from sspir.models.refine import RefineLayer
+from sspir.weights import load_authors, load_pipeline
 from tests.pipelines import write_photo
 from tests.reference import recording
 from tests.stable_diffusion import save_stable_diffusion

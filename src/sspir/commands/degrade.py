@@ -51,8 +51,10 @@ def _folder(
     """Write lq and hq of every photo, and one JSON line each."""
     from tqdm import tqdm
 
-    from sspir.degradation import Sharpen, sample_seed
-    from sspir.images.io import ImageError, read_image, write_atomically
+    from sspir.degradation import Sharpen
+    from sspir.files import write_bytes
+    from sspir.images.io import ImageError, read_image
+    from sspir.seeding import sample_seed
 
     lines, broken = [], []
     for path, name, file in tqdm(photos, unit="photo"):
@@ -70,7 +72,7 @@ def _folder(
         lines.append(
             json.dumps({"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps})
         )
-    write_atomically(out / "degradations.jsonl", "".join(line + "\n" for line in lines).encode())
+    write_bytes(out / "degradations.jsonl", "".join(line + "\n" for line in lines).encode())
     for sentence in broken:
         sys.stderr.write(f"skipped: {sentence}\n")
     return 1 if broken else 0
@@ -80,10 +82,10 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     """Write a sheet of the centre of one photo."""
     from sspir.data.crop import Crop
     from sspir.data.cropped import to_tensor
-    from sspir.degradation import sample_seed
     from sspir.degradation.sheet import contact_sheet
     from sspir.images.io import Picture, read_image, write_image
     from sspir.images.room import MAX_OUTPUT_PIXELS
+    from sspir.seeding import sample_seed
 
     if crop**2 * count > MAX_OUTPUT_PIXELS:
         raise UserError(f"A sheet of --count {count} draws of --crop {crop} pixels is too large; lower one of them.")

@@ -14,9 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from sspir.commands.stop import Stop
+from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.compose import home, outside, register
-from sspir.config.sweep import Stop
+from sspir.config.compose import home, register
 from sspir.errors import NotApplicableError, UserError
 
 log = logging.getLogger(__name__)

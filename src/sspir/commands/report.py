@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     """Write the page."""
     options = _parser().parse_args(arguments)
 
-    from sspir.images.io import write_atomically
+    from sspir.files import write_bytes
     from sspir.report.collect import collect
     from sspir.report.page import build
 
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     folders = dict.fromkeys(path.resolve().name for path in options.paths)
     title = options.title or ", ".join(names if len(names) <= 4 else folders)
     page = build(found, title, options.images, options.quality)
-    write_atomically(options.out, page.encode())
+    write_bytes(options.out, page.encode())
     counts = f"{len(found.results)} results, {len(found.runs)} runs"
     sys.stdout.write(f"{options.out}: {counts}, {len(page) / 1e6:.1f} MB\n")
     return 0

@@ -12,8 +12,8 @@ from sspir.commands.restore_flags import parser
 from sspir.errors import UserError
 
 if TYPE_CHECKING:
+    from sspir.files import Journal
     from sspir.restoring.jobs import Job
-    from sspir.restoring.journal import Journal
     from sspir.sampling.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
@@ -66,10 +66,10 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from sspir.restoring.jobs import find_jobs, is_file
-    from sspir.restoring.journal import Journal
+    from sspir.files import Journal
+    from sspir.restoring.jobs import JOURNAL, find_jobs, is_file
 
-    journal = Journal(options.out.parent if is_file(options.out) else options.out)
+    journal = Journal(options.out.parent if is_file(options.out) else options.out, JOURNAL)
     jobs = find_jobs(options.inputs, options.out, options.format, journal.photos())
     _check_out(options, jobs, journal)
     caption_of = _captions(options, jobs)

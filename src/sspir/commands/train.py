@@ -53,7 +53,7 @@ def _repeat(arguments: list[str]) -> int:
 
     from omegaconf import OmegaConf
 
-    from sspir.config.compose import TrainConfig
+    from sspir.config.schema import TrainConfig
     from sspir.config.trust import check_places, check_record, read_record
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

@@ -1,20 +1,13 @@
-"""The runs of a sweep: each is named by what the sweep varies, and a SIGTERM ends all of them."""
+"""The runs of a sweep are named by what the sweep varies."""
 
 import hashlib
 import re
-import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing import active_children
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-
-from sspir.errors import UserError
 
 NAMED = ("experiments", "ablation", "name", "variant", "seed")  # have a place of their own in a run's folder
 SHORT = re.compile(r"[\w.+-]{1,24}")
@@ -66,61 +59,3 @@ def name_variant(config: DictConfig) -> None:
     """
     config.variant += swept(config.sweep)
     config.sweep, config.ablations = [], {}
-
-
-class StoppedError(UserError):
-    """A job that a SIGTERM has stopped after it saved, or that came after one."""
-
-
-class Stop:
-    """How a SIGTERM ends a sweep whose jobs have processes of their own (joblib's): all of them, once they have saved.
-
-    The process that started the sweep passes it on to them. A job that has saved returns as failed: if its process
-    ended, joblib would kill those that are still saving.
-    """
-
-    received = False  # in this process, whichever it is
-
-    @classmethod
-    @contextmanager
-    def passed_on(cls, arguments: Sequence[str]) -> Iterator[None]:
-        """Within, pass a SIGTERM on to joblib's processes, where the arguments ask for them; afterwards exit with 143.
-
-        Without them the job is in this process, and Lightning has it save.
-        """
-        if "hydra/launcher=joblib" not in arguments:
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, cls._pass_on)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            if cls.received:
-                sys.exit(143)
-
-    @classmethod
-    def _pass_on(cls, signum: int, frame: Any) -> None:
-        cls.received = True
-        workers = [child for child in active_children() if type(child).__module__.startswith("joblib.")]
-        for worker in workers:
-            worker.terminate()
-        if not workers:
-            sys.exit(143)
-
-    @classmethod
-    @contextmanager
-    def in_process(cls) -> Iterator[None]:
-        """For a job in a process of its own: fail instead of ending the process.
-
-        Raises:
-            StoppedError: the job was stopped, or comes after one that was.
-        """
-        sentence = "The sweep was stopped by SIGTERM; the same command goes on."
-        if cls.received:
-            raise StoppedError(sentence)
-        try:
-            yield
-        except SystemExit as stop:
-            cls.received = True
-            raise StoppedError(sentence) from stop

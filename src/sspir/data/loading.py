@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from sspir.data.sample import Photos, Sample
 from sspir.data.sampler import Key
-from sspir.degradation import Degradation, Sharpen, sample_seed
+from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
 from sspir.images.io import ImageError
+from sspir.seeding import sample_seed
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from sspir.degradation import sample_seed
 from sspir.errors import UserError
+from sspir.seeding import sample_seed
 
 
 class Key(NamedTuple):

@@ -19,8 +19,9 @@ from sspir.data.captions import Captions
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.errors import UserError
+from sspir.files import write_bytes
 from sspir.images.decode import decode
-from sspir.images.io import MAX_PIXELS, ImageError, read_image, write_atomically
+from sspir.images.io import MAX_PIXELS, ImageError, read_image
 
 MANIFEST, INDEX = "manifest.json", "index.npy"
 VERSION = 1
@@ -123,15 +124,15 @@ class ShardWriter:
             self._flush()
         file = io.BytesIO()
         np.save(file, np.array(self.index, dtype=np.int64).reshape(-1, 3), allow_pickle=False)
-        write_atomically(self.folder / INDEX, file.getvalue())
+        write_bytes(self.folder / INDEX, file.getvalue())
         manifest = {"version": VERSION, "count": len(self.index), "shards": self.shards}
-        write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        write_bytes(self.folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
     def _flush(self) -> None:
         self.buffer.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
         data = self.buffer.getvalue()
         name = f"shard-{len(self.shards):06d}.tar"
-        write_atomically(self.folder / name, data)
+        write_bytes(self.folder / name, data)
         digest = hashlib.sha256(data).hexdigest()
         self.shards.append({"file": name, "bytes": len(data), "count": self.waiting, "sha256": digest})
         self.buffer, self.waiting = io.BytesIO(), 0

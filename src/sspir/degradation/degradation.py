@@ -1,6 +1,5 @@
 """A degradation: operations in order, drawn and applied image by image."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
@@ -107,9 +106,3 @@ class Degradation(nn.Module):
                 for i, result in zip(members, results, strict=True):
                     images[i] = result[None]
         return images
-
-
-def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
-    """The seed of one sample in one epoch of one run, below 2**63: the same on every machine and Python."""
-    text = f"{seed}\n{epoch}\n{sample_id}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

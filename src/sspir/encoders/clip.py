@@ -1,31 +1,18 @@
-"""The implicit semantic prior: patch tokens of a CLIP image encoder, refined to image embeddings."""
+"""Patch tokens of a CLIP image encoder."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, Self
+from typing import Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from sspir.encoders.dinov2 import DINOv2ImageEncoder
-from sspir.encoders.open_clip import OpenCLIPImageEncoder
 from sspir.encoders.patch import PatchEncoder, chosen_layers, preprocess, require_width
-from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers
 
-__all__ = [
-    "CLIPImageEncoder",
-    "DINOv2ImageEncoder",
-    "NoImageEncoder",
-    "OpenCLIPImageEncoder",
-    "RefineLayer",
-    "preprocess",
-]
 
-
-class CLIPImageEncoder(PatchEncoder):
+class CLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
     """CLIP's vision transformer up to one of its layers; outputs are those before CLIP's final layer norm.
 
     Args:
@@ -156,113 +143,3 @@ class CLIPImageEncoder(PatchEncoder):
         """Hidden states (B, 1 + patches, width) of the chosen layers."""
         states = self.vision(pixels, output_hidden_states=True).hidden_states
         return [states[number] for number in self.config.taken or [-1]]
-
-
-class NoImageEncoder(ModelMixin, ConfigMixin):
-    """An image encoder that sees nothing: the same empty token for every image.
-
-    Args:
-        dim: width of the token, D.
-    """
-
-    @register_to_config
-    def __init__(self, dim: int = 32) -> None:
-        super().__init__()
-        self.register_buffer("token", torch.zeros(1, 1, dim))
-
-    @property
-    def dim(self) -> int:
-        """Width of the token, D."""
-        return int(self.config.dim)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, L."""
-        return 1
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Zeros (B, 1, D) for images (B, 3, H, W)."""
-        return self.token.expand(len(images), -1, -1)
-
-
-class PlainEncoder(ModelMixin):
-    """A module of somebody's own as a part of a pipeline, which asks its parts for their device and type.
-
-    Args:
-        module: images (B, 3, H, W) in [0, 1] -> tokens (B, L, D).
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.register_buffer("place", torch.zeros(0), persistent=False)  # for modules that hold no tensors
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The module's tokens (B, L, D) of images (B, 3, H, W)."""
-        return self.module(images)
-
-    def save_pretrained(self, *arguments: Any, **options: Any) -> NoReturn:
-        """Refuse: nobody could build the module again from its weights.
-
-        Raises:
-            UserError: always; the sentence says what the module lacks.
-        """
-        kind = type(self.module)
-        raise UserError(
-            f"The image encoder {kind.__module__}.{kind.__qualname__} cannot be saved in a pipeline: its class keeps "
-            "no configuration; derive it from diffusers.ModelMixin and ConfigMixin, and decorate its constructor with "
-            "@register_to_config. Its run trains, restores and evaluates as it is."
-        )
-
-
-def encoder_of(module: nn.Module) -> nn.Module:
-    """An image encoder that knows its own configuration as it is; any other module as a part of a pipeline."""
-    is_diffusers = isinstance(module, ModelMixin) and hasattr(module, "_internal_dict")  # by register_to_config
-    return module if is_diffusers or isinstance(module, PreTrainedModel | PlainEncoder) else PlainEncoder(module)
-
-
-class RefineLayer(ModelMixin, ConfigMixin):
-    """Image tokens to the image embeddings that image attention reads: the paper's Refine layer.
-
-    [linear, layer norm, leaky ReLU] twice and a linear layer (SSP-IR `TPBNet`, `models/model.py:338-376`).
-
-    Args:
-        input_dim: width of the image encoder's tokens.
-        dim: width of the image embeddings.
-    """
-
-    @register_to_config
-    def __init__(self, input_dim: int = 1024, dim: int = 512) -> None:
-        super().__init__()
-        self.projection = nn.Sequential(
-            nn.Linear(input_dim, input_dim),
-            nn.LayerNorm(input_dim),
-            nn.LeakyReLU(),
-            nn.Linear(input_dim, input_dim),
-            nn.LayerNorm(input_dim),
-            nn.LeakyReLU(),
-            nn.Linear(input_dim, dim),
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Image embeddings (B, L, dim) of tokens (B, L, input_dim)."""
-        return self.projection(tokens)
-
-    def load_authors(self, state_dict: dict[str, Tensor]) -> None:
-        """Load the authors' weights, named `visual_projection.N.*` with any prefix.
-
-        Raises:
-            UserError: if a weight is missing, unexpected or of another shape.
-        """
-        ours = {f"projection.{name.rpartition('visual_projection.')[2]}": value for name, value in state_dict.items()}
-        wanted = self.state_dict()
-        faults = [f"lacks {name}" for name in sorted(wanted.keys() - ours.keys())]
-        faults += [f"has an unexpected {name}" for name in sorted(ours.keys() - wanted.keys())]
-        faults += [
-            f"has {name} of shape {tuple(ours[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in sorted(wanted.keys() & ours.keys())
-            if ours[name].shape != wanted[name].shape
-        ]
-        if faults:
-            raise UserError(f"This Refine layer does not fit: it {', '.join(faults)}.")
-        self.load_state_dict(ours)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from sspir.pretrained.load import load_transformers
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as its processor has them
 
 
-class DINOv2ImageEncoder(PatchEncoder):
+class DINOv2ImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
     """DINOv2's vision transformer; every output passes its final layer norm, as in its own `get_intermediate_layers`.
 
     Args:

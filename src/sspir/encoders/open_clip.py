@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 from typing import Any, Self
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
@@ -19,7 +20,7 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
 
 
-class OpenCLIPImageEncoder(PatchEncoder):
+class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
     """The vision tower of an open_clip model; outputs are those before its final layer norm.
 
     Args:

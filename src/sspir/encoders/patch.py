@@ -18,7 +18,8 @@ class PatchEncoder(ModelMixin, ConfigMixin):
     """A frozen vision transformer: whole images to tokens, with the same preprocessing in training and restoring.
 
     A new encoder is a class that builds its network, says how many tokens of what width there are, and gives the
-    hidden states of its chosen layers. `ModelMixin` saves and loads it, also as a part of a pipeline.
+    hidden states of its chosen layers. `ModelMixin` saves and loads it, also as a part of a pipeline; the class names
+    it as a base once more, as diffusers looks for it in the module of the class.
     """
 
     @property

@@ -2,7 +2,8 @@
 
 from sspir.batch import Batch
 from sspir.data.sample import Photos, photos_of
-from sspir.degradation import Degradation, sample_seed
+from sspir.degradation import Degradation
+from sspir.seeding import sample_seed
 
 
 class Benchmark:

@@ -16,20 +16,20 @@ from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.data import Benchmark
-from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.evaluation.measure import NOISE, Row, measure_image, usable
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
-from sspir.images.io import write_atomically, write_image
+from sspir.files import Journal, write_bytes
+from sspir.images.io import write_image
 from sspir.images.panel import to_picture
 from sspir.metrics.base import ImageMetric
 from sspir.models.latent import upscale
 from sspir.numbers import COUNT, SEED
-from sspir.restoring.journal import Journal
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
+from sspir.seeding import sample_seed
 from sspir.training.loggers import log_evaluation
 from sspir.weights.load import load_pipeline, weights_time
 
@@ -75,7 +75,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         evaluation.measure(place)
     results = Results(metrics, unavailable, config.seed, config.crop_border)
     captions = evaluation.collect(results)
-    write_atomically(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
     if logger := instantiate(config.wandb):  # before the folder says that all is done
         log_evaluation(logger, results.summary(), results.rows(), out)
     summary = results.write(out, record)

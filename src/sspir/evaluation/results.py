@@ -13,7 +13,7 @@ import numpy as np
 
 from sspir.evaluation.measure import NOISE, Row
 from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare
-from sspir.images.io import write_atomically
+from sspir.files import write_bytes
 from sspir.metrics.base import ImageMetric
 
 SUMMARY = "summary.json"
@@ -149,7 +149,7 @@ class Results:
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         contents = (_to_csv(columns, table), _to_csv(["image", "role", "path"], files), text.encode())
         for name, content in zip(FILES, contents, strict=True):  # the summary last: with it the folder is complete
-            write_atomically(folder / name, content)
+            write_bytes(folder / name, content)
         return summary
 
 

@@ -2,12 +2,12 @@
 
 import logging
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from sspir.files import write_bytes
 from sspir.images.decode import decode, header_size
 from sspir.images.encode import encode
 from sspir.images.picture import ImageError, Picture
@@ -21,7 +21,6 @@ __all__ = [
     "read_image",
     "read_size",
     "tell_left_out",
-    "write_atomically",
     "write_image",
 ]
 
@@ -153,25 +152,9 @@ def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[s
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot hold this picture ({error}); use PNG or TIFF.") from error
     try:
-        write_atomically(path, data)
+        write_bytes(path, data)
     except OSError as error:
         raise ImageError(
             f"{path} cannot be written: {error.strerror}; free the disk or choose another folder."
         ) from error
     return lost
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file that is either whole or not there, making missing folders.
-
-    Raises:
-        OSError: if the disk does not take it; nothing is left behind then.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """Which files the learned metrics need, where they have to be, and what their checksums begin with."""
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from sspir.files import sha256
 
 PYIQA_WEIGHTS = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
 TORCHVISION_WEIGHTS = "https://download.pytorch.org/models/"
@@ -79,9 +80,3 @@ def problems(name: str) -> list[str]:
     """Everything that a learned metric lacks, one sentence each; empty if it can run."""
     found = [] if importlib.util.find_spec("pyiqa") else ["the package pyiqa is missing; pip install 'sspir[learned]'"]
     return found + [problem for file in WEIGHTS[name] if (problem := file.problem()) is not None]
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

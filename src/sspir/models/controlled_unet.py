@@ -22,10 +22,8 @@ from sspir.models.blocks import (
     texts_of,
 )
 from sspir.models.offload import fetch
-from sspir.models.sharding import whole
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.pretrained.load import load_diffusers
-from sspir.weights import authors
 
 Processor = StructureProcessor | NoProcessor
 
@@ -202,33 +200,6 @@ class ControlledUNet(nn.Module):
             train_unet=True,
         )
 
-    @classmethod
-    def from_authors(
-        cls, unet: dict[str, Tensor], controlnet: dict[str, Tensor], config: Mapping[str, Any] | None = None
-    ) -> Self:
-        """Take the weights that the authors' code saves.
-
-        Args:
-            unet: state dict of their extended U-Net, under their names.
-            controlnet: state dict of their ControlNet.
-            config: dimensions as their `config.json` writes them; Stable Diffusion 1.5's where it is silent.
-
-        Raises:
-            UserError: a tensor is missing, unexpected or of another shape; the sentence lists them.
-        """
-        parts = authors.split(unet, controlnet)
-        image_dim = next(
-            tensor.shape[1] for key, tensor in parts["unet_image"].items() if key.endswith("attn2.to_k.weight")
-        )
-        model = cls.from_unet(
-            UNet2DConditionModel(**authors.unet_config(config or {})),
-            StructureProcessor(**authors.processor_config(parts["processor"], parts["controlnet"])),
-            image_dim,
-            coarse_heads=1,
-        )
-        authors.load_exactly(model, parts)
-        return model
-
     def structure(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Structure prior of an image, once per image.
 
@@ -341,19 +312,6 @@ class ControlledUNet(nn.Module):
         features, images = self.structure(lq)
         noise = self.predict(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
         return ControlledUNetOutput(noise, images)
-
-    def base(self) -> Tensor | None:
-        """Some weights of the frozen U-Net, by which a checkpoint knows the base it was trained on; None if trained."""
-        if self.train_unet:
-            return None
-        return whole(self.unet.conv_in.weight.detach()).flatten()[:512].float().cpu().clone()
-
-    def is_on(self, base: Tensor | None) -> bool:
-        """Whether the frozen U-Net is the one that `base` came from, but for the rounding of half precision."""
-        ours = self.base()
-        if ours is None or base is None:
-            return ours is base
-        return ours.shape == base.shape and bool((ours - base).norm() <= 5e-3 * base.norm())
 
     def trainable(self) -> dict[str, ModelMixin]:
         """Every part that is trained, by name: what the optimizer and the checkpoint hold."""

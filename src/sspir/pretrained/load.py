@@ -4,7 +4,7 @@ transformers and diffusers draw missing weights at random and only log it; a pri
 without a word.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -224,33 +224,6 @@ def require_whole(folder: Path, name: str, part: Any) -> None:
             f"The pipeline in {folder} is broken ({name} lacks {len(lacking)} of its weights, {lacking[0]} first); "
             f"save or copy it again."
         )
-
-
-def marks_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """A few of every weight of frozen parts, by setting: enough to know them again, too little to keep."""
-    import torch
-
-    heads = {name: [weight.detach().flatten()[:4] for weight in part.parameters()] for name, part in parts.items()}
-    return {name: torch.cat([torch.zeros(0), *(head.float().cpu() for head in few)]) for name, few in heads.items()}
-
-
-def require_marked(parts: Mapping[str, Any], marks: Mapping[str, Any]) -> None:
-    """Refuse frozen parts that are not those which marks were taken of, but for the rounding of half precision.
-
-    Args:
-        parts: by their setting.
-        marks: of `marks_of`; what has none is not looked at.
-
-    Raises:
-        UserError: one differs.
-    """
-    for name, ours in marks_of(parts).items():
-        theirs = marks.get(name, ours)
-        if ours.shape != theirs.shape or (ours - theirs).norm() > 5e-3 * theirs.norm():
-            raise UserError(
-                f"The checkpoint was trained with another {name}: its weights differ from those it knew; point "
-                f"{name}.path to the one it was trained with."
-            )
 
 
 def _unmapped(model: Any) -> Any:

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from sspir.captioners.base import CaptionerUnavailableError
 from sspir.errors import UserError
+from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.images.room import require_room
 from sspir.memory import released
 from sspir.restoring.jobs import Job
-from sspir.restoring.journal import Journal
 from sspir.sampling.look import look
 from sspir.sampling.pipeline import RestorationPipeline
 

@@ -15,6 +15,9 @@ from sspir.images.names import place_of, result_names
 SAME = "same"
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
 
+JOURNAL = "restore.jsonl"
+"""File of JSON lines in the folder of the results: what was done to each photo."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.room import require_room
@@ -20,7 +21,6 @@ from sspir.memory import peak_bytes, released, reset_peak
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job
-from sspir.restoring.journal import Journal
 from sspir.restoring.samples import Samples, write_samples
 from sspir.sampling.loop import Step
 from sspir.sampling.pipeline import RestorationPipeline, Restored

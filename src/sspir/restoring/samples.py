@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from sspir.color import luma
-from sspir.images.io import write_atomically, write_image
+from sspir.files import write_bytes
+from sspir.images.io import write_image
 from sspir.images.picture import Picture
 
 WHITE_AT = 0.1
@@ -54,7 +55,7 @@ def write_samples(target: Path, picture: Picture, samples: Samples) -> None:
     write_image(target.with_suffix(".trust.png"), Picture(trust_map(samples.spread)))
     buffer = BytesIO()
     np.save(buffer, samples.spread.float().cpu().numpy())
-    write_atomically(target.with_suffix(".spread.npy"), buffer.getvalue())
+    write_bytes(target.with_suffix(".spread.npy"), buffer.getvalue())
 
 
 def trust_map(spread: Tensor) -> np.ndarray:

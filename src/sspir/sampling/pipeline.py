@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sspir.captioners.base import Captioner, NoCaption, Precomputed, captioner_of
 from sspir.captioners.measured import MeasuredCaptioner
-from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
+from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import caption_ids
 from sspir.errors import UserError
 from sspir.images.panel import to_pil
@@ -22,6 +22,7 @@ from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import factor_of
+from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole

@@ -1,26 +1,19 @@
-"""What happens around training: averaged weights, pictures to look at, when to save and when to stop."""
+"""What happens around a training step: averaged weights, when to save, what to leave out, when to stop."""
 
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from PIL.Image import Image
-from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.errors import UserError
-from sspir.images.panel import panel
-from sspir.models.latent import upscale
-from sspir.models.sharding import shared_as, whole
-from sspir.sampling.restoration import Restored
 from sspir.training.checkpoint import LAST
-from sspir.training.strategy import gathered
+from sspir.training.strategy import full_tensor, shared_as
 
 
 class EMA(Callback):
@@ -70,9 +63,9 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the average beside the raw weights; a checkpoint within validation holds the raw ones too."""
-        checkpoint["ema"] = {key: whole(value) for key, value in self.average.items()}
+        checkpoint["ema"] = {key: full_tensor(value) for key, value in self.average.items()}
         if self.raw:
-            checkpoint["state_dict"] |= {key: whole(value) for key, value in self.raw.items()}
+            checkpoint["state_dict"] |= {key: full_tensor(value) for key, value in self.raw.items()}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the checkpoint's average."""
@@ -91,106 +84,6 @@ def _trained(module: Any) -> dict[str, Tensor]:
 def _assign(module: Any, values: dict[str, Tensor]) -> None:
     for key, parameter in _trained(module).items():
         parameter.copy_(values[key])
-
-
-class LogRestorations(Callback):
-    """Panels of validation images, LQ | restored | HQ, as files in the run folder and in W&B.
-
-    Args:
-        folder: of the run.
-        count: images per validation set.
-    """
-
-    def __init__(self, folder: str, count: int = 4) -> None:
-        self.folder = Path(folder) / "panels"
-        self.count = count
-        self.taken: dict[str, tuple[int, int]] = {}  # name of a panel -> places of its set and batch
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write a panel of this batch, whose `outputs` are a `Restored`, and of those of the other ranks."""
-        share = trainer.datamodule.shares[dataloader_idx]  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-        if batch_idx * share.world >= self.count or trainer.sanity_checking:
-            return
-        place, drawn = share.place(batch_idx), None
-        if share.counts(batch_idx) and place < self.count:
-            drawn = (dataloader_idx, place), batch.ids[0], outputs.captions[0], _panel(batch, outputs)
-        for found in gathered(drawn):
-            if found is not None and trainer.is_global_zero:
-                self._write(trainer, *found)
-
-    def _write(self, trainer: Any, place: tuple[int, int], image: str, caption: str, picture: Image) -> None:
-        name = self._name(trainer, image, place)
-        path = self.folder / f"{name}-step{trainer.global_step:07d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what values are logged at
-                logger.log_image(f"panels/{name}", [picture], step, caption=[caption])
-
-    def _name(self, trainer: Any, image: str, place: tuple[int, int]) -> str:
-        """The path without its suffix, below its set's name where there are several; more of it if that is taken."""
-        sets = trainer.datamodule.validation_names
-        path = Path(sets[place[0]], image) if len(sets) > 1 else Path(image)
-        names = (path.with_suffix("").as_posix(), path.as_posix(), f"{path.as_posix()}-{place[1]}")
-        return next(name for name in names if self.taken.setdefault(name, place) == place)
-
-
-def _panel(batch: Batch, restored: Restored) -> Image:
-    """The first image of a batch beside bicubic upscaling, the Processor's and the truth."""
-    size = (batch.hq.shape[-2], batch.hq.shape[-1])
-    columns = {"bicubic": upscale(batch.lq, size)[0]}
-    if restored.structure:
-        columns["processor"] = upscale(restored.structure[0], size)[0]
-    columns |= {"restored": restored.images[0], "truth": batch.hq[0]}
-    return panel({name: image.float().cpu() for name, image in columns.items()}, restored.captions[0])
-
-
-class StepProgress(ProgressBar):
-    """One bar over all optimizer steps, with the time left and the losses; epochs of streamed data have no length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bar: Any = None
-        self.enabled = True
-
-    def disable(self) -> None:
-        """Called on ranks other than the first."""
-        self.enabled = False
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begin where a resumed run stands."""
-        total = trainer.max_steps if trainer.max_steps > 0 else None
-        self.bar = tqdm(total=total, initial=trainer.global_step, unit="step", disable=not self.enabled, desc="train")
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """Show the step and the losses."""
-        losses = {key.removeprefix("loss/"): f"{value:.3f}" for key, value in trainer.callback_metrics.items()
-                  if key.startswith("loss/")}  # fmt: skip
-        self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
-
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Say what takes the time now."""
-        if self.bar:
-            self.bar.set_description("validate")
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Back to training."""
-        if self.bar:
-            self.bar.set_description("train")
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Leave the full bar on the screen."""
-        self.bar.close()
 
 
 class SaveAtEnd(Checkpoint):
@@ -287,7 +180,7 @@ class SkipNaN(Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         """Drop the gradients of a broken step: an optimizer leaves alone what has none. A scaler must see them."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+        norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         module.log("gradient_norm", norm)  # before it is clipped
         ids, self.ids = self.ids, []
         if torch.isfinite(norm):

@@ -1,17 +1,21 @@
-"""Checkpoint files: written whole or not at all, the one before kept, refused in words where they are damaged."""
+"""Checkpoints: written whole or not at all, the one before kept, refused where damaged or of another network."""
 
 import os
 import shutil
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
 
 from sspir.errors import UserError
 from sspir.files import replacing
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.training.strategy import full_tensor
 
 LAST = "last.ckpt"
 
@@ -102,6 +106,85 @@ def glance(path: Path) -> dict[str, Any]:
     """
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return loaded
+
+
+def keep_trained(checkpoint: dict[str, Any], trainable: Mapping[str, nn.Module]) -> None:
+    """Leave of a checkpoint's weights those of the parts that are trained, by their names in the module."""
+    prefixes = tuple(f"{name}." for name in trainable)
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(prefixes)}
+
+
+def require_same_network(checkpoint: Mapping[str, Any], module: nn.Module, trainable: Mapping[str, nn.Module]) -> None:
+    """Refuse a checkpoint of another network.
+
+    Raises:
+        UserError: a tensor is absent or has another shape; the sentence names the first.
+    """
+    if "state_dict" not in checkpoint:  # the strategy has loaded it, share by share
+        return
+    prefixes = tuple(f"{name}." for name in trainable)
+    ours = {key: value.shape for key, value in module.state_dict().items() if key.startswith(prefixes)}
+    theirs = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+    differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if differing:
+        raise UserError(
+            f"The checkpoint is of another network: {len(differing)} tensors differ, first {differing[0]} "
+            f"({theirs.get(differing[0], 'absent')} in the checkpoint, {ours.get(differing[0], 'absent')} here); "
+            f"use the configuration it was trained with."
+        )
+
+
+def base_of(backbone: ControlledUNet) -> Tensor | None:
+    """Some weights of the frozen U-Net, by which a checkpoint knows the base it was trained on; None if trained."""
+    if backbone.train_unet:
+        return None
+    return full_tensor(backbone.unet.conv_in.weight.detach()).flatten()[:512].float().cpu().clone()
+
+
+def require_base(base: Tensor | None, backbone: ControlledUNet) -> None:
+    """Refuse another frozen U-Net than the one that `base` came from, but for the rounding of half precision.
+
+    Raises:
+        UserError: it is another one.
+    """
+    if not matches(base_of(backbone), base):
+        raise UserError(
+            "The checkpoint was trained on another base: the frozen U-Net's weights differ from those it knew; "
+            "point backbone.path to the base it was trained on."
+        )
+
+
+def matches(weights: Tensor | None, others: Tensor | None) -> bool:
+    """Whether some weights are others, but for the rounding of half precision; none are none."""
+    if weights is None or others is None:
+        return weights is others
+    return weights.shape == others.shape and bool((weights - others).norm() <= 5e-3 * others.norm())
+
+
+def marks_of(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """A few of every weight of frozen parts, by setting: enough to know them again, too little to keep."""
+    heads = {name: [weight.detach().flatten()[:4] for weight in part.parameters()] for name, part in parts.items()}
+    return {name: torch.cat([torch.zeros(0), *(head.float().cpu() for head in few)]) for name, few in heads.items()}
+
+
+def require_marked(parts: Mapping[str, Any], marks: Mapping[str, Any]) -> None:
+    """Refuse frozen parts that are not those which marks were taken of, but for the rounding of half precision.
+
+    Args:
+        parts: by their setting.
+        marks: of `marks_of`; what has none is not looked at.
+
+    Raises:
+        UserError: one differs.
+    """
+    for name, ours in marks_of(parts).items():
+        theirs = marks.get(name, ours)
+        if not matches(ours, theirs):
+            raise UserError(
+                f"The checkpoint was trained with another {name}: its weights differ from those it knew; point "
+                f"{name}.path to the one it was trained with."
+            )
 
 
 def _load(path: Path) -> dict[str, Any]:

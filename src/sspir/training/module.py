@@ -12,22 +12,28 @@ from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.captioners.base import Captioner, captioner_of
-from sspir.degradation import sample_seed
-from sspir.encoders.clip import encoder_of
+from sspir.encoders.base import encoder_of
 from sspir.encoders.text import TextEncoder
 from sspir.errors import NotApplicableError, UserError
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, encode, factor_of, upscale
-from sspir.models.sharding import shard
 from sspir.models.structure_processor import StructureProcessor
-from sspir.pretrained.load import marks_of, require_marked
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
+from sspir.seeding import sample_seed
+from sspir.training.checkpoint import (
+    base_of,
+    keep_trained,
+    marks_of,
+    require_base,
+    require_marked,
+    require_same_network,
+)
 from sspir.training.losses import RestorationLoss
-from sspir.training.strategy import ShardedStrategy
+from sspir.training.strategy import ShardedStrategy, shard
 from sspir.training.validation import Validation
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -293,34 +299,17 @@ class RestorationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained, the configuration and the generator; frozen networks stay where they came from."""
-        prefixes = tuple(f"{name}." for name in self.trainable())
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(prefixes)}
+        keep_trained(checkpoint, self.trainable())
         checkpoint["config"] = self.config
-        checkpoint["base"] = self.backbone.base()
+        checkpoint["base"] = base_of(self.backbone)
         checkpoint["frozen"] = marks_of(self._given())
         checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, with the first differences."""
-        prefixes = tuple(f"{name}." for name in self.trainable())
-        ours = {key: value.shape for key, value in self.state_dict().items() if key.startswith(prefixes)}
-        if "state_dict" in checkpoint:  # else the strategy has loaded it, share by share
-            theirs = {key: value.shape for key, value in checkpoint["state_dict"].items()}
-        else:
-            theirs = ours
-        differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-        if differing:
-            raise UserError(
-                f"The checkpoint is of another network: {len(differing)} tensors differ, first {differing[0]} "
-                f"({theirs.get(differing[0], 'absent')} in the checkpoint, {ours.get(differing[0], 'absent')} here); "
-                f"use the configuration it was trained with."
-            )
-        if "base" in checkpoint and not self.backbone.is_on(checkpoint["base"]):
-            raise UserError(
-                "The checkpoint was trained on another base: the frozen U-Net's weights differ from those it knew; "
-                "point backbone.path to the base it was trained on."
-            )
+        require_same_network(checkpoint, self, self.trainable())
+        if "base" in checkpoint:
+            require_base(checkpoint["base"], self.backbone)
         require_marked(self._given(), checkpoint.get("frozen", {}))
         torch.set_rng_state(checkpoint["rng"])
 

@@ -1,15 +1,55 @@
-"""What a run tells of its own pace."""
+"""How far a run has come, and how fast: its bar, its pace and its memory."""
 
 import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.memory import peak_bytes, reset_peak
 
 GIB = 2**30
+
+
+class StepProgress(ProgressBar):
+    """One bar over all optimizer steps, with the time left and the losses; epochs of streamed data have no length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: Any = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Called on ranks other than the first."""
+        self.enabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin where a resumed run stands."""
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self.bar = tqdm(total=total, initial=trainer.global_step, unit="step", disable=not self.enabled, desc="train")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Show the step and the losses."""
+        losses = {key.removeprefix("loss/"): f"{value:.3f}" for key, value in trainer.callback_metrics.items()
+                  if key.startswith("loss/")}  # fmt: skip
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Say what takes the time now."""
+        if self.bar:
+            self.bar.set_description("validate")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Back to training."""
+        if self.bar:
+            self.bar.set_description("train")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the full bar on the screen."""
+        self.bar.close()
 
 
 class Pace(Callback):

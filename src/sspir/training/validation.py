@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from sspir.degradation import sample_seed
 from sspir.errors import UserError
 from sspir.sampling.pipeline import RestorationPipeline, Restored
 from sspir.sampling.restoration import REPAIRED, BrokenError
+from sspir.seeding import sample_seed
 from sspir.training.strategy import gathered
 
 log = logging.getLogger(__name__)

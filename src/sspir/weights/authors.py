@@ -1,16 +1,30 @@
-"""The authors' parameter names: which of our parts each tensor of their two state dicts belongs to."""
+"""The authors' checkpoint: its files, and which of our parts each of its tensors belongs to."""
 
+import json
 import re
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sspir.encoders.clip import CLIPImageEncoder
+from sspir.encoders.text import TextEncoder
 from sspir.errors import UserError
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.refine import RefineLayer
+from sspir.models.structure_processor import StructureProcessor
+from sspir.pretrained.load import load_autoencoder, load_noise_schedule
+from sspir.sampling.pipeline import RestorationPipeline
+from sspir.sampling.sampler import Sampler
 
 State = dict[str, Tensor]
+PARTS = ("unet", "controlnet", "refine")
+SAMPLER = Sampler(respace=False, overlap=4)
 
 # Stable Diffusion 1.5's U-Net, where it differs from what diffusers builds by default.
 STABLE_DIFFUSION_15 = {"sample_size": 64, "cross_attention_dim": 768}
@@ -20,6 +34,76 @@ _PROCESSOR = {
     "controlnet_cond_embedding.to_rgbs.": "heads.",
     "controlnet_cond_embedding.preprocessor.": "front.",
 }
+
+
+def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> RestorationPipeline:
+    """Load the authors' checkpoint folder as a pipeline that samples as theirs.
+
+    Args:
+        folder: with `unet/`, `controlnet/` (weights and config.json each) and `refine/refine.pt`.
+        stable_diffusion: Stable Diffusion 1.5, a folder in the diffusers layout or a hub id: autoencoder, text model
+            and noise schedule.
+        clip: CLIP ViT-L/14, a folder or a hub id: image encoder.
+
+    Raises:
+        UserError: a file or tensor is missing, unexpected or of another shape.
+    """
+    folder = Path(folder).expanduser()
+    config = _read_config(folder / "unet" / "config.json")
+    unet, controlnet = (_read_weights(folder / part) for part in ("unet", "controlnet"))
+    backbone = network_of(unet, controlnet, config).eval()
+    refine_state = _read_refine(folder / "refine" / "refine.pt")
+    width, image_dim = (refine_state[key].shape for key in _first_and_last(refine_state))
+    refine = RefineLayer(width[1], image_dim[0])
+    load_refine(refine, refine_state)
+    text = TextEncoder.from_pretrained(
+        stable_diffusion, dim=backbone.unet.config.cross_attention_dim, subfolder="text_encoder"
+    )
+    return RestorationPipeline.from_parts(
+        backbone,
+        SAMPLER,
+        vae=load_autoencoder(stable_diffusion),
+        tokenizer=text.tokenizer,
+        text_encoder=text.model,
+        image_encoder=CLIPImageEncoder.from_clip(clip, dim=width[1]),
+        refine=refine.eval(),
+        scheduler=load_noise_schedule(stable_diffusion),
+    )
+
+
+def network_of(unet: State, controlnet: State, config: Mapping[str, Any] | None = None) -> ControlledUNet:
+    """The network of two state dicts that the authors' code saves.
+
+    Args:
+        unet: of their extended U-Net, under their names.
+        controlnet: of their ControlNet.
+        config: dimensions as their `config.json` writes them; Stable Diffusion 1.5's where it is silent.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape; the sentence lists them.
+    """
+    parts = split(unet, controlnet)
+    image_dim = next(
+        tensor.shape[1] for key, tensor in parts["unet_image"].items() if key.endswith("attn2.to_k.weight")
+    )
+    network = ControlledUNet.from_unet(
+        UNet2DConditionModel(**unet_config(config or {})),
+        StructureProcessor(**processor_config(parts["processor"], parts["controlnet"])),
+        image_dim,
+        coarse_heads=1,
+    )
+    load_exactly(network, parts)
+    return network
+
+
+def load_refine(refine: RefineLayer, state: State) -> None:
+    """Load the authors' Refine layer, whose weights are named `visual_projection.N.*` with any prefix.
+
+    Raises:
+        UserError: if a weight is missing, unexpected or of another shape.
+    """
+    ours = {name.rpartition("visual_projection.")[2]: value for name, value in state.items()}
+    load_exactly(refine, {"projection": ours})
 
 
 def split(unet: Mapping[str, Tensor], controlnet: Mapping[str, Tensor]) -> dict[str, State]:
@@ -92,3 +176,33 @@ def load_exactly(module: nn.Module, parts: Mapping[str, State]) -> None:
         )
     for name, state in parts.items():
         module.get_submodule(name).load_state_dict(state)
+
+
+def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:
+    weights = sorted(key for key, value in state.items() if key.endswith("weight") and value.ndim == 2)
+    if not weights:
+        raise UserError("The Refine layer's file holds no linear layers; it is not the authors' refine.pt.")
+    return weights[0], weights[-1]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no {path}; the authors' checkpoint has one beside the weights.")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    if path.is_file():
+        return load_file(path)
+    pickled = path.with_suffix(".bin")
+    if pickled.is_file():
+        return dict(torch.load(pickled, map_location="cpu", weights_only=True))
+    raise UserError(f"There is no {path.name} (or .bin) in {folder}; the authors' checkpoint has one.")
+
+
+def _read_refine(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(f"There is no {path}; the authors' checkpoint has the Refine layer there.")
+    return dict(torch.load(path, map_location="cpu", weights_only=True))

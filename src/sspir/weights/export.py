@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from sspir.errors import UserError
-from sspir.metrics.weight_files import sha256
+from sspir.files import sha256
 from sspir.training.run import CONFIG, ENVIRONMENT
 from sspir.weights.load import SUMS, load_pipeline
 

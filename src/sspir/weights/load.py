@@ -1,37 +1,28 @@
 """What a person calls "the weights": a run folder, a saved pipeline, the authors' checkpoint, or what ships here."""
 
 import hashlib
-import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sspir.captioners.base import Captioner
 from sspir.config import outside
 from sspir.config.trust import check_pipeline
-from sspir.encoders.clip import CLIPImageEncoder, RefineLayer
-from sspir.encoders.text import TextEncoder
 from sspir.errors import UserError
-from sspir.metrics.weight_files import sha256
-from sspir.models.controlled_unet import ControlledUNet
-from sspir.pretrained.load import load_autoencoder, load_noise_schedule
+from sspir.files import sha256
 from sspir.sampling.pipeline import RestorationPipeline
-from sspir.sampling.sampler import Sampler
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint
+from sspir.weights import authors
 
 log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
 SUMS = "SHA256SUMS"  # written by `sspir export`
-AUTHORS_PARTS = ("unet", "controlnet", "refine")
-AUTHORS_SAMPLER = Sampler(respace=False, overlap=4)
 
 
 def load_pipeline(
@@ -90,16 +81,16 @@ def _load_pipeline(
             return RestorationPipeline.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The pipeline in {folder} is broken ({error}); save or copy it again.") from error
-    if all((folder / part).is_dir() for part in AUTHORS_PARTS):
+    if all((folder / part).is_dir() for part in authors.PARTS):
         if stable_diffusion and clip:
-            return load_authors(folder, stable_diffusion, clip)
+            return authors.load_authors(folder, stable_diffusion, clip)
         raise UserError(
             f"{folder} is the authors' checkpoint, which lacks the frozen networks: "
             f"name a Stable Diffusion 1.5 and a CLIP ViT-L/14 folder too (--stable-diffusion and --clip)."
         )
     raise UserError(
         f"{folder} holds no weights: name a run folder (with {CONFIG}), a saved pipeline (with model_index.json), "
-        f"or the authors' checkpoint (with {', '.join(AUTHORS_PARTS)})."
+        f"or the authors' checkpoint (with {', '.join(authors.PARTS)})."
     )
 
 
@@ -118,41 +109,6 @@ def verify(folder: Path) -> None:
             raise UserError(f"{path} is missing; copy or install the weights again.")
         if sha256(path) != expected:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one in {SUMS}; copy or install it again.")
-
-
-def load_authors(folder: str | Path, stable_diffusion: str, clip: str) -> RestorationPipeline:
-    """Load the authors' checkpoint folder as a pipeline that samples as theirs.
-
-    Args:
-        folder: with `unet/`, `controlnet/` (weights and config.json each) and `refine/refine.pt`.
-        stable_diffusion: Stable Diffusion 1.5, a folder in the diffusers layout or a hub id: autoencoder, text model
-            and noise schedule.
-        clip: CLIP ViT-L/14, a folder or a hub id: image encoder.
-
-    Raises:
-        UserError: a file or tensor is missing, unexpected or of another shape.
-    """
-    folder = Path(folder).expanduser()
-    config = _read_config(folder / "unet" / "config.json")
-    unet, controlnet = (_read_weights(folder / part) for part in ("unet", "controlnet"))
-    backbone = ControlledUNet.from_authors(unet, controlnet, config).eval()
-    refine_state = _read_refine(folder / "refine" / "refine.pt")
-    width, image_dim = (refine_state[key].shape for key in _first_and_last(refine_state))
-    refine = RefineLayer(width[1], image_dim[0])
-    refine.load_authors(refine_state)
-    text = TextEncoder.from_pretrained(
-        stable_diffusion, dim=backbone.unet.config.cross_attention_dim, subfolder="text_encoder"
-    )
-    return RestorationPipeline.from_parts(
-        backbone,
-        AUTHORS_SAMPLER,
-        vae=load_autoencoder(stable_diffusion),
-        tokenizer=text.tokenizer,
-        text_encoder=text.model,
-        image_encoder=CLIPImageEncoder.from_clip(clip, dim=width[1]),
-        refine=refine.eval(),
-        scheduler=load_noise_schedule(stable_diffusion),
-    )
 
 
 def weights_time(path: str | Path) -> str:
@@ -175,33 +131,3 @@ def weights_id(pipeline: RestorationPipeline) -> str:
 def step_of(run: Path, checkpoint: str = "last") -> int:
     """The optimizer steps that a run's checkpoint has behind it."""
     return int(glance(find_checkpoint(run, checkpoint))["global_step"])
-
-
-def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:
-    weights = sorted(key for key, value in state.items() if key.endswith("weight") and value.ndim == 2)
-    if not weights:
-        raise UserError("The Refine layer's file holds no linear layers; it is not the authors' refine.pt.")
-    return weights[0], weights[-1]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"There is no {path}; the authors' checkpoint has one beside the weights.")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    path = folder / "diffusion_pytorch_model.safetensors"
-    if path.is_file():
-        return load_file(path)
-    pickled = path.with_suffix(".bin")
-    if pickled.is_file():
-        return dict(torch.load(pickled, map_location="cpu", weights_only=True))
-    raise UserError(f"There is no {path.name} (or .bin) in {folder}; the authors' checkpoint has one.")
-
-
-def _read_refine(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(f"There is no {path}; the authors' checkpoint has the Refine layer there.")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))

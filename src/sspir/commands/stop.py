@@ -1,0 +1,68 @@
+"""A SIGTERM ends a whole sweep."""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from typing import Any
+
+from sspir.errors import UserError
+
+
+class StoppedError(UserError):
+    """A job that a SIGTERM has stopped after it saved, or that came after one."""
+
+
+class Stop:
+    """How a SIGTERM ends a sweep whose jobs have processes of their own (joblib's): all of them, once they have saved.
+
+    The process that started the sweep passes it on to them. A job that has saved returns as failed: if its process
+    ended, joblib would kill those that are still saving.
+    """
+
+    received = False  # in this process, whichever it is
+
+    @classmethod
+    @contextmanager
+    def passed_on(cls, arguments: Sequence[str]) -> Iterator[None]:
+        """Within, pass a SIGTERM on to joblib's processes, where the arguments ask for them; afterwards exit with 143.
+
+        Without them the job is in this process, and Lightning has it save.
+        """
+        if "hydra/launcher=joblib" not in arguments:
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, cls._pass_on)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if cls.received:
+                sys.exit(143)
+
+    @classmethod
+    def _pass_on(cls, signum: int, frame: Any) -> None:
+        cls.received = True
+        workers = [child for child in active_children() if type(child).__module__.startswith("joblib.")]
+        for worker in workers:
+            worker.terminate()
+        if not workers:
+            sys.exit(143)
+
+    @classmethod
+    @contextmanager
+    def in_process(cls) -> Iterator[None]:
+        """For a job in a process of its own: fail instead of ending the process.
+
+        Raises:
+            StoppedError: the job was stopped, or comes after one that was.
+        """
+        sentence = "The sweep was stopped by SIGTERM; the same command goes on."
+        if cls.received:
+            raise StoppedError(sentence)
+        try:
+            yield
+        except SystemExit as stop:
+            cls.received = True
+            raise StoppedError(sentence) from stop

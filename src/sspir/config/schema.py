@@ -1,0 +1,102 @@
+"""What a configuration must hold."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Top level of a training configuration; below it, constructors are the schema.
+
+    Attributes:
+        name: of the experiment: groups runs on disk and in W&B.
+        variant: named after its ablations: "none" is the full method.
+        ablations: name -> true, as each file of conf/ablation says; several give a variant such as "a+b".
+        seed: of data order, crops, degradations, noise and new weights.
+        scale: upscaling of the low-quality images.
+        sweep: settings that a multirun varies, beside ablation and seed; they become a part of the variant's name.
+        resume: "auto" goes on with the run folder's last checkpoint if there is one, "must" insists on one, "never"
+            starts anew; the name of a checkpoint, such as "last-1", goes on from that one.
+        folder: of the run.
+        batch_size: images per step and device.
+        workers: processes that read and cut photos, per device.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the last ones are kept; the best one is kept besides.
+        monitor: validation metric by which the best checkpoint is kept.
+        matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
+        threads: CPU threads of torch; null leaves its own choice.
+    """
+
+    name: str = MISSING
+    variant: str = "none"
+    ablations: dict[str, bool] = field(default_factory=dict)
+    seed: int = 0
+    scale: int = 4
+    sweep: list[str] = field(default_factory=list)
+    folder: str = MISSING
+    batch_size: int = 16
+    workers: int = 0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    monitor: str = "psnr_y"
+    resume: str = "auto"
+    matmul_precision: str = "high"
+    threads: int | None = None
+    backbone: Any = MISSING
+    vae: Any = MISSING
+    noise_schedule: Any = MISSING
+    text_encoder: Any = MISSING
+    image_encoder: Any = MISSING
+    refine: Any = MISSING
+    captioner: Any = MISSING
+    processor: Any = MISSING
+    loss: Any = MISSING
+    dataset: Any = MISSING
+    data: Any = MISSING
+    degradation: Any = MISSING
+    sampler: Any = MISSING
+    metric: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = None
+    module: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConfig:
+    """Top level of an evaluation.
+
+    Attributes:
+        run: folder of a trained run or of a saved pipeline.
+        checkpoint: of a run: "last", "best" or a file name.
+        benchmark: what is restored.
+        metric: what is measured: name -> metric.
+        captioner: of photos that come without words; null for the one that the run was trained with.
+        sampler: changes to the run's own sampler.
+        out: folder for restored images, `per_image.csv` and `summary.json`; by default it names the checkpoint and what
+            differs from the default evaluation. One that was stopped goes on; what is of another one is replaced.
+        seed: of the sampler's noise.
+        limit: number of images; null for all.
+        crop_border: pixels at each side of every picture that are not measured.
+        noise_control: add rows of plain noise at the restoration's PSNR, which a restoration has to beat.
+        device: "auto" takes a GPU where there is one.
+        wandb: the W&B run; null for none.
+    """
+
+    run: str = MISSING
+    checkpoint: str = "last"
+    benchmark: Any = MISSING
+    metric: Any = MISSING
+    captioner: Any = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+    out: str = MISSING
+    seed: int = 0
+    limit: int | None = None
+    crop_border: int = 0
+    noise_control: bool = False
+    device: str = "auto"
+    wandb: Any = None

@@ -1,0 +1,9 @@
+"""Seeds: everything that is drawn depends on what it is drawn for, and on nothing else."""
+
+import hashlib
+
+
+def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
+    """The seed of one sample in one epoch of one run, below 2**63: the same on every machine and Python."""
+    text = f"{seed}\n{epoch}\n{sample_id}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
