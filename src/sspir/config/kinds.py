@@ -19,6 +19,7 @@ from sspir.config import outside
 from sspir.data import Crop
 from sspir.degradation import Degradation, Operation
 from sspir.encoders.text import TextEncoder
+from sspir.moved import present
 from sspir.sampling.sampler import Sampler
 
 Key = tuple[Any, ...]
@@ -49,39 +50,39 @@ _METRIC = Kind((Metric,), ("sspir", "torchmetrics.image", "torchmetrics.regressi
 KINDS = {
     "module": Kind((pl.LightningModule,)),
     "backbone": _network(
-        "sspir.models.controlled_unet.ControlledUNet.from_stable_diffusion",
-        "sspir.models.controlled_unet.ControlledUNet.from_scratch",
+        "sspir.models.ControlledUNet.from_stable_diffusion",
+        "sspir.models.ControlledUNet.from_scratch",
     ),
-    "vae": _network("sspir.pretrained.load.load_autoencoder"),
+    "vae": _network("sspir.pretrained.load_autoencoder"),
     "text_encoder": Kind(
         (TextEncoder,),
         functions=(
-            "sspir.encoders.text.TextEncoder.from_pretrained",
-            "sspir.encoders.text.TextEncoder.from_xl",
-            "sspir.encoders.text.TextEncoder.tiny",
+            "sspir.encoders.TextEncoder.from_pretrained",
+            "sspir.encoders.TextEncoder.from_xl",
+            "sspir.encoders.TextEncoder.tiny",
         ),
     ),
     "image_encoder": _network(
-        "sspir.encoders.clip.CLIPImageEncoder.from_clip",
-        "sspir.encoders.clip.CLIPImageEncoder.tiny",
-        "sspir.encoders.dinov2.DINOv2ImageEncoder.from_dinov2",
-        "sspir.encoders.open_clip.OpenCLIPImageEncoder.from_open_clip",
+        "sspir.encoders.CLIPImageEncoder.from_clip",
+        "sspir.encoders.CLIPImageEncoder.tiny",
+        "sspir.encoders.DINOv2ImageEncoder.from_dinov2",
+        "sspir.encoders.OpenCLIPImageEncoder.from_open_clip",
     ),
     "captioner": Kind((Captioner,)),
     "noise_schedule": Kind(
-        (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load.load_noise_schedule",)
+        (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
     ),
     "metric": _METRIC,
     "metrics": _METRIC,
     "sampler": Kind((Sampler,)),
     "optimizer": Kind((Optimizer,), ("sspir", "torch.optim")),
-    "schedule": Kind((LRScheduler,), ("sspir", "torch.optim"), ("sspir.training.schedule.cosine",)),
+    "schedule": Kind((LRScheduler,), ("sspir", "torch.optim"), ("sspir.training.cosine",)),
     "data": _DATA,
     "dataset": _DATA,
     "degradation": _DATA,
     "trainer": Kind((pl.Trainer, Strategy), ("sspir", "pytorch_lightning")),
     "callbacks": Kind((pl.Callback,), ("sspir", "pytorch_lightning.callbacks")),
-    "logger": Kind((Logger,), functions=("sspir.training.loggers.wandb_logger",)),
+    "logger": Kind((Logger,), functions=("sspir.training.wandb_logger",)),
 }
 """By the setting's name in a record, or in its `module`; all others are networks."""
 
@@ -102,13 +103,13 @@ def fits(target: Any, kind: Kind) -> bool:
     """Whether a dotted path leads to what a kind may be; nothing is imported but from its packages."""
     if not isinstance(target, str):
         return False
-    if target in kind.functions:
-        return True
     root = target.partition(".")[0]
     if root not in {package.partition(".")[0] for package in kind.packages}:
         return outside.is_own(root) and outside.is_own(getattr(_found(target), "__module__", ""))
     found = _found(target)
     defined = f"{getattr(found, '__module__', '')}."
+    if root == "sspir" and present(f"{defined}{getattr(found, '__qualname__', '')}") in kind.functions:
+        return True
     return (
         isinstance(found, type)
         and issubclass(found, kind.bases)

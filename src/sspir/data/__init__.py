@@ -1,5 +1,7 @@
 """Files to batches."""
 
+from typing import Any
+
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.datamodule import RestorationDataModule
@@ -8,10 +10,9 @@ from sspir.data.mixture import Mixture
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.photos import photos
 from sspir.data.shards import Shards
-from sspir.evaluation.benchmark import Benchmark
+from sspir.moved import old_name
 
 __all__ = [
-    "Benchmark",
     "Crop",
     "CroppedPhotos",
     "ImageFolder",
@@ -22,3 +23,8 @@ __all__ = [
     "Shards",
     "photos",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that have moved."""
+    return old_name(__name__, name)

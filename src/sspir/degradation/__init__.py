@@ -4,14 +4,17 @@ An operation draws its parameters first and applies them later; a `Degradation` 
 sample. `conf/degradation/` holds the field's pipelines.
 """
 
+from typing import Any
+
 from sspir.degradation.blur import Blur, Sinc
 from sspir.degradation.bsrgan import AnisotropicBlur, CorrelatedNoise, NearestDownsample
-from sspir.degradation.degradation import Degradation, sample_seed
+from sspir.degradation.degradation import Degradation
 from sspir.degradation.jpeg import JPEG
 from sspir.degradation.noise import GaussianNoise, PoissonNoise
 from sspir.degradation.operation import Chain, OneOf, Operation, Shuffled, Sometimes
 from sspir.degradation.resize import Downsample, RandomResize, Resize
 from sspir.degradation.sharpen import Quantize, Sharpen
+from sspir.moved import old_name
 
 __all__ = [
     "JPEG",
@@ -33,5 +36,9 @@ __all__ = [
     "Shuffled",
     "Sinc",
     "Sometimes",
-    "sample_seed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that have moved."""
+    return old_name(__name__, name)

@@ -1,1 +1,5 @@
-"""Restoring benchmarks and measuring them: numbers per image, their statistics and tables."""
+"""Benchmarks, restored and measured: numbers per image, their statistics and tables."""
+
+from sspir.evaluation.benchmark import Benchmark
+
+__all__ = ["Benchmark"]

@@ -1,1 +1,25 @@
-"""Image quality, measured: torchmetrics metrics that know their direction."""
+"""What is measured of a picture."""
+
+from sspir.metrics.cvvdp import ColorVideoVDP
+from sspir.metrics.detail import ColorShift, GradientRatio, HighFrequencyRatio
+from sspir.metrics.fidelity import MSSSIM, PSNR, SSIM
+from sspir.metrics.learned import FID, LearnedFullReference, LearnedNoReference
+from sspir.metrics.niqe import NIQE
+from sspir.metrics.structural import GMSD, VIF, HaarPSI
+
+__all__ = [
+    "FID",
+    "GMSD",
+    "MSSSIM",
+    "NIQE",
+    "PSNR",
+    "SSIM",
+    "VIF",
+    "ColorShift",
+    "ColorVideoVDP",
+    "GradientRatio",
+    "HaarPSI",
+    "HighFrequencyRatio",
+    "LearnedFullReference",
+    "LearnedNoReference",
+]

@@ -1,1 +1,6 @@
-"""The sampler loop and what it needs: settings, tiles, regions, memory."""
+"""From a low-quality image to a restored one."""
+
+from sspir.sampling.pipeline import RestorationPipeline
+from sspir.sampling.sampler import Sampler
+
+__all__ = ["RestorationPipeline", "Sampler"]

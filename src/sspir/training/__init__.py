@@ -1,1 +1,29 @@
 """Training: one LightningModule, its callbacks and losses, and the run folder that it leaves behind."""
+
+from importlib import import_module
+from typing import Any
+
+PUBLIC = {
+    "EMA": "callbacks",
+    "EarlyStopping": "callbacks",
+    "JsonLinesLogger": "loggers",
+    "LogRestorations": "panels",
+    "Pace": "progress",
+    "RestorationLoss": "losses",
+    "RestorationModule": "module",
+    "SaveAtEnd": "callbacks",
+    "ShardedStrategy": "strategy",
+    "SkipNaN": "callbacks",
+    "StepProgress": "progress",
+    "cosine": "schedule",
+    "train": "fit",
+    "wandb_logger": "loggers",
+}
+__all__ = list(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import Lightning, which takes seconds, only for what needs it."""
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)

@@ -1,0 +1,149 @@
+"""Old names of modules and classes, which scripts, records and YAMLs of before may use until version 0.3."""
+
+import sys
+import warnings
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+# All names are below sspir.
+MODULES = {
+    "build": "config.build",
+    "callbacks": "training.callbacks",
+    "captioning": "captioners.folder",
+    "checkpoint": "training.checkpoint",
+    "data.benchmark": "evaluation.benchmark",
+    "demo": "commands.demo",
+    "estimate": "doctor.memory",
+    "evaluate": "evaluation.evaluate",
+    "evaluation_record": "evaluation.record",
+    "experiment_needs": "doctor.needs",
+    "export": "weights.export",
+    "hub": "pretrained.hub",
+    "kinds": "config.kinds",
+    "loggers": "training.loggers",
+    "losses": "training.losses",
+    "metrics.measure": "evaluation.measure",
+    "metrics.pairing": "evaluation.pairing",
+    "metrics.perceptual": "metrics.structural",
+    "metrics.results": "evaluation.results",
+    "metrics.statistics": "evaluation.statistics",
+    "metrics.table": "evaluation.table",
+    "models.authors": "weights.authors",
+    "models.sharding": "training.strategy",
+    "module": "training.module",
+    "monitors": "training.progress",
+    "offload": "models.offload",
+    "outside": "config.outside",
+    "pipeline": "sampling.pipeline",
+    "priors": "encoders",
+    "priors.captioner": "captioners.base",
+    "priors.dinov2_encoder": "encoders.dinov2",
+    "priors.dual_text_encoder": "encoders.dual_text",
+    "priors.endpoint": "captioners.endpoint",
+    "priors.image_encoder": "encoders.clip",
+    "priors.measured_captioner": "captioners.measured",
+    "priors.open_clip_encoder": "encoders.open_clip",
+    "priors.patch_encoder": "encoders.patch",
+    "priors.photo_measures": "captioners.photo_measures",
+    "priors.text_encoder": "encoders.text",
+    "priors.vision_language": "captioners.vision_language",
+    "restoring.journal": "files",
+    "resume": "training.resume",
+    "run": "training.run",
+    "sampling.memory": "memory",
+    "schedule": "training.schedule",
+    "single_file": "pretrained.single_file",
+    "strategy": "training.strategy",
+    "sweep": "config.sweep",
+    "train": "training.fit",
+    "trust": "config.trust",
+    "validation": "training.validation",
+}
+"""Old module -> new module."""
+
+NAMES = {
+    "callbacks.LogRestorations": "training.panels.LogRestorations",
+    "callbacks.StepProgress": "training.progress.StepProgress",
+    "config.EvaluateConfig": "config.schema.EvaluateConfig",
+    "config.TrainConfig": "config.schema.TrainConfig",
+    "data.Benchmark": "evaluation.benchmark.Benchmark",
+    "degradation.sample_seed": "seeding.sample_seed",
+    "models.sharding.whole": "training.strategy.full_tensor",
+    "pretrained.builds_shapes_only": "pretrained.load.builds_shapes_only",
+    "pretrained.load_diffusers": "pretrained.load.load_diffusers",
+    "pretrained.load_transformers": "pretrained.load.load_transformers",
+    "pretrained.marks_of": "training.checkpoint.marks_of",
+    "pretrained.processor_of": "pretrained.load.processor_of",
+    "pretrained.refusal": "pretrained.load.refusal",
+    "pretrained.require_marked": "training.checkpoint.require_marked",
+    "pretrained.require_whole": "pretrained.load.require_whole",
+    "pretrained.shapes_only": "pretrained.load.shapes_only",
+    "priors.image_encoder.DINOv2ImageEncoder": "encoders.dinov2.DINOv2ImageEncoder",
+    "priors.image_encoder.NoImageEncoder": "encoders.base.NoImageEncoder",
+    "priors.image_encoder.OpenCLIPImageEncoder": "encoders.open_clip.OpenCLIPImageEncoder",
+    "priors.image_encoder.RefineLayer": "models.refine.RefineLayer",
+    "priors.image_encoder.encoder_of": "encoders.base.encoder_of",
+    "restoring.journal.NAME": "restoring.jobs.JOURNAL",
+    "sweep.Stop": "commands.stop.Stop",
+    "weights.AUTHORS_SAMPLER": "weights.authors.SAMPLER",
+    "weights.step_of": "weights.load.step_of",
+    "weights.verify": "weights.load.verify",
+    "weights.weights_id": "weights.load.weights_id",
+    "weights.weights_time": "weights.load.weights_time",
+}
+"""What went elsewhere than the rest of its module: old name -> new name."""
+
+
+class _OldModule(ModuleType):
+    """What is asked of an old module is taken from where it is now."""
+
+    def __getattr__(self, name: str) -> Any:
+        return old_name(self.__name__, name)
+
+
+def keep_old_modules() -> None:
+    """Let old modules be imported; what loads records by the names in them finds them too."""
+    for name in MODULES:
+        sys.modules.setdefault(f"sspir.{name}", _OldModule(f"sspir.{name}"))
+
+
+def old_name(module: str, name: str) -> Any:
+    """What stood in a module, with a warning that says where it stands now.
+
+    Args:
+        module: dotted name of the old module, or of one that lost a name.
+        name: what is asked of it.
+
+    Raises:
+        AttributeError: there was no such name.
+    """
+    old = f"{module.removeprefix('sspir.')}.{name}"
+    moved = MODULES.get(module.removeprefix("sspir."))
+    new = NAMES.get(old) or (f"{moved}.{name}" if moved and not name.startswith("__") else "")
+    place, _, attribute = f"sspir.{new}".rpartition(".")
+    if not new or not hasattr(import_module(place), attribute):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    sentence = f"sspir.{old} is now sspir.{new}; the old name goes in version 0.3."
+    warnings.warn(sentence, DeprecationWarning, stacklevel=3)
+    return getattr(import_module(place), attribute)
+
+
+def present(target: str) -> str:
+    """The name ROOM.CLASS, ROOM.CLASS.METHOD or ROOM.FUNCTION, below sspir, of what has or had a longer or older one.
+
+    Args:
+        target: dotted; one that is not sspir's comes back as it is.
+    """
+    top, _, name = target.partition(".")
+    if top != "sspir" or not name:
+        return target
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        new = {**MODULES, **NAMES}.get(".".join(parts[:length]))
+        if new:
+            parts = [*new.split("."), *parts[length:]]
+            break
+    room, *rest = parts
+    first = next((place for place, part in enumerate(rest) if part[:1].isupper()), max(0, len(rest) - 1))
+    return ".".join([top, room, *rest[first:]])
