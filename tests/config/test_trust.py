@@ -296,7 +296,7 @@ def test_own_code_is_taken_from_the_folders_that_the_user_names(
         ("text_encoder/config.json", '{"auto_map": {}}', "asks for code by its auto_map"),
         ("tokenizer/tokenizer_config.json", '{"a": {"auto\\u005fmap": []}}', "asks for code by its auto_map"),
         ("model_index.json", {"vae": ["os", "system"]}, r"its vae is os\.system"),
-        ("model_index.json", {"vae": ["sspir.training.fit", "Path"]}, r"its vae is sspir\.train\.Path"),
+        ("model_index.json", {"vae": ["sspir.training.fit", "Path"]}, r"its vae is sspir\.training\.fit\.Path"),
         ("model_index.json", {"tokenizer": ["transformers", "AutoTokenizer"]}, "its tokenizer is"),
         ("model_index.json", {"unet": ["stable_diffusion", "StableDiffusionSafetyChecker"]}, "its unet is"),
         ("model_index.json", {"unet": ["custom", "Net"]}, "its unet is"),

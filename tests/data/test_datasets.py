@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sspir.captioners.folder import CaptionTable
+from sspir.captioners.tables import find_captions
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
-from sspir.data.captions import find_captions
 from sspir.data.loading import TrainingViews, collate
 from sspir.data.paired_folder import match_pairs
 from sspir.data.sample import Sample

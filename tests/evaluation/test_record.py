@@ -3,7 +3,7 @@
 import pytest
 
 from sspir.config.compose import compose_config
-from sspir.evaluation.record import settings_of
+from sspir.config.naming import settings_of
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sspir.models.structure_processor import StructureProcessor
 from sspir.pretrained import single_file
 from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, shapes_only
 from sspir.sampling.pipeline import RestorationPipeline
+from sspir.training.checkpoint import base_of, require_base
 from sspir.training.run import build_module
 from tests.networks import tiny_unet, wake
 from tests.single_file import save_single_file
@@ -252,14 +253,15 @@ def test_unets_that_do_more_are_refused_in_words(change: dict) -> None:
 
 @torch.no_grad()
 def test_a_base_is_known_by_its_weights_whatever_their_type(sd: Path, tmp_path: Path) -> None:
-    base = network(sd).base()
+    base = base_of(network(sd))
     assert base is not None
     half = ControlledUNet.from_stable_diffusion(str(sd), StructureProcessor([4, 6, 8]), 10, dtype="bfloat16")
-    assert half.is_on(base)
+    require_base(base, half)
     other = UNet2DConditionModel.from_pretrained(sd / "unet")
     other.conv_in.weight.mul_(1 + 0.03 * torch.randn(other.conv_in.weight.shape))
-    assert not ControlledUNet.from_unet(other, StructureProcessor([4, 6, 8])).is_on(base)
-    assert ControlledUNet.from_unet(other, StructureProcessor([4, 6, 8]), train_unet=True).base() is None
+    with pytest.raises(UserError, match="trained on another base"):
+        require_base(base, ControlledUNet.from_unet(other, StructureProcessor([4, 6, 8])))
+    assert base_of(ControlledUNet.from_unet(other, StructureProcessor([4, 6, 8]), train_unet=True)) is None
 
 
 def test_the_frozen_unet_may_be_held_in_half(sd: Path) -> None:

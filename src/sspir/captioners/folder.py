@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError
-from sspir.data.captions import same_name
+from sspir.captioners.tables import same_name
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.memory import released

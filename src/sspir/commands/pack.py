@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from sspir.data.captions import find_captions
+    from sspir.captioners.tables import find_captions
     from sspir.data.shards import MANIFEST, ShardWriter, pack
     from sspir.images.io import list_images
 

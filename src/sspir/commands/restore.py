@@ -157,7 +157,7 @@ def _require_room(jobs: "list[Job]", scale: float, most: float) -> None:
 
 def _captions(options: argparse.Namespace, jobs: "Sequence[Job]") -> "Callable[[Job], str | None]":
     """The caption that the flags give to a job; None where the captioner is to be asked."""
-    from sspir.data.captions import find_captions
+    from sspir.captioners.tables import find_captions
 
     if options.caption is not None:
         return lambda job: str(options.caption)

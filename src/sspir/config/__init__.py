@@ -1,17 +1,10 @@
 """Configurations: composed, checked and built into objects."""
 
-from sspir.config.build import build
-from sspir.config.compose import choices, compose_config, home, load_choice, register, told
-from sspir.config.schema import EvaluateConfig, TrainConfig
+from typing import Any
 
-__all__ = [
-    "EvaluateConfig",
-    "TrainConfig",
-    "build",
-    "choices",
-    "compose_config",
-    "home",
-    "load_choice",
-    "register",
-    "told",
-]
+from sspir.moved import old_name
+
+
+def __getattr__(name: str) -> Any:
+    """Names that have moved."""
+    return old_name(__name__, name)

@@ -61,7 +61,7 @@ def register() -> None:
 
 
 def _evaluation(_root_: DictConfig) -> str:
-    from sspir.evaluation.record import folder_name
+    from sspir.config.naming import folder_name  # which composes the default evaluation
 
     return folder_name(_root_)
 

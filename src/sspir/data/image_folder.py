@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sspir.data.captions import find_captions, same_name
+from sspir.captioners.tables import find_captions, same_name
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader

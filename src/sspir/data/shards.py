@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sspir.data.captions import Captions
+from sspir.captioners.tables import Captions
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.errors import UserError

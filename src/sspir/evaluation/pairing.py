@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sspir.data.captions import same_name
+from sspir.captioners.tables import same_name
 from sspir.images.io import list_images
 
 SCALE_SUFFIX = re.compile(r"([_-]?x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE)

@@ -1,0 +1,100 @@
+"""What an evaluation is of, in words: settings that differ from the default ones, and the name of its folder."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sspir.config.compose import compose_config, home, load_choice
+from sspir.errors import UserError
+
+# Keys of the configuration that decide the pictures and what of them is measured
+SETTINGS = ("seed", "limit", "crop_border", "benchmark", "captioner", "sampler")
+GROUPS = {"benchmark.degradation": "degradation", "captioner": "captioner"}  # key -> folder of choices in `conf/`
+LONGEST = 120  # characters of a folder's name
+
+
+def settings_of(config: DictConfig) -> dict[str, Any]:
+    """In what an evaluation differs from the default one on its benchmark: dotted key -> value, choices by their name.
+
+    Args:
+        config: composed `conf/evaluate.yaml`.
+    """
+    default = _default(config.benchmark.name)
+    found: dict[str, Any] = {}
+    for key in SETTINGS:
+        found |= _differences(plain(config[key]), plain(default[key]), key)
+    return found
+
+
+def folder_name(config: DictConfig) -> str:
+    """Checkpoint and settings as the name of a folder, such as "last" or "best-seed1-steps20"; the long are hashed."""
+    parts = [_word(config.checkpoint.removesuffix(".ckpt"))]
+    for key, value in settings_of(config).items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        parts.append(f"{key.removeprefix('sampler.')}{'' if number else '_'}{_word(value)}")
+    name = "-".join(parts)
+    return name if len(name) <= LONGEST else f"{parts[0]}-{_digits(name)}"
+
+
+def _default(benchmark: str) -> Mapping[str, Any]:
+    """The configuration of the default evaluation on a benchmark; one that is not shipped has none to compare with."""
+    try:
+        return _composed(benchmark)
+    except UserError:
+        return {**dict.fromkeys(SETTINGS), "seed": 0, "crop_border": 0, "sampler": {}}
+
+
+@cache
+def _composed(benchmark: str) -> DictConfig:
+    return compose_config("evaluate", [f"benchmark={benchmark}"])
+
+
+def plain(node: Any) -> Any:
+    """A node of a configuration as mappings, lists and values."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _differences(now: Any, default: Any, key: str) -> dict[str, Any]:
+    """Dotted key -> value wherever two settings differ."""
+    if now == default:
+        return {}
+    if key in GROUPS:
+        return {GROUPS[key]: _choice(GROUPS[key], json.dumps(now))}
+    if not isinstance(now, dict):
+        return {key: now}
+    if not isinstance(default, dict):
+        return {key: _unnamed(now)}
+    found: dict[str, Any] = {}
+    for name in sorted(now.keys() | default.keys()):
+        found |= _differences(now.get(name), default.get(name, ...), f"{key}.{name}")  # null is a value
+    return found
+
+
+@cache
+def _choice(group: str, node: str) -> str:
+    """The name of the shipped choice that a node (as JSON) is, else what it makes and digits that tell it apart."""
+    for path in sorted((home() / "conf" / group).glob("*.yaml")):
+        choice = OmegaConf.load(path)
+        if "defaults" in choice:
+            choice = load_choice(group, path.stem)
+        if plain(choice) == json.loads(node):
+            return path.stem
+    return _unnamed(json.loads(node))
+
+
+def _unnamed(node: dict[str, Any]) -> str:
+    return f"{str(node.get('_target_', '')).rpartition('.')[2]}-{_digits(json.dumps(node))}"
+
+
+def _word(value: Any) -> str:
+    """A value as a part of a folder's name: as it is where that is short and plain."""
+    return str(value) if re.fullmatch(r"[\w.,=-]{1,40}", str(value)) else _digits(str(value))
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
