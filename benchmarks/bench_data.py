@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from sspir.config.compose import compose_config, home
+from sspir.config.compose import compose_config, config_root
 from sspir.data import Crop, ImageFolder, photos
 from sspir.degradation import Degradation
 from sspir.degradation.blur import kernel_of
@@ -76,7 +76,7 @@ def plain(image: NDArray[Any], steps: list[Step], padded: bool = True) -> NDArra
 
 def degradations(rounds: int) -> None:
     """Time both versions alternately on the same photos and parameters."""
-    degradation = instantiate(OmegaConf.load(home() / "conf/degradation/realesrgan_strong.yaml"))
+    degradation = instantiate(OmegaConf.load(config_root() / "conf/degradation/realesrgan_strong.yaml"))
     hq = _photos(BATCH, SIDE)
     arrays = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in hq]
     ours, theirs, unpadded = [], [], []
@@ -176,7 +176,7 @@ def memory(batches: int) -> None:
     """Resident memory after a tenth of the batches and after all of them."""
     from sspir.data import RestorationDataModule
 
-    degradation = instantiate(OmegaConf.load(home() / "conf/degradation/realesrgan_strong.yaml"))
+    degradation = instantiate(OmegaConf.load(config_root() / "conf/degradation/realesrgan_strong.yaml"))
     train = photos("train", crop=Crop(64), cache=True)
     data = RestorationDataModule(train, {}, degradation, 8, workers=2, passes=8 * batches // len(train) + 8)
     sizes: dict[int, dict[str, float]] = {}

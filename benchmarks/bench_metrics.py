@@ -21,7 +21,7 @@ from torch import Tensor
 from sspir.__main__ import main
 from sspir.commands.compare import load_metrics
 from sspir.evaluation.measure import usable
-from sspir.metrics.fidelity import psnr, ssim
+from sspir.metrics.psnr_ssim import psnr, ssim
 
 
 def write_pairs(root: Path, count: int) -> None:

@@ -44,12 +44,12 @@ from sspir.evaluation.statistics import compare
 from sspir.images.io import list_images, read_image
 from sspir.memory import peak_bytes, reset_peak
 from sspir.metrics.detail import GradientRatio
-from sspir.metrics.fidelity import PSNR, SSIM
 from sspir.metrics.niqe import NIQE
+from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.cpu_attention import attend
-from sspir.models.latent import decode, encode, factor_of, upscale
+from sspir.models.cpu_attention import bf16_attention
+from sspir.models.latent import decode_latents, encode_latents, factor_of, upscale
 from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
@@ -94,8 +94,8 @@ def plain(pipe: RestorationPipeline, lq: Tensor, caption: str, settings: Sampler
     scheduler, timesteps = settings.build(pipe.scheduler)
     residual = pipe.config.residual
     _, structure = pipe.backbone.structure(image)
-    base = encode(pipe.vae, (structure[0] / 2 + 0.5).clamp(0, 1)) if residual else 0.0
-    known = torch.zeros_like(base) if isinstance(base, Tensor) else encode(pipe.vae, image, generator)
+    base = encode_latents(pipe.vae, (structure[0] / 2 + 0.5).clamp(0, 1)) if residual else 0.0
+    known = torch.zeros_like(base) if isinstance(base, Tensor) else encode_latents(pipe.vae, image, generator)
     noise = torch.randn(known.shape, generator=generator)
     latents = scheduler.add_noise(known, noise, timesteps[:1])
     for timestep in timesteps:
@@ -107,7 +107,7 @@ def plain(pipe: RestorationPipeline, lq: Tensor, caption: str, settings: Sampler
         without, with_text = pipe.backbone.predict(scaled, timestep, prompts, tokens, features).chunk(2)
         predicted = without + settings.guidance * (with_text - without)
         latents = scheduler.step(predicted, timestep, latents).prev_sample
-    return decode(pipe.vae, base + latents / (residual or 1.0)).clamp(0, 1)
+    return decode_latents(pipe.vae, base + latents / (residual or 1.0)).clamp(0, 1)
 
 
 def timed(function: Any) -> tuple[float, Tensor]:
@@ -160,7 +160,7 @@ def compare_attention(rounds: int = 8) -> None:
         given = [tensor.bfloat16() for tensor in (0.5 * query, key, value)]
         truth = F.scaled_dot_product_attention(*(tensor.double() for tensor in given))
         seconds, errors = {}, {}
-        for way in (F.scaled_dot_product_attention, attend) * rounds:
+        for way in (F.scaled_dot_product_attention, bf16_attention) * rounds:
             took, found = timed(lambda: way(*given))  # noqa: B023
             seconds[way] = min(took, seconds.get(way, took))
             errors[way] = float((found - truth).norm() / truth.norm())

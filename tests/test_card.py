@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 
 from sspir.batch import Batch
-from sspir.config.compose import home, load_choice
+from sspir.config.compose import config_root, load_choice
 from sspir.sampling.loop import Priors, Step, sample
 from sspir.sampling.precision import plain
 from sspir.sampling.restoration import Restoration
@@ -21,7 +21,7 @@ from tests.networks import tiny_inputs, tiny_network
 from tests.pipelines import photo
 from tests.runs import tiny_config
 
-SAMPLERS = sorted(path.stem for path in (home() / "conf" / "sampler").glob("*.yaml"))
+SAMPLERS = sorted(path.stem for path in (config_root() / "conf" / "sampler").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric
 
 from sspir.data import Crop
-from sspir.data.cropped import to_tensor
+from sspir.data.cropped import chw_tensor
 from sspir.degradation import Operation
 from sspir.images.io import read_image
 
@@ -101,4 +101,4 @@ class Middles(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The middle of a photo."""
         pixels, _ = self.crop.centre(read_image(self.files[index]).pixels)
-        return {"id": self.files[index].name, "hq": to_tensor(pixels), "caption": ""}
+        return {"id": self.files[index].name, "hq": chw_tensor(pixels), "caption": ""}

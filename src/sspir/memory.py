@@ -1,4 +1,4 @@
-"""How much memory there is, and how much was used at most: of the GPU where one is used, else of the process."""
+"""Where the work is done, how much memory there is, and how much was used at most: of a GPU, else of the process."""
 
 import os
 import sys
@@ -10,6 +10,13 @@ import torch
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUP, _MEMORY = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 _WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be there where no one tells
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps" ..."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def free_bytes(device: torch.device) -> int:

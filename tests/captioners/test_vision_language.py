@@ -9,7 +9,7 @@ from skimage import data as photos
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sspir.captioners import vision_language
-from sspir.captioners.base import QUESTION, CaptionerUnavailableError, to_picture
+from sspir.captioners.base import QUESTION, CaptionerUnavailableError, pil_image
 from sspir.captioners.vision_language import VisionLanguageCaptioner
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
@@ -128,8 +128,8 @@ def test_quantization_without_its_library_is_one_sentence(folder: Path) -> None:
 
 
 def test_pictures_are_rounded_and_reduced() -> None:
-    assert to_picture(torch.full((3, 4, 6), 0.999), 100).getpixel((0, 0)) == (255, 255, 255)
-    assert to_picture(torch.rand(3, 40, 60), 30).size == (30, 20)
+    assert pil_image(torch.full((3, 4, 6), 0.999), 100).getpixel((0, 0)) == (255, 255, 255)
+    assert pil_image(torch.rand(3, 40, 60), 30).size == (30, 20)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "qwen_vl", "smolvlm", "endpoint"])

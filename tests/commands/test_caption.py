@@ -176,8 +176,8 @@ def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
         (["--captioner", "llava", "--set", "batch_size=many"], "takes a number"),
         (["--captioner", "llava", "--set", "quantization=2bit"], "quantization=2bit is not known"),
         (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (captioner.path)"),
-        (["--shown", "restored"], "need --weights"),
-        (["--weights", "somewhere"], "--shown lq takes none"),
+        (["--captioner-input", "restored"], "need --weights"),
+        (["--weights", "somewhere"], "lq takes none"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sspir.__main__ import main
-from sspir.metrics.fidelity import psnr, ssim
+from sspir.metrics.psnr_ssim import psnr, ssim
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
 REALSR = SHARED / "data" / "benchmarks" / "realsr_dev"

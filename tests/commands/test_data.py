@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sspir.__main__ import main
-from sspir.config.compose import home
+from sspir.config.compose import config_root
 from sspir.data.public import Download, fetch, read_public_set
 from sspir.errors import UserError
 
@@ -93,7 +93,7 @@ def test_a_wrong_file_is_refused(server: str, tmp_path: Path) -> None:
 
 
 def test_every_description_can_be_read_and_is_used() -> None:
-    files = sorted((home() / "conf" / "public").glob("*.yaml"))
+    files = sorted((config_root() / "conf" / "public").glob("*.yaml"))
     assert len(files) >= 14
     for file in files:
         described = read_public_set(file)

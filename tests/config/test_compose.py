@@ -10,11 +10,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sspir.config.build import build
-from sspir.config.compose import compose_config, home
+from sspir.config.compose import compose_config, config_root
 from sspir.errors import UserError
 from sspir.pretrained.hub import KNOWN
 
-CONF, EXPERIMENTS = home() / "conf", home() / "experiments"
+CONF, EXPERIMENTS = config_root() / "conf", config_root() / "experiments"
 NOT_OF_TRAINING = {"benchmark", "public"}
 # Classes of other libraries; a key they would swallow cannot be told from one they know.
 FOREIGN = ("diffusers.DDPMScheduler",)
@@ -102,7 +102,7 @@ def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.yaml").write_text("# @package _global_\nsede: 5\n")
     with pytest.raises(UserError, match="sede"):
-        compose_config("train", [f"hydra.searchpath=[file://{home()},file://{tmp_path}]", "experiments=mine"])
+        compose_config("train", [f"hydra.searchpath=[file://{config_root()},file://{tmp_path}]", "experiments=mine"])
 
 
 def test_a_misspelt_argument_is_found_by_the_fit() -> None:

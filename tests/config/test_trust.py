@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.__main__ import main
 from sspir.config import outside
-from sspir.config.compose import compose_config, home
+from sspir.config.compose import compose_config, config_root
 from sspir.config.kinds import KINDS, fits, kind_of
 from sspir.config.outside import is_own
 from sspir.config.trust import check_record, targets
@@ -313,7 +313,7 @@ def test_a_saved_pipeline_brings_no_code(pipeline: Path, name: str, content: Any
 
 def test_everything_that_is_shipped_fits_and_no_function_is_listed_that_is_not_used() -> None:
     used = set()
-    for file in [*(home() / "conf").rglob("*.yaml"), *(home() / "experiments").glob("*.yaml")]:
+    for file in [*(config_root() / "conf").rglob("*.yaml"), *(config_root() / "experiments").glob("*.yaml")]:
         group = file.parent.name
         if group in ("benchmark", "public") or file.stem == "evaluate":  # never in a record
             continue

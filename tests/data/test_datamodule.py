@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sspir.batch import Batch
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, RestorationDataModule
-from sspir.data.sampler import EpochSampler, Position, Share
+from sspir.data.order import EpochSampler, Position, Share
 from sspir.degradation import Degradation, GaussianNoise, Resize
 from sspir.errors import UserError
 

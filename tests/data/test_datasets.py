@@ -16,9 +16,9 @@ from sspir.captioners.folder import CaptionTable
 from sspir.captioners.tables import find_captions
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.loading import TrainingViews, collate
+from sspir.data.order import EpochSampler, Position
 from sspir.data.paired_folder import match_pairs
 from sspir.data.sample import Sample
-from sspir.data.sampler import EpochSampler, Position
 from sspir.data.shards import ShardWriter, pack
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError

@@ -15,7 +15,7 @@ from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, evaluate
 from sspir.evaluation.record import record_of
 from sspir.images.io import read_image
-from sspir.metrics.fidelity import psnr
+from sspir.metrics.psnr_ssim import psnr
 from sspir.seeding import sample_seed
 from sspir.weights.load import load_pipeline
 from tests.runs import tiny_run

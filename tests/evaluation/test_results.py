@@ -18,9 +18,9 @@ from sspir.evaluation.table import comparison_text, summary_table, verdict_text
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
 from sspir.metrics.detail import GradientRatio
-from sspir.metrics.fidelity import PSNR, SSIM, psnr
 from sspir.metrics.learned import FID
 from sspir.metrics.niqe import NIQE
+from sspir.metrics.psnr_ssim import PSNR, SSIM, psnr
 
 
 @pytest.fixture(scope="module")

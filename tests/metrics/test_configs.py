@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 
-from sspir.config.compose import compose_config, home
+from sspir.config.compose import compose_config, config_root
 from sspir.metrics.base import FolderMetric, FullReferenceMetric, NoReferenceMetric
 
 
-@pytest.mark.parametrize("group", sorted(path.stem for path in Path(home(), "conf", "metric").glob("*.yaml")))
+@pytest.mark.parametrize("group", sorted(path.stem for path in Path(config_root(), "conf", "metric").glob("*.yaml")))
 def test_group(group: str) -> None:
     metrics = instantiate(compose_config(f"metric/{group}").metric)
     assert metrics

@@ -13,7 +13,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from sspir.errors import UserError
 from sspir.metrics import base
-from sspir.metrics.fidelity import MSSSIM, PSNR, SSIM, ms_ssim, psnr, ssim
+from sspir.metrics.psnr_ssim import MSSSIM, PSNR, SSIM, ms_ssim, psnr, ssim
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
 BENCHMARKS = SHARED / "data" / "benchmarks"

@@ -11,8 +11,8 @@ from torchmetrics.image import PeakSignalNoiseRatio, TotalVariation
 from sspir.errors import UserError
 from sspir.evaluation.measure import measure_image
 from sspir.metrics.base import metric_of
-from sspir.metrics.fidelity import PSNR
 from sspir.metrics.niqe import NIQE, niqe
+from sspir.metrics.psnr_ssim import PSNR
 
 GENERATOR = torch.Generator().manual_seed(0)
 HQ = torch.rand(4, 3, 24, 24, generator=GENERATOR)

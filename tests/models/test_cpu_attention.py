@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sspir.models.cpu_attention import attend
+from sspir.models.cpu_attention import bf16_attention
 
 
 def tensors(rows: int, tokens: int, scale: float, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
@@ -22,7 +22,7 @@ def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.
 @torch.no_grad()
 def test_small_scores_are_as_good_by_products_as_by_the_kernel(rows: int, tokens: int) -> None:
     given = tensors(rows, tokens, 0.5)
-    found = attend(*given)
+    found = bf16_attention(*given)
     kernel = F.scaled_dot_product_attention(*given)
     assert not found.equal(kernel)  # it went the other way
     errors = [(x.double() - exact(*given)).norm() / exact(*given).norm() for x in (found, kernel)]
@@ -33,15 +33,15 @@ def test_small_scores_are_as_good_by_products_as_by_the_kernel(rows: int, tokens
 @torch.no_grad()
 def test_large_scores_short_sequences_and_other_types_take_the_kernel() -> None:
     for given in (tensors(1024, 1024, 50), tensors(64, 64, 0.5), tensors(1024, 1024, 0.5, torch.float32)):
-        assert attend(*given).equal(F.scaled_dot_product_attention(*given))
+        assert bf16_attention(*given).equal(F.scaled_dot_product_attention(*given))
 
 
 @torch.no_grad()
 def test_one_head_of_large_scores_changes_no_other() -> None:
     given = tensors(1024, 1024, 0.5)
-    alone = attend(*given)
+    alone = bf16_attention(*given)
     given[0][0, 1] *= 100
-    beside = attend(*given)
+    beside = bf16_attention(*given)
     changed = (alone != beside).flatten(2).any(2)
     assert changed.tolist() == [[False, True, False], [False, False, False]]
     torch.testing.assert_close(beside.double(), exact(*given), atol=0.05, rtol=0.05)
@@ -50,7 +50,7 @@ def test_one_head_of_large_scores_changes_no_other() -> None:
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_batch() -> None:
     given = tensors(1024, 1024, 0.5)
-    assert attend(*given)[:1].equal(attend(*(tensor[:1] for tensor in given)))
+    assert bf16_attention(*given)[:1].equal(bf16_attention(*(tensor[:1] for tensor in given)))
 
 
 @pytest.mark.parametrize(("rows", "tokens", "enlarged"), [(20, 30, 1), (200, 300, 10), (2000, 1100, 1)])
@@ -59,7 +59,7 @@ def test_training_has_the_gradients_of_the_softmax(rows: int, tokens: int, enlar
     given[0][0, 1] *= enlarged
     doubles = [tensor.double().requires_grad_() for tensor in given]
     given = [tensor.requires_grad_() for tensor in given]
-    found, truth = attend(*given), exact(*doubles)
+    found, truth = bf16_attention(*given), exact(*doubles)
     assert not found.equal(F.scaled_dot_product_attention(*given))  # it went the other way
     wanted = torch.autograd.grad(truth.square().sum(), doubles)
     for ours, theirs in zip(torch.autograd.grad(found.float().square().sum(), given), wanted, strict=True):

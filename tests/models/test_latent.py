@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from sspir.models.block_dct import BlockDCT
-from sspir.models.latent import decode, encode
+from sspir.models.latent import decode_latents, encode_latents
 from tests.pipelines import photo
 
 
@@ -32,9 +32,9 @@ def generator() -> torch.Generator:
 @pytest.mark.parametrize("size", [(64, 40), (64, 64)])
 def test_one_tile_changes_no_bit(vae: AutoencoderKL, size: tuple[int, int]) -> None:
     image = texture(*size)
-    latents = encode(vae, image, generator())
-    assert torch.equal(encode(vae, image, generator(), tile=16), latents)
-    assert torch.equal(decode(vae, latents, tile=16), decode(vae, latents))
+    latents = encode_latents(vae, image, generator())
+    assert torch.equal(encode_latents(vae, image, generator(), tile=16), latents)
+    assert torch.equal(decode_latents(vae, latents, tile=16), decode_latents(vae, latents))
     plain = vae.encode(2 * image - 1).latent_dist.sample(generator()) * vae.config.scaling_factor
     assert torch.equal(latents, plain)
 
@@ -43,9 +43,9 @@ def test_one_tile_changes_no_bit(vae: AutoencoderKL, size: tuple[int, int]) -> N
 @pytest.mark.parametrize("size", [(37, 31), (16, 50), (17, 3)])
 def test_tiles_lie_where_they_belong(size: tuple[int, int]) -> None:
     vae, image = BlockDCT(), photo(4 * size[0], 4 * size[1])[None]  # looks at single blocks: tiling must not matter
-    latents = encode(vae, image)
-    assert (encode(vae, image, tile=8) - latents).abs().max() < 1e-5
-    assert (decode(vae, latents, tile=8) - decode(vae, latents)).abs().max() < 1e-5
+    latents = encode_latents(vae, image)
+    assert (encode_latents(vae, image, tile=8) - latents).abs().max() < 1e-5
+    assert (decode_latents(vae, latents, tile=8) - decode_latents(vae, latents)).abs().max() < 1e-5
 
 
 def seam(image: torch.Tensor, borders: list[int]) -> float:
@@ -59,13 +59,13 @@ def seam(image: torch.Tensor, borders: list[int]) -> float:
 @torch.no_grad()
 def test_many_tiles_are_close_to_the_whole_without_seams_and_no_larger_than_told(vae: AutoencoderKL) -> None:
     image = texture(176, 240)
-    latents = encode(vae, image, generator())
-    whole = decode(vae, latents)
+    latents = encode_latents(vae, image, generator())
+    whole = decode_latents(vae, latents)
     sizes: list[int] = []
     watched = [vae.encoder, vae.decoder]
     hooks = [each.register_forward_pre_hook(lambda _, args: sizes.append(max(args[0].shape[-2:]))) for each in watched]
-    cut = encode(vae, image, generator(), tile=24)
-    blended = decode(vae, latents, tile=24)
+    cut = encode_latents(vae, image, generator(), tile=24)
+    blended = decode_latents(vae, latents, tile=24)
     for hook in hooks:
         hook.remove()
     assert max(sizes) == 24 * 4

@@ -11,8 +11,8 @@ from sspir.errors import UserError
 from sspir.evaluation.measure import Row
 from sspir.evaluation.results import Results
 from sspir.metrics.detail import GradientRatio
-from sspir.metrics.fidelity import PSNR
 from sspir.metrics.niqe import NIQE
+from sspir.metrics.psnr_ssim import PSNR
 from sspir.report.charts import MOST_POINTS, chart, thin, ticks
 from sspir.report.collect import collect
 from sspir.report.page import build

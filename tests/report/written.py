@@ -13,7 +13,7 @@ from PIL import Image
 from sspir.__main__ import main
 from sspir.evaluation.measure import Row
 from sspir.evaluation.results import Results
-from sspir.metrics.fidelity import PSNR
+from sspir.metrics.psnr_ssim import PSNR
 
 
 def write_run(folder: Path, name: str, variant: str, seed: int, ends: Mapping[str, float], **settings: Any) -> Path:

@@ -23,7 +23,7 @@ from sspir.files import Journal
 from sspir.images.io import read_image
 from sspir.models.latent import upscale
 from sspir.restoring.jobs import JOURNAL, find_jobs
-from sspir.restoring.restore import Request, Restorer
+from sspir.restoring.runner import JobRunner, Request
 from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
 
@@ -324,7 +324,7 @@ def test_what_is_described_is_a_choice(tmp_path: Path, weights: Path, capsys: py
     (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")
     told = {}
     for shown in ("lq", "processor", "restored"):
-        flags = ["--captioner", tmp_path / "recorded.yaml", "--shown", shown, "--weights", weights]
+        flags = ["--captioner", tmp_path / "recorded.yaml", "--captioner-input", shown, "--weights", weights]
         assert restore(tmp_path / "a.png", "--out", tmp_path / "out", *flags) == 0
         assert "1 restored, 0 were done" in capsys.readouterr().out  # another choice, another picture
         told[shown] = lines(tmp_path / "out")[-1]["caption"]
@@ -440,7 +440,7 @@ def test_too_little_memory_is_tried_once_more_in_small_pieces(tmp_path: Path) ->
     pipeline.backbone.structure = narrow
     try:
         journal = Journal(tmp_path / "out", JOURNAL)
-        assert Restorer(pipeline, Request(pipeline.sampler, 4), journal).run(jobs) == {}
+        assert JobRunner(pipeline, Request(pipeline.sampler, 4), journal).run(jobs) == {}
     finally:
         del pipeline.backbone.structure
     assert seen[0] == 440

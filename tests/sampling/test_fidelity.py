@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sspir.models.latent import decode, encode
-from sspir.sampling.fidelity import drawn_to
+from sspir.models.latent import decode_latents, encode_latents
+from sspir.sampling.back_projection import back_project
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from tests.pipelines import photo, tiny_pipeline
@@ -34,7 +34,7 @@ def test_a_model_of_residuals_ends_at_the_processors_picture() -> None:
     lq = photo(24, 20)
     pipeline = tiny_pipeline()
     processor = pipeline(lq, output_type="pt").structure[0]
-    processor = decode(pipeline.vae, encode(pipeline.vae, processor[None]))[0].clamp(0, 1)
+    processor = decode_latents(pipeline.vae, encode_latents(pipeline.vae, processor[None]))[0].clamp(0, 1)
     distances = [float((image - processor).square().mean()) for image in turned(pipeline, lq)]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-9 < distances[0]
@@ -43,7 +43,7 @@ def test_a_model_of_residuals_ends_at_the_processors_picture() -> None:
 def test_an_image_that_agrees_with_the_photo_is_left_alone() -> None:
     image = photo(32, 32)[None]
     lq = F.interpolate(image, (8, 8), mode="bicubic", antialias=True, align_corners=False)
-    assert (drawn_to(lq, image, 1.0) - image).abs().max() < 1e-6
+    assert (back_project(lq, image, 1.0) - image).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(

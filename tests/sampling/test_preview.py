@@ -5,9 +5,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch.nn import functional as F
 
-from sspir.models.latent import decode, encode
+from sspir.models.latent import decode_latents, encode_latents
 from sspir.sampling.loop import Step
-from sspir.sampling.preview import Colours, foreseen
+from sspir.sampling.preview import Colours, pred_original_sample
 from tests.pipelines import photo, tiny_pipeline
 
 
@@ -22,19 +22,19 @@ def test_a_perfect_prediction_foresees_the_clean_latents(kind: str) -> None:
         "sample": clean,
         "v_prediction": schedule.get_velocity(clean, noise, timestep[None]),
     }[kind]
-    assert (foreseen(schedule, noisy, predicted, timestep) - clean).abs().max() < 1e-4
+    assert (pred_original_sample(schedule, noisy, predicted, timestep) - clean).abs().max() < 1e-4
 
 
 def test_colours_are_those_of_the_photo() -> None:
     vae, image = tiny_pipeline().vae, photo(48, 40)[None]
-    latents = encode(vae, image)
+    latents = encode_latents(vae, image)
     small = F.interpolate(image, latents.shape[-2:], mode="area")
     assert (Colours(latents, image)(latents) - small).abs().max() < 2e-3
     another = photo(48, 40, seed=7)[None]
-    shown = Colours(latents, image)(encode(vae, another))
+    shown = Colours(latents, image)(encode_latents(vae, another))
     assert (shown - F.interpolate(another, latents.shape[-2:], mode="area")).abs().mean() < 0.02
     flat = torch.full_like(image, 0.3)
-    assert (Colours(encode(vae, flat), flat)(encode(vae, flat)) - 0.3).abs().max() < 1e-3
+    assert (Colours(encode_latents(vae, flat), flat)(encode_latents(vae, flat)) - 0.3).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("start", [999, None])
@@ -70,7 +70,7 @@ def test_a_preview_costs_a_fraction_of_decoding() -> None:
     latents = torch.randn(1, 4, 48, 48, generator=torch.Generator().manual_seed(0))
     colours = Colours(latents, torch.rand(1, 3, 96, 96))
     with torch.no_grad(), torch.autograd.profiler.profile(with_flops=True) as decoding:
-        decode(vae.eval(), latents)
+        decode_latents(vae.eval(), latents)
     with torch.no_grad(), torch.autograd.profiler.profile(with_flops=True) as looking:
         colours(latents)
     flops = [sum(event.flops or 0 for event in profile.key_averages()) for profile in (looking, decoding)]

@@ -3,7 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 
-from sspir.config.compose import home
+from sspir.config.compose import config_root
 from sspir.errors import UserError
 from sspir.sampling.sampler import Sampler
 from tests.reference import recording
@@ -75,7 +75,7 @@ def test_bad_settings_are_refused_in_words(schedule: DDPMScheduler, settings: di
 def test_every_preset_runs_its_steps_and_ends_at_a_perfect_denoisers_latent(
     schedule: DDPMScheduler, name: str, start: int | None, prediction: str
 ) -> None:
-    preset = OmegaConf.to_container(OmegaConf.load(home() / "conf" / "sampler" / f"{name}.yaml"))
+    preset = OmegaConf.to_container(OmegaConf.load(config_root() / "conf" / "sampler" / f"{name}.yaml"))
     del preset["_target_"]
     options = {**preset.pop("options", {}), **({"clip_sample": False} if name in ("ddim", "ddpm", "lcm") else {})}
     schedule = DDPMScheduler.from_config(schedule.config, prediction_type=prediction)

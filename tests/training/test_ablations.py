@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sspir.captioners.base import NoCaption
-from sspir.config.compose import compose_config, home
+from sspir.config.compose import compose_config, config_root
 from sspir.doctor.needs import shapes
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
@@ -20,7 +20,7 @@ from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
 from tests.networks import wake
 
-ABLATIONS = sorted(path.stem for path in (home() / "conf" / "ablation").glob("*.yaml"))
+ABLATIONS = sorted(path.stem for path in (config_root() / "conf" / "ablation").glob("*.yaml"))
 SMALL = ["backbone.unet.block_out_channels=[8,8,16]", "backbone.unet.norm_num_groups=4"]
 REFUSED = {
     ("tiny", "no_controlnet"): "residual needs a Processor with a front that predicts a full-size image, and a C"
@@ -29,7 +29,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_its_file_names_the_variant(name: str) -> None:
-    said = OmegaConf.load(home() / "conf" / "ablation" / f"{name}.yaml").get("ablations", {})
+    said = OmegaConf.load(config_root() / "conf" / "ablation" / f"{name}.yaml").get("ablations", {})
     assert said == ({} if name == "none" else {name: True})
 
 
@@ -115,7 +115,7 @@ PROOFS: dict[str, Callable[[RestorationModule], bool]] = {
 
 
 def test_every_ablation_says_what_it_asks() -> None:
-    described = (home() / "experiments" / "README.md").read_text()
+    described = (config_root() / "experiments" / "README.md").read_text()
     assert [name for name in ABLATIONS if f"| `{name}` |" not in described] == []
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.models.cpu_attention import attend
+from sspir.models.cpu_attention import bf16_attention
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.losses import RestorationLoss
 from sspir.training.module import RestorationModule
@@ -161,9 +161,9 @@ def test_steps_take_our_attention(photo_folder: Path, tmp_path: Path, monkeypatc
 
     def watched(*tensors: torch.Tensor) -> torch.Tensor:
         learning.append(torch.is_grad_enabled())  # not in validation, which samples
-        return attend(*tensors)
+        return bf16_attention(*tensors)
 
-    monkeypatch.setattr("sspir.models.attention_cache.attend", watched)
+    monkeypatch.setattr("sspir.models.attention_cache.bf16_attention", watched)
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=3")
     assert any(learning)
 

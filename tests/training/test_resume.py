@@ -101,7 +101,7 @@ def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_fold
         "dataset.train.cache=false",
         "+dataset.train.cache_gb=1",
         "trainer.devices=2",
-        "+metric.vif._target_=sspir.metrics.fidelity.PSNR",
+        "+metric.vif._target_=sspir.metrics.psnr_ssim.PSNR",
         "monitor=ssim_y",
         "callbacks.panels.count=1",
         "trainer.val_check_interval=1",

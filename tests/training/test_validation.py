@@ -13,7 +13,7 @@ from sspir.batch import Batch
 from sspir.color import fix_colour
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
-from sspir.metrics.fidelity import PSNR, SSIM
+from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.metrics.structural import VIF
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale

@@ -12,9 +12,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from sspir.data.sampler import Share
+from sspir.data.order import Share
 from sspir.metrics.base import ImageMetric, metric_of
-from sspir.metrics.fidelity import PSNR
+from sspir.metrics.psnr_ssim import PSNR
 from sspir.training.validation import Validation
 
 

@@ -10,7 +10,7 @@ from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.images.photo import to_tensor
-from sspir.metrics.fidelity import psnr
+from sspir.metrics.psnr_ssim import psnr
 from sspir.models.latent import upscale
 from sspir.weights.export import export
 from sspir.weights.load import SHIPPED, load_pipeline

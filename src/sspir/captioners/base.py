@@ -113,7 +113,7 @@ class Precomputed(Captioner):
         return list(known)
 
 
-def to_picture(image: Tensor, longest_side: int) -> "Image":
+def pil_image(image: Tensor, longest_side: int) -> "Image":
     """A picture for a captioner that sees pictures.
 
     Args:

@@ -22,7 +22,7 @@ from sspir.captioners.base import (
     CaptionerUnavailableError,
     Images,
     one_line,
-    to_picture,
+    pil_image,
 )
 from sspir.errors import UserError
 
@@ -75,7 +75,7 @@ class EndpointCaptioner(Captioner):
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """The model's answer for each image; arguments as of `Captioner`."""
-        pictures = [to_picture(image, self.longest_side) for image in images]
+        pictures = [pil_image(image, self.longest_side) for image in images]
         with ThreadPoolExecutor(self.concurrency) as pool:
             return list(pool.map(self._ask, pictures))
 

@@ -106,7 +106,7 @@ class FolderCaptioner:
         table: of the folder.
         captioner: who looks.
         look: what of a photo (3, h, w) in [0, 1] the captioner is shown.
-        shown: what that is, for the record: "lq", "processor" or "restored".
+        captioner_input: what that is, for the record: "lq", "processor" or "restored".
         beside: also write PHOTO.txt.
         batch: photos per call of the captioner.
         max_pixels: larger photos are refused.
@@ -116,7 +116,7 @@ class FolderCaptioner:
     table: CaptionTable
     captioner: Captioner
     look: Look = lambda photo: photo
-    shown: str = "lq"
+    captioner_input: str = "lq"
     beside: bool = False
     batch: int = 8
     max_pixels: int = MAX_PIXELS
@@ -167,7 +167,7 @@ class FolderCaptioner:
             trouble = released(error)
         else:
             for photo, caption in zip(opened, captions, strict=True):
-                self._record(photo, caption, self.captioner.provenance() | {"shown": self.shown})
+                self._record(photo, caption, self.captioner.provenance() | {"shown": self.captioner_input})
                 yield photo, ""
             return
         for photo, image in opened.items():

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sspir.captioners.base import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, to_picture
+from sspir.captioners.base import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, pil_image
 from sspir.errors import UserError
-from sspir.pretrained.load import load_transformers, processor_of
+from sspir.pretrained.load import load_preprocessor, load_transformers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +60,7 @@ class VisionLanguageCaptioner(Captioner):
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """The model's answer for each image; arguments as of `Captioner`."""
-        pictures = [to_picture(image, self.longest_side) for image in images]
+        pictures = [pil_image(image, self.longest_side) for image in images]
         batches = [pictures[start : start + self.batch_size] for start in range(0, len(pictures), self.batch_size)]
         return [caption for batch in batches for caption in self._ask(batch)]
 
@@ -117,7 +117,7 @@ class VisionLanguageCaptioner(Captioner):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         quantization = self._quantization_config() if self.quantization else None
         try:
-            processor = processor_of(self.path, "captioner.path", self.revision)
+            processor = load_preprocessor(self.path, "captioner.path", self.revision)
             with _enough_memory():
                 model = load_transformers(
                     AutoModelForImageTextToText, self.path, "captioner.path",

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   a server (vLLM, Ollama, llama.cpp, ...), and a text file beside each photo, to edit:
     sspir caption photos/ --captioner endpoint --set url=http://localhost:11434/v1 --set model=llava:7b --beside
   models describe blur and noise as if they were there; show a first restoration instead:
-    sspir caption photos/ --captioner llava --shown processor --weights runs/tiny/none-s0
+    sspir caption photos/ --captioner llava --captioner-input processor --weights runs/tiny/none-s0
   use them, as they are or edited:
     sspir restore photos/ --captions photos/captions.jsonl --out restored --weights runs/tiny/none-s0
 
@@ -36,9 +36,9 @@ Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing could 
 def run(arguments: list[str]) -> int:
     """Caption what has no caption yet. Returns the exit status."""
     options = _parser().parse_args(arguments)
-    if (options.shown == "lq") == bool(options.weights):
+    if (options.captioner_input == "lq") == bool(options.weights):
         raise UserError(
-            "--shown processor and --shown restored need --weights, a model to restore with, and --shown lq takes none."
+            "--captioner-input processor and restored need --weights, a model to restore with, and lq takes none."
         )
     from sspir.images.io import list_images
 
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
 
         table = CaptionTable(options.out or options.folder / "captions.jsonl")
         work = FolderCaptioner(
-            options.folder, table, captioner, _look(options), options.shown, options.beside, options.batch,
+            options.folder, table, captioner, _look(options), options.captioner_input, options.beside, options.batch,
             options.max_pixels * 1_000_000,
         )  # fmt: skip
         return _work(work, photos, options.overwrite)
@@ -93,13 +93,15 @@ def _parser() -> Parser:
     add("--out", type=Path, metavar="FILE", help="table of captions (default FOLDER/captions.jsonl)")
     add("--beside", action="store_true", help="also keep PHOTO.txt beside each photo")
     add(
+        "--captioner-input",
         "--shown",
+        dest="captioner_input",
         choices=("lq", "processor", "restored"),
         default="lq",
         help="what is described: the photo as it is, the Processor's clean image, or a quick restoration",
     )
     add("--weights", metavar="DIR", help="what restores: run folder or saved pipeline")
-    add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of --shown restored (default 8)")
+    add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of a quick restoration (default 8)")
     add("--device", default="auto", help="of --weights: auto (a GPU if there is one), cpu, cuda, ...")
     add("--batch", type=COUNT, default=8, metavar="N", help="photos handed to the captioner together (default 8)")
     add("--overwrite", action="store_true", help="caption anew, all but what a person edited")
@@ -140,19 +142,19 @@ def _value(old: Any, text: str) -> Any:
 
 def _look(options: argparse.Namespace) -> "Look":
     """What of a photo is shown to the captioner."""
-    if options.shown == "lq":
+    if options.captioner_input == "lq":
         return lambda photo: photo
     from sspir.captioners.base import NoCaption
-    from sspir.evaluation.evaluate import device_of
+    from sspir.memory import choose_device
     from sspir.sampling.look import look
     from sspir.weights.load import load_pipeline
 
     pipeline = load_pipeline(options.weights, captioner=NoCaption())
-    pipeline.to(device_of(options.device))
+    pipeline.to(choose_device(options.device))
     pipeline.max_output_pixels = float("inf")  # what is shown is small, however large the photo
 
-    def shown(photo: "Tensor") -> "Tensor":
+    def seen(photo: "Tensor") -> "Tensor":
         lq = photo[None]
-        return look(pipeline, lq, pipeline.size_of(lq), options.shown, options.steps)[0]
+        return look(pipeline, lq, pipeline.size_of(lq), options.captioner_input, options.steps)[0]
 
-    return shown
+    return seen

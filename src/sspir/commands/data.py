@@ -30,10 +30,10 @@ def run(arguments: list[str]) -> int:
     """List, describe, check or download."""
     options = _parser().parse_args(arguments)
 
-    from sspir.config.compose import home
+    from sspir.config.compose import config_root
     from sspir.data.public import problems, read_public_set
 
-    folder = home() / "conf" / "public"
+    folder = config_root() / "conf" / "public"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if options.name is None:
         for name in names:

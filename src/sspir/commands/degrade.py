@@ -81,7 +81,7 @@ def _folder(
 def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: int, crop: int) -> int:
     """Write a sheet of the centre of one photo."""
     from sspir.data.crop import Crop
-    from sspir.data.cropped import to_tensor
+    from sspir.data.cropped import chw_tensor
     from sspir.degradation.sheet import contact_sheet
     from sspir.images.io import Picture, read_image, write_image
     from sspir.images.room import MAX_OUTPUT_PIXELS
@@ -91,7 +91,7 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
         raise UserError(f"A sheet of --count {count} draws of --crop {crop} pixels is too large; lower one of them.")
     if crop % degradation.scale:
         raise UserError(f"--crop {crop} is no multiple of the scale {degradation.scale}; choose one.")
-    photo = to_tensor(Crop(crop).centre(read_image(path).pixels)[0])
+    photo = chw_tensor(Crop(crop).centre(read_image(path).pixels)[0])
     seeds = [sample_seed(seed, number, path.name) % 10**6 for number in range(count)]
     write_image(out, Picture(contact_sheet(degradation, photo, seeds)))
     return 0

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.compose import home, register
+from sspir.config.compose import config_root, register
 from sspir.errors import NotApplicableError, UserError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
     module, _, name = function.partition(":")
     process, failed = os.getpid(), list[str]()
 
-    @hydra.main(version_base="1.3", config_path=str(home() / "conf"), config_name=config_name)
+    @hydra.main(version_base="1.3", config_path=str(config_root() / "conf"), config_name=config_name)
     def task(config: DictConfig) -> Any:
         outside.activate()  # a launcher may have moved us to another process
         of_launcher = os.getpid() != process

@@ -76,7 +76,7 @@ def _restore(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from sspir.restoring.restore import Request, Restorer
+    from sspir.restoring.runner import JobRunner, Request
     from sspir.weights.load import SHIPPED, weights_time
 
     options.weights = options.weights or SHIPPED
@@ -89,11 +89,11 @@ def _restore(options: argparse.Namespace) -> int:
         options.compare,
         options.dtype,
         f"{options.weights} of {weights_time(options.weights)}",
-        options.shown,
+        options.captioner_input,
     )
     request.settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
     with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
-        restorer = Restorer(
+        restorer = JobRunner(
             pipeline,
             request,
             journal,
@@ -178,15 +178,15 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
     from sspir.config.build import build
     from sspir.config.compose import load_choice
-    from sspir.evaluation.evaluate import device_of
+    from sspir.memory import choose_device
     from sspir.weights.load import load_pipeline
 
     captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None
     pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)
-    if options.shown == "processor" and not pipeline.backbone.processor.predicts_image:
-        raise UserError(f"{options.weights} has no Processor that predicts images; use --shown restored.")
+    if options.captioner_input == "processor" and not pipeline.backbone.processor.predicts_image:
+        raise UserError(f"{options.weights} has no Processor that predicts images; use --captioner-input restored.")
     try:
-        pipeline.to(device_of(options.device))
+        pipeline.to(choose_device(options.device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"The device {options.device!r} cannot be used ({reason}); try --device cpu.") from error

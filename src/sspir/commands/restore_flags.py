@@ -93,7 +93,9 @@ def _of_the_words(group: "argparse._ArgumentGroup") -> None:
         help="who describes the others: none, measured, ... or a .yaml (default: as trained)",
     )
     add(
+        "--captioner-input",
         "--shown",
+        dest="captioner_input",
         choices=("lq", "processor", "restored"),
         default="lq",
         help="what the captioner sees: the photo as it is (default), the Processor's image, or a quick restoration",

@@ -79,9 +79,9 @@ def _followed(changes: list[str]) -> list[str]:
     """The changes, each also where the recorded, resolved configuration holds a copy of what it names."""
     from omegaconf import OmegaConf
 
-    from sspir.config.compose import home
+    from sspir.config.compose import config_root
 
-    shipped = OmegaConf.to_container(OmegaConf.load(home() / "conf" / "train.yaml"))
+    shipped = OmegaConf.to_container(OmegaConf.load(config_root() / "conf" / "train.yaml"))
     assert isinstance(shipped, dict)
     copies = {"module.backbone.processor": "processor"} | {
         f"{part}.{name}": source[2:-1]

@@ -21,7 +21,7 @@ from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
 
 
-def home() -> Path:
+def config_root() -> Path:
     """The folder that holds `conf/` and `experiments/`: the package's own, or the checkout's."""
     package = Path(__file__).parents[1]
     return package if (package / "conf").is_dir() else package.parents[1]
@@ -51,7 +51,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
-    OmegaConf.register_new_resolver("repo", lambda: str(home()), replace=True)
+    OmegaConf.register_new_resolver("repo", lambda: str(config_root()), replace=True)
     OmegaConf.register_new_resolver("swept", swept, replace=True)
     OmegaConf.register_new_resolver("ablated", ablated, replace=True)
     OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
@@ -69,7 +69,7 @@ def _evaluation(_root_: DictConfig) -> str:
 def choices(group: str) -> list[str]:
     """The choices of a group, such as "captioner" or "experiments": sspir's and people's own."""
     return sorted(
-        {path.stem for place in _places([*outside.folders(), home()]) for path in (place / group).glob("*.yaml")}
+        {path.stem for place in _places([*outside.folders(), config_root()]) for path in (place / group).glob("*.yaml")}
     )
 
 
@@ -116,7 +116,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
             return compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException, YAMLError) as error:

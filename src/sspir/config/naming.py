@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sspir.config.compose import compose_config, home, load_choice
+from sspir.config.compose import compose_config, config_root, load_choice
 from sspir.errors import UserError
 
 # Keys of the configuration that decide the pictures and what of them is measured
@@ -78,7 +78,7 @@ def _differences(now: Any, default: Any, key: str) -> dict[str, Any]:
 @cache
 def _choice(group: str, node: str) -> str:
     """The name of the shipped choice that a node (as JSON) is, else what it makes and digits that tell it apart."""
-    for path in sorted((home() / "conf" / group).glob("*.yaml")):
+    for path in sorted((config_root() / "conf" / group).glob("*.yaml")):
         choice = OmegaConf.load(path)
         if "defaults" in choice:
             choice = load_choice(group, path.stem)

@@ -62,7 +62,7 @@ class CroppedPhotos(Dataset[Sample]):
         return torch.ones(len(self), dtype=torch.float64)
 
 
-def to_tensor(pixels: Pixels) -> Tensor:
+def chw_tensor(pixels: Pixels) -> Tensor:
     """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]."""
     peak = np.iinfo(pixels.dtype).max
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -70,7 +70,7 @@ def to_tensor(pixels: Pixels) -> Tensor:
 
 
 def _sample(photo: Photo, hq: Pixels, lq: Pixels | None) -> Sample:
-    sample: Sample = {"id": photo.name, "hq": to_tensor(hq), "caption": photo.caption}
+    sample: Sample = {"id": photo.name, "hq": chw_tensor(hq), "caption": photo.caption}
     if lq is not None:
-        sample["lq"] = to_tensor(lq)
+        sample["lq"] = chw_tensor(lq)
     return sample

@@ -9,8 +9,8 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 
 from sspir.batch import Batch
 from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
+from sspir.data.order import EpochSampler, Position, Share
 from sspir.data.sample import Photos, photos_of
-from sspir.data.sampler import EpochSampler, Position, Share
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
 

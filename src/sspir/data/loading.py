@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sspir.data.order import Key
 from sspir.data.sample import Photos, Sample
-from sspir.data.sampler import Key
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
 from sspir.images.io import ImageError

@@ -20,7 +20,7 @@ from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.errors import UserError
 from sspir.files import write_bytes
-from sspir.images.decode import decode
+from sspir.images.decode import decode_picture
 from sspir.images.io import MAX_PIXELS, ImageError, read_image
 
 MANIFEST, INDEX = "manifest.json", "index.npy"
@@ -69,7 +69,7 @@ class Shards(CroppedPhotos):
         except (tarfile.TarError, ValueError) as error:
             raise ImageError(f"{self.shards[shard]} is broken at photo {index} ({error}); copy it again.") from error
         name = str(described["file_name"])
-        return Photo(name, str(described["caption"]), decode(Path(name), pixels, self.max_pixels).pixels)
+        return Photo(name, str(described["caption"]), decode_picture(Path(name), pixels, self.max_pixels).pixels)
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every shard's name and hash, from the manifest."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
-from sspir.models.offload import device_of
+from sspir.models.offload import execution_device
 from sspir.pretrained.load import load_transformers
 
 CHUNK = 75
@@ -120,7 +120,7 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str], 
     Raises:
         UserError: for another length.
     """
-    ids = caption_ids(tokenizer, captions, length).to(device_of(text_encoder))
+    ids = caption_ids(tokenizer, captions, length).to(execution_device(text_encoder))
     return encode_ids(text_encoder, ids)
 
 

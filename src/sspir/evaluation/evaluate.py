@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from sspir.evaluation.table import comparison_text, summary_table
 from sspir.files import Journal, write_bytes
 from sspir.images.io import write_image
 from sspir.images.panel import to_picture
+from sspir.memory import choose_device
 from sspir.metrics.base import ImageMetric
 from sspir.models.latent import upscale
 from sspir.numbers import COUNT, SEED
@@ -59,7 +59,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
-    device = device_of(config.device)
+    device = choose_device(config.device)
     record = record_of(config, pipeline, benchmark, sampler, device.type)
     evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record)
     left = evaluation.left()
@@ -219,10 +219,3 @@ def _summary(out: Path) -> dict[str, Any]:
         return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
-
-
-def device_of(name: str) -> torch.device:
-    """The device called "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps" ..."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from sspir.errors import UserError
 from sspir.metrics.base import FolderMetric, ImageMetric, MetricUnavailableError, metric_of
-from sspir.metrics.fidelity import psnr
+from sspir.metrics.psnr_ssim import psnr
 
 BICUBIC = "bicubic"
 NOISE = "noise@"  # + the method whose PSNR the noise matches

@@ -34,7 +34,7 @@ _SUBFILE, _REDUCED = 254, 1  # tag and bit of a TIFF's page that is a preview of
 _limit_lock = threading.Lock()
 
 
-def decode(path: Path, data: bytes, max_pixels: int) -> Picture:
+def decode_picture(path: Path, data: bytes, max_pixels: int) -> Picture:
     """The picture in a file's bytes.
 
     Args:

@@ -24,7 +24,7 @@ _JPEG_EXIF_BYTES = 65533  # one segment
 _MINIMAL_IS_BLACK, _RGB = 1, 2
 
 
-def encode(picture: Picture, suffix: str, quality: int) -> tuple[bytes, list[str]]:
+def encode_picture(picture: Picture, suffix: str, quality: int) -> tuple[bytes, list[str]]:
     """The file's bytes, and one sentence for each thing the format could not hold.
 
     Args:

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from sspir.files import write_bytes
-from sspir.images.decode import decode, header_size
-from sspir.images.encode import encode
+from sspir.images.decode import decode_picture, header_size
+from sspir.images.encode import encode_picture
 from sspir.images.picture import ImageError, Picture
 
 __all__ = [
@@ -113,7 +113,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
         raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
     if not data:
         raise ImageError(f"{path} is an empty file; copy or download it again.")
-    return decode(path, data, max_pixels)
+    return decode_picture(path, data, max_pixels)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -148,7 +148,7 @@ def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[s
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"{path} has no suffix of an image; use one of {', '.join(SUFFIXES)}.")
     try:
-        data, lost = encode(picture, path.suffix.lower(), quality)
+        data, lost = encode_picture(picture, path.suffix.lower(), quality)
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot hold this picture ({error}); use PNG or TIFF.") from error
     try:

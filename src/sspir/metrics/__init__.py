@@ -2,9 +2,9 @@
 
 from sspir.metrics.cvvdp import ColorVideoVDP
 from sspir.metrics.detail import ColorShift, GradientRatio, HighFrequencyRatio
-from sspir.metrics.fidelity import MSSSIM, PSNR, SSIM
 from sspir.metrics.learned import FID, LearnedFullReference, LearnedNoReference
 from sspir.metrics.niqe import NIQE
+from sspir.metrics.psnr_ssim import MSSSIM, PSNR, SSIM
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
 
 __all__ = [

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, check_pair, to_pixels
-from sspir.metrics.fidelity import SIGMA, WINDOW, luma
 from sspir.metrics.filters import gaussian_blur
+from sspir.metrics.psnr_ssim import SIGMA, WINDOW, y_channel
 
 ROUNDING = 1 / 12  # variance of rounding to integers: keeps ratios finite where the truth is flat
 BLOCK = 32  # pixels over which colours are averaged
@@ -78,12 +78,12 @@ def to_lab(images: Tensor) -> Tensor:
 
 
 def _high_frequency_energy(images: Tensor) -> Tensor:
-    y = luma(to_pixels(images))
+    y = y_channel(to_pixels(images))
     edge = WINDOW // 2
     return (y[..., edge:-edge, edge:-edge] - gaussian_blur(y, WINDOW, SIGMA)).square().mean(dim=(1, 2, 3))
 
 
 def _mean_gradient(images: Tensor) -> Tensor:
-    y = luma(to_pixels(images))
+    y = y_channel(to_pixels(images))
     down, right = y[..., 1:, :-1] - y[..., :-1, :-1], y[..., :-1, 1:] - y[..., :-1, :-1]
     return torch.hypot(down, right).mean(dim=(1, 2, 3))

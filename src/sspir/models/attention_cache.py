@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.cpu_attention import attend
+from sspir.models.cpu_attention import bf16_attention
 
 _MOST_HELD = 4  # contexts per layer: those of the tile batches; tokens of single tiles would pile up
 
@@ -40,7 +40,7 @@ class SharedAttention:
         rows = len(hidden_states) // len(key)
         if rows > 1:
             key, value = (tensor.repeat(rows, 1, 1, 1) for tensor in (key, value))
-        attended = attend(query, key, value).transpose(1, 2).flatten(2)
+        attended = bf16_attention(query, key, value).transpose(1, 2).flatten(2)
         projected, dropout = attn.to_out
         result: Tensor = dropout(projected(attended.to(query.dtype)))
         return result

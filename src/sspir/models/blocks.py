@@ -48,7 +48,7 @@ class NoEmbedding(nn.Module):
         return lq.new_zeros(len(lq), 1, lq.shape[-2] // self.factor, lq.shape[-1] // self.factor)
 
 
-def encode(
+def down_and_mid(
     net: UNet2DConditionModel | ControlNetModel,
     image_attention: Adapter,
     hidden: Tensor,
@@ -73,7 +73,9 @@ def encode(
     for level, block in enumerate(net.down_blocks):
         for index, (resnet, attention) in enumerate(zip(block.resnets, texts_of(block), strict=True)):
             hidden = run(block, resnet, hidden, temb)
-            hidden = attend(f"down{level}_{index}", hidden, image_attention, image_embeds, attention, prompt_embeds)
+            hidden = attend_semantics(
+                f"down{level}_{index}", hidden, image_attention, image_embeds, attention, prompt_embeds
+            )
             skips.append(hidden)
         for downsample in block.downsamplers or ():
             hidden = downsample(hidden)
@@ -82,11 +84,11 @@ def encode(
     first, last = block.resnets
     hidden = first(hidden, temb)
     (attention,) = texts_of(block)
-    hidden = attend("mid", hidden, image_attention, image_embeds, attention, prompt_embeds)
+    hidden = attend_semantics("mid", hidden, image_attention, image_embeds, attention, prompt_embeds)
     return run(block, last, hidden, temb), skips
 
 
-def attend(
+def attend_semantics(
     name: str, hidden: Tensor, image_attention: Adapter, image_embeds: Tensor, attention: Text, prompt_embeds: Tensor
 ) -> Tensor:
     """The semantic priors of one layer: image tokens and then the caption, or the other way round."""

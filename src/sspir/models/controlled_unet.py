@@ -12,9 +12,9 @@ from sspir.models.attention_adapter import AttentionAdapter, copy_common
 from sspir.models.blocks import (
     Adapter,
     NoControlNet,
-    attend,
+    attend_semantics,
+    down_and_mid,
     embed_time,
-    encode,
     refuse_unknown,
     run,
     split_pooled,
@@ -237,7 +237,7 @@ class ControlledUNet(nn.Module):
         prompt_embeds, pooled = split_pooled(net, prompt_embeds)
         temb = embed_time(net, timestep, sample, pooled)
         hidden = hidden + features if pooled is None else spread(hidden + features, pooled)
-        mid, skips = encode(net, self.controlnet_image, hidden, temb, prompt_embeds, image_embeds)
+        mid, skips = down_and_mid(net, self.controlnet_image, hidden, temb, prompt_embeds, image_embeds)
         pairs = zip(net.controlnet_down_blocks, skips, strict=True)
         residuals = [project(skip) * conditioning_scale for project, skip in pairs]
         return residuals, net.controlnet_mid_block(mid) * conditioning_scale
@@ -257,7 +257,7 @@ class ControlledUNet(nn.Module):
         prompt_embeds, pooled = split_pooled(net, prompt_embeds)
         temb = embed_time(net, timestep, sample, pooled)
         hidden = net.conv_in(sample) if pooled is None else spread(net.conv_in(sample), pooled)
-        hidden, skips = encode(net, self.unet_image, hidden, temb, prompt_embeds, image_embeds)
+        hidden, skips = down_and_mid(net, self.unet_image, hidden, temb, prompt_embeds, image_embeds)
         hidden = hidden + mid_residual
         skips = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
         residuals = list(residuals)
@@ -266,7 +266,7 @@ class ControlledUNet(nn.Module):
                 name, residual = f"up{level}_{index}", residuals.pop()
                 hidden = run(block, resnet, torch.cat([hidden, spread(skips.pop(), hidden)], dim=1), temb)
                 # Implicit and explicit semantic priors, then the structure prior
-                hidden = attend(name, hidden, self.unet_image, image_embeds, attention, prompt_embeds)
+                hidden = attend_semantics(name, hidden, self.unet_image, image_embeds, attention, prompt_embeds)
                 hidden = self.unet_pixel(name, hidden, residual)
             for upsample in block.upsamplers or ():
                 hidden = upsample(hidden, skips[-1].shape[-2:])

@@ -14,7 +14,7 @@ _WORTH = 1 << 18  # scores in all below which torch's kernel is as fast, but for
 _AT_ONCE = 1 << 21  # scores computed at a time: 4 MiB, which stay in the cache
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def bf16_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key' / sqrt(d)) value.
 
     torch's kernel computes scores in float32 whatever it is given. Products of bfloat16 matrices, without the maximum

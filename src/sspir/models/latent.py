@@ -22,7 +22,7 @@ def channels_of(vae: Any) -> int:
     return int(vae.config.get("latent_channels") or sum(vae.config.kept))
 
 
-def encode(
+def encode_latents(
     vae: Any,
     images: Tensor,
     generator: torch.Generator | list[torch.Generator] | None = None,
@@ -55,13 +55,13 @@ def encode(
     return ((latents - shift) * vae.config.get("scaling_factor", 1.0)).to(images.dtype)
 
 
-def decode(vae: Any, latents: Tensor, tile: int | None = None) -> Tensor:
+def decode_latents(vae: Any, latents: Tensor, tile: int | None = None) -> Tensor:
     """Decode scaled latents (B, C, h, w) to images (B, 3, h * factor, w * factor), unclamped, about [0, 1].
 
     Args:
-        vae: see `encode`.
+        vae: see `encode_latents`.
         latents: see above.
-        tile: see `encode`.
+        tile: see `encode_latents`.
     """
     fetch(vae)
     shift = vae.config.get("shift_factor") or 0.0

@@ -15,7 +15,7 @@ def fetch(part: nn.Module) -> None:
         hook.pre_forward(part)
 
 
-def device_of(part: nn.Module) -> torch.device:
+def execution_device(part: nn.Module) -> torch.device:
     """Where a part runs, which is not where its weights are while they wait."""
     for module in part.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)

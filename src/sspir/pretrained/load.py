@@ -86,7 +86,7 @@ def _shape(cls: Any, config: dict[str, Any], dtype: str) -> Any:
     return cls(cls.config_class(**arguments)).to(getattr(torch, dtype)).eval()
 
 
-def processor_of(path: str, setting: str, revision: str | None = None) -> Any:
+def load_preprocessor(path: str, setting: str, revision: str | None = None) -> Any:
     """The processor of a vision-language model: tokenizer, image preprocessing and chat template.
 
     Raises:

@@ -25,7 +25,7 @@ class Describer:
         pipeline: with the captioner, and what a first restoration needs.
         journal: of the output folder.
         scale: upscaling.
-        shown: what of a photo the captioner describes, see `sspir.sampling.look.look`.
+        captioner_input: what of a photo the captioner describes, see `sspir.sampling.look.look`.
         weights: what the pipeline was made of, for the record.
         max_pixels: larger photos are refused.
     """
@@ -35,14 +35,14 @@ class Describer:
         pipeline: RestorationPipeline,
         journal: Journal,
         scale: float,
-        shown: str = "lq",
+        captioner_input: str = "lq",
         weights: str = "",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.pipeline = pipeline
         self.journal = journal
         self.scale = scale
-        self.shown = shown
+        self.captioner_input = captioner_input
         self.weights = weights
         self.max_pixels = max_pixels
         self._told: dict[str, tuple[str, list[str]]] = {}
@@ -79,14 +79,15 @@ class Describer:
 
     def _line(self, job: Job) -> dict[str, Any]:
         """The journal's line of an answer without the caption: where all of it is equal, the answer is still good."""
-        shown = {"shown": self.shown, "shown_by": self.weights if self.shown != "lq" else None, "scale": self.scale}
-        asked = {"captioner": self.pipeline.captioner.provenance(), **shown}
+        restored_by = self.weights if self.captioner_input != "lq" else None
+        seen = {"shown": self.captioner_input, "shown_by": restored_by, "scale": self.scale}
+        asked = {"captioner": self.pipeline.captioner.provenance(), **seen}
         return {**job.content(), **asked, "status": "described", "output": job.output}
 
     def _look(self, job: Job) -> Tensor:
         require_room(job.source, self.scale, self.pipeline.max_output_pixels)
         lq = read_image(job.source, self.max_pixels).tensor()[None]
-        return look(self.pipeline, lq, self.pipeline.size_of(lq, self.scale), self.shown)[0]
+        return look(self.pipeline, lq, self.pipeline.size_of(lq, self.scale), self.captioner_input)[0]
 
     def _ask(self, looks: dict[str, Tensor]) -> dict[str, tuple[str, list[str]]]:
         """Captions of some photos; what fails together is asked alone, and one that fails is restored without words."""

@@ -11,18 +11,18 @@ from sspir.captioners.base import CaptionerUnavailableError
 from sspir.models.latent import upscale
 from sspir.sampling.restoration import LARGEST_SEEN, padded_to, structure_of
 
-SHOWN = ("lq", "processor", "restored")
+CAPTIONER_INPUTS = ("lq", "processor", "restored")
 
 
-def look(pipeline: Any, lq: Tensor, size: tuple[int, int], shown: str = "lq", steps: int = 8) -> Tensor:
+def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str = "lq", steps: int = 8) -> Tensor:
     """A photo as it is, or after a first restoration.
 
     Args:
         pipeline: a `RestorationPipeline`.
         lq: (B, 3, h, w) in [0, 1].
         size: (H, W) of the restored image, reduced to 1024 pixels on its longest side.
-        shown: "lq", the photo as it is, enlarged as in training; "processor", the Processor's clean image; "restored",
-            a quick restoration that no words steer.
+        captioner_input: "lq", the photo as it is, enlarged as in training; "processor", the Processor's clean image;
+            "restored", a quick restoration that no words steer.
         steps: of that.
 
     Returns:
@@ -33,14 +33,16 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], shown: str = "lq", st
     """
     shrink = min(1.0, LARGEST_SEEN / max(size))
     height, width = (max(1, round(side * shrink)) for side in size)
-    if shown == "lq":
+    if captioner_input == "lq":
         return upscale(lq, (height, width))
-    if shown == "restored":
+    if captioner_input == "restored":
         sampler = replace(pipeline.sampler, steps=steps, guidance=1.0)
         restored: Tensor = pipeline.restore(lq, [""] * len(lq), (height, width), sampler=sampler).images
         return restored
-    if shown != "processor":
-        raise CaptionerUnavailableError(f"shown={shown!r} is not known; choose {', '.join(SHOWN)}.")
+    if captioner_input != "processor":
+        raise CaptionerUnavailableError(
+            f"captioner_input={captioner_input!r} is not known; choose {', '.join(CAPTIONER_INPUTS)}."
+        )
     processor = pipeline.backbone.processor
     if not processor.predicts_image:
         raise CaptionerUnavailableError("This model has no Processor that predicts images; show restored instead.")
@@ -52,7 +54,7 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], shown: str = "lq", st
 
 
 def captions_of(
-    pipeline: Any, images: Sequence[Tensor], given: Sequence[str | None], scale: float | None, shown: str
+    pipeline: Any, images: Sequence[Tensor], given: Sequence[str | None], scale: float | None, captioner_input: str
 ) -> list[str]:
     """The captions that were given and, for None, the captioner's, which is freed before diffusion needs the memory.
 
@@ -61,10 +63,10 @@ def captions_of(
         images: (3, h, w) in [0, 1] each.
         given: one per image.
         scale: of the restored images; None: the trained one.
-        shown: see `look`.
+        captioner_input: see `look`.
     """
     asked = [image[None] for image, text in zip(images, given, strict=True) if text is None]
-    looks = [look(pipeline, lq, pipeline.size_of(lq, scale), shown)[0] for lq in asked]
+    looks = [look(pipeline, lq, pipeline.size_of(lq, scale), captioner_input)[0] for lq in asked]
     said = iter(pipeline.captioner(looks, [""] * len(looks)) if looks else [])
     pipeline.captioner.close()
     return [next(said) if text is None else text for text in given]

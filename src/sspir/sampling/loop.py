@@ -14,7 +14,7 @@ from sspir.errors import UserError
 from sspir.models.attention_cache import shared_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.tiling import tiled
-from sspir.sampling.preview import foreseen
+from sspir.sampling.preview import pred_original_sample
 from sspir.sampling.sampler import Sampler
 
 
@@ -120,7 +120,7 @@ def _replaced(latents: Tensor, changed: Tensor | None) -> Tensor:
 def _preview(
     show: Callable[[Tensor], Tensor], schedule: DDPMScheduler, noisy: Tensor, predicted: Tensor, timestep: Tensor
 ) -> Tensor:
-    return show(foreseen(schedule, noisy, predicted, timestep))
+    return show(pred_original_sample(schedule, noisy, predicted, timestep))
 
 
 class Predictor:

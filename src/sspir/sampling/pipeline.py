@@ -28,11 +28,11 @@ from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
-from sspir.sampling.restoration import Restored, restore_batch
+from sspir.sampling.restoration import RestorationOutput, restore_batch
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.words import with_words_of_diffusers
 
-__all__ = ["RestorationPipeline", "Restored"]
+__all__ = ["RestorationOutput", "RestorationPipeline"]
 
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
@@ -141,11 +141,11 @@ class RestorationPipeline(DiffusionPipeline):
         seed: int | Sequence[int] = 0,
         scale: float | None = None,
         output_type: str = "pil",
-        shown: str = "lq",
+        captioner_input: str = "lq",
         on_step: OnStep | None = None,
         batch: int = 1,
         **changes: Any,
-    ) -> Restored:
+    ) -> RestorationOutput:
         """Restore photos.
 
         Args:
@@ -153,7 +153,7 @@ class RestorationPipeline(DiffusionPipeline):
             caption: what they show; None asks `self.captioner`.
             seed: of the noise; one for all, or one per image.
             scale: upscaling; the trained one by default.
-            shown: what of a photo a captioner describes, see `sspir.sampling.look.look`.
+            captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
             on_step: called after each step with a `Step`: its number, how many there are, the latents, and a preview
                 of the result that costs next to nothing. Latents that it returns are gone on with.
@@ -182,15 +182,15 @@ class RestorationPipeline(DiffusionPipeline):
                 require_room(photo, self._scale(scale), self.max_output_pixels)
         images = [to_tensor(photo)[0] for photo in photos]
         sizes = [self.size_of(image, scale) for image in images]
-        texts = captions_of(self, images, captions, scale, shown)
-        results: list[Restored | None] = [None] * len(photos)
+        texts = captions_of(self, images, captions, scale, captioner_input)
+        results: list[RestorationOutput | None] = [None] * len(photos)
         for group in batched_by(range(len(photos)), lambda index: tuple(images[index].shape), batch):
             lq, given = torch.stack([images[index] for index in group]), [texts[index] for index in group]
             together = self.restore(lq, given, sizes[group[0]], [seeds[index] for index in group], settings, on_step)
             for number, index in enumerate(group):
                 results[index] = together[number]
         done = [result for result in results if result is not None]
-        return Restored(
+        return RestorationOutput(
             [_as_type(result.images[0], output_type) for result in done],
             [result.structure[0][0] for result in done if result.structure],
             [result.captions[0] for result in done],
@@ -255,9 +255,9 @@ class RestorationPipeline(DiffusionPipeline):
         kept: float = self.config.scale
         return kept if scale is None else scale
 
-    def caption(self, lq: Tensor, size: tuple[int, int], shown: str = "lq") -> list[str]:
-        """What the captioner says of lq (B, 3, h, w); `size` and `shown` as of `sspir.sampling.look.look`."""
-        return self.captioner(look(self, lq, size, shown), [""] * len(lq))
+    def caption(self, lq: Tensor, size: tuple[int, int], captioner_input: str = "lq") -> list[str]:
+        """What the captioner says of lq (B, 3, h, w); `size` and `captioner_input` as of `sspir.sampling.look.look`."""
+        return self.captioner(look(self, lq, size, captioner_input), [""] * len(lq))
 
     def settings(self, **changes: Any) -> Sampler:
         """The pipeline's sampler with some fields changed.
@@ -279,7 +279,7 @@ class RestorationPipeline(DiffusionPipeline):
         seeds: Sequence[int] | None = None,
         sampler: Sampler | None = None,
         on_step: OnStep | None = None,
-    ) -> Restored:
+    ) -> RestorationOutput:
         """Restore a batch of images of one size.
 
         Args:
@@ -305,7 +305,7 @@ class RestorationPipeline(DiffusionPipeline):
             for group in groups
         ]
         self.maybe_free_model_hooks()
-        return parts[0] if len(parts) == 1 else Restored.joined(parts, [n for group in groups for n in group])
+        return parts[0] if len(parts) == 1 else RestorationOutput.joined(parts, [n for group in groups for n in group])
 
 
 def batched_by(indices: Sequence[int], key: Callable[[int], Hashable], batch: int) -> Iterator[list[int]]:

@@ -15,8 +15,8 @@ from sspir.encoders.text import encode_captions
 from sspir.errors import UserError
 from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import channels_of, decode, encode, factor_of, upscale
-from sspir.sampling.fidelity import drawn_to
+from sspir.models.latent import channels_of, decode_latents, encode_latents, factor_of, upscale
+from sspir.sampling.back_projection import back_project
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.precision import autocast_of, halves_of, in_full, plain
 from sspir.sampling.preview import Colours
@@ -30,7 +30,7 @@ LARGEST_SEEN = 1024
 
 
 @dataclass
-class Restored:
+class RestorationOutput:
     """What restoring returns.
 
     Attributes:
@@ -45,13 +45,13 @@ class Restored:
     captions: list[str]
     warnings: list[str] = field(default_factory=list)
 
-    def __getitem__(self, index: int) -> "Restored":
+    def __getitem__(self, index: int) -> "RestorationOutput":
         """One image of a batch, as a batch of one."""
         image, structure = self.images[index : index + 1], [images[index : index + 1] for images in self.structure]
-        return Restored(image, structure, self.captions[index : index + 1], self.warnings)
+        return RestorationOutput(image, structure, self.captions[index : index + 1], self.warnings)
 
     @classmethod
-    def joined(cls, parts: Sequence["Restored"], order: Sequence[int]) -> "Restored":
+    def joined(cls, parts: Sequence["RestorationOutput"], order: Sequence[int]) -> "RestorationOutput":
         """Several batches as one; `order` holds the place of each of their images in it."""
         places = [order.index(place) for place in range(len(order))]
         captions = [caption for part in parts for caption in part.captions]
@@ -144,14 +144,14 @@ class Restoration:
             refined: Tensor = self.pipeline.refine(tokens.to(self.pipeline.refine.dtype))
         return refined.to(self.backbone.unet.dtype)
 
-    def whole(self) -> Restored:
+    def whole(self) -> RestorationOutput:
         """Everything at once: the images, and the Processor's."""
         upscaled = upscale(self.lq, self.size)
         images, structure = self.part(upscaled, self.embed(upscaled), self.on_step)
         images = fix_colour(images, upscaled, self.settings.colour, self.settings.colour_strength)
-        return Restored(drawn_to(self.lq, images, self.drawn), structure, self.captions, self.warnings)
+        return RestorationOutput(back_project(self.lq, images, self.drawn), structure, self.captions, self.warnings)
 
-    def in_regions(self) -> Restored:
+    def in_regions(self) -> RestorationOutput:
         """Region by region: the images alone, as the Processor's of the whole would double the memory."""
         height, width = self.size
         # Smaller than what is still done at once: the canvas needs its share of the memory
@@ -170,7 +170,7 @@ class Restoration:
             canvas[..., rows.start : rows.stop, columns.start : columns.stop] += image
         if self.settings.colour == "adain":
             match_moments(canvas, self.lq, self.settings.colour_strength)
-        return Restored(drawn_to(self.lq, canvas, self.drawn), [], self.captions, self.warnings)
+        return RestorationOutput(back_project(self.lq, canvas, self.drawn), [], self.captions, self.warnings)
 
     def _counted(self, number: int, count: int) -> OnStep | None:
         on_step = self.on_step
@@ -216,7 +216,7 @@ class Restoration:
             if isinstance(base, Tensor):
                 return Colours(base, images[0])
             started = self.settings.start is not None
-            return Colours(known if started else encode(self.vae, padded, tile=self.vae_tile), padded)
+            return Colours(known if started else encode_latents(self.vae, padded, tile=self.vae_tile), padded)
 
         def show(latents: Tensor) -> Tensor:
             rows, columns = (-(-side // factor_of(self.vae)) for side in (height, width))
@@ -225,7 +225,7 @@ class Restoration:
 
         with self.autocast:
             latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
-        restored = decode(self.vae, base + latents * self.residual_share, self.vae_tile)
+        restored = decode_latents(self.vae, base + latents * self.residual_share, self.vae_tile)
         return restored[..., :height, :width].clamp(0, 1), [image[..., :height, :width] for image in images]
 
     def _start(
@@ -233,10 +233,10 @@ class Restoration:
     ) -> tuple[Tensor, Tensor | float]:
         """Clean latents that the loop starts from, and the latent that its result is added to."""
         if self.pipeline.config.residual:
-            base = encode(self.vae, images[0], tile=self.vae_tile)
+            base = encode_latents(self.vae, images[0], tile=self.vae_tile)
             return torch.zeros_like(base), base
         if self.settings.start is not None:
-            return encode(self.vae, padded, generators, self.vae_tile), 0.0
+            return encode_latents(self.vae, padded, generators, self.vae_tile), 0.0
         factor = factor_of(self.vae)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         return padded.new_zeros(len(padded), channels_of(self.vae), height, width), 0.0
@@ -262,7 +262,7 @@ class BrokenError(UserError):
         restored: the result.
     """
 
-    def __init__(self, restored: Restored) -> None:
+    def __init__(self, restored: RestorationOutput) -> None:
         super().__init__(
             "The network's result holds NaN or is black all over; check the weights, or take another sampler or start."
         )
@@ -277,7 +277,7 @@ def restore_batch(
     seeds: list[int],
     settings: Sampler,
     on_step: OnStep | None = None,
-) -> Restored:
+) -> RestorationOutput:
     """Restore a batch; arguments as of `Restoration`. Within autocast the denoiser alone takes part in it, as a type
     given to `in_dtype` is its alone. What comes out broken in half precision is done again in full.
 
@@ -285,7 +285,7 @@ def restore_batch(
         BrokenError: the result holds NaN or infinity, or is black, in full precision too.
     """
 
-    def restored(autocast: torch.autocast) -> Restored:
+    def restored(autocast: torch.autocast) -> RestorationOutput:
         with plain(lq.device):
             restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step, autocast)
             return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
@@ -297,7 +297,7 @@ def restore_batch(
         alone = [
             restore_batch(pipeline, lq[[n]], [captions[n]], size, [seeds[n]], settings, on_step) for n in range(len(lq))
         ]
-        return Restored.joined(alone, range(len(lq)))
+        return RestorationOutput.joined(alone, range(len(lq)))
     if (halves := halves_of(pipeline)) or torch.is_autocast_enabled(lq.device.type):
         with in_full(halves):
             done = restored(plain(lq.device))

@@ -108,7 +108,7 @@ class Sampler:
         start = max(1, round((999 if self.start is None else self.start) * (1 - self.fidelity)))
         return replace(self, start=start, steps=min(self.steps, start), respace=True)
 
-    def frugal(self) -> "Sampler":
+    def low_memory(self) -> "Sampler":
         """The settings in the smallest pieces that still give a whole picture."""
         tile = 48 if not isinstance(self.tile, int) else min(self.tile, 48)
         return replace(self, tile=tile, overlap=min(self.overlap, tile // 4), tile_batch=1, region=384)

@@ -21,6 +21,7 @@ SAME = {
     "controlnet_conditioning_scale": "conditioning_scale",
     "generator": "seed",
     "callback_on_step_end": "on_step",
+    "shown": "captioner_input",  # ours, until version 0.3
 }
 """What is called otherwise here."""
 
@@ -32,7 +33,7 @@ ABSENT = {
     **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds"), "give the texts, as caption and negative_caption"),
     **dict.fromkeys(("control_image", "ip_adapter_image", "ip_adapter_image_embeds"), "image is all that steers"),
     **dict.fromkeys(("callback", "callback_steps"), "give on_step or callback_on_step_end"),
-    "return_dict": "the result is a Restored",
+    "return_dict": "the result is a RestorationOutput",
 }
 """What there is no such thing of here, and what to do instead."""
 

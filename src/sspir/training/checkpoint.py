@@ -62,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         for number in range(self.keep - 1, 0, -1):
             younger = earlier(last, number - 1)
             if younger.exists():
-                twin(younger, earlier(last, number))
+                link_or_copy(younger, earlier(last, number))
 
 
 def earlier(last: Path, number: int) -> Path:
@@ -70,7 +70,7 @@ def earlier(last: Path, number: int) -> Path:
     return last.with_name(f"{last.stem}-{number}{last.suffix}") if number else last
 
 
-def twin(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Put a file's content under another name too, in one step; a link where the file system has them."""
     with replacing(target) as partial:
         partial.unlink(missing_ok=True)
@@ -148,14 +148,14 @@ def require_base(base: Tensor | None, backbone: ControlledUNet) -> None:
     Raises:
         UserError: it is another one.
     """
-    if not matches(base_of(backbone), base):
+    if not same_weights(base_of(backbone), base):
         raise UserError(
             "The checkpoint was trained on another base: the frozen U-Net's weights differ from those it knew; "
             "point backbone.path to the base it was trained on."
         )
 
 
-def matches(weights: Tensor | None, others: Tensor | None) -> bool:
+def same_weights(weights: Tensor | None, others: Tensor | None) -> bool:
     """Whether some weights are others, but for the rounding of half precision; none are none."""
     if weights is None or others is None:
         return weights is others
@@ -180,7 +180,7 @@ def require_marked(parts: Mapping[str, Any], marks: Mapping[str, Any]) -> None:
     """
     for name, ours in marks_of(parts).items():
         theirs = marks.get(name, ours)
-        if not matches(ours, theirs):
+        if not same_weights(ours, theirs):
             raise UserError(
                 f"The checkpoint was trained with another {name}: its weights differ from those it knew; point "
                 f"{name}.path to the one it was trained with."

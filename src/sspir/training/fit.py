@@ -26,7 +26,7 @@ from sspir.errors import NotApplicableError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.models.attention_cache import shared_attention
 from sspir.numbers import SEED
-from sspir.training.checkpoint import LAST, AtomicCheckpointIO, twin
+from sspir.training.checkpoint import LAST, AtomicCheckpointIO, link_or_copy
 from sspir.training.loggers import StepLogger
 from sspir.training.resume import finished, starting_point
 from sspir.training.run import (
@@ -178,7 +178,7 @@ def _keep_a_best(checkpoints: Path) -> None:
     """Where nothing was validated the last checkpoint is the best."""
     last, best = checkpoints / LAST, checkpoints / "best.ckpt"
     if last.is_file() and not best.is_file():
-        twin(last, best)
+        link_or_copy(last, best)
 
 
 def _tell_loggers(trainer: pl.Trainer, config: dict[str, Any], validated: Mapping[str, Metric]) -> None:

@@ -18,7 +18,7 @@ from sspir.errors import NotApplicableError, UserError
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import channels_of, encode, factor_of, upscale
+from sspir.models.latent import channels_of, encode_latents, factor_of, upscale
 from sspir.models.structure_processor import StructureProcessor
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
@@ -245,10 +245,10 @@ class RestorationModule(pl.LightningModule):
     @torch.no_grad()
     def latents(self, hq: Tensor, images: list[Tensor], generators: list[torch.Generator] | None = None) -> Tensor:
         """What is diffused: the truth's latent, or its scaled difference to the latent of the Processor's image."""
-        latents = encode(self.vae, hq, generators)
+        latents = encode_latents(self.vae, hq, generators)
         if self.residual:
             base = (images[0].detach().float() / 2 + 0.5).clamp(0, 1)
-            latents = (latents - encode(self.vae, base)) * self.residual
+            latents = (latents - encode_latents(self.vae, base)) * self.residual
         return latents
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
@@ -257,7 +257,7 @@ class RestorationModule(pl.LightningModule):
         The denoiser alone keeps the precision of training, which users can give it too; all else computes as for them.
 
         Returns:
-            The batch as `Restored`, for callbacks that show it.
+            The batch as `RestorationOutput`, for callbacks that show it.
         """
         size = (batch.hq.shape[-2], batch.hq.shape[-1])
         with plain(batch.lq.device):

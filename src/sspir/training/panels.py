@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from sspir.batch import Batch
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
-from sspir.sampling.restoration import Restored
+from sspir.sampling.restoration import RestorationOutput
 from sspir.training.strategy import gathered
 
 
@@ -37,7 +37,7 @@ class LogRestorations(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write a panel of this batch, whose `outputs` are a `Restored`, and of those of the other ranks."""
+        """Write a panel of this batch, whose `outputs` are a `RestorationOutput`, and of those of the other ranks."""
         share = trainer.datamodule.shares[dataloader_idx]  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         if batch_idx * share.world >= self.count or trainer.sanity_checking:
             return
@@ -66,7 +66,7 @@ class LogRestorations(Callback):
         return next(name for name in names if self.taken.setdefault(name, place) == place)
 
 
-def _panel(batch: Batch, restored: Restored) -> Image:
+def _panel(batch: Batch, restored: RestorationOutput) -> Image:
     """The first image of a batch beside bicubic upscaling, the Processor's and the truth."""
     size = (batch.hq.shape[-2], batch.hq.shape[-1])
     columns = {"bicubic": upscale(batch.lq, size)[0]}

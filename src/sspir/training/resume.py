@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from sspir.config.trust import check_record, read_record, targets
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED, write_text
-from sspir.training.checkpoint import LAST, glance, load_checkpoint, twin
+from sspir.training.checkpoint import LAST, glance, link_or_copy, load_checkpoint
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.training.schedule import rate_at
 
@@ -119,7 +119,7 @@ def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
     for old in (folder / SUMMARY, folder / NOT_APPLICABLE, *(folder / CHECKPOINTS).glob(".*")):
         old.unlink(missing_ok=True)
     if checkpoint and checkpoint.name != LAST:
-        twin(checkpoint, checkpoint.with_name(LAST))
+        link_or_copy(checkpoint, checkpoint.with_name(LAST))
     metrics = folder / METRICS
     if metrics.is_file():
         lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)

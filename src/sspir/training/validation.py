@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from sspir.errors import UserError
-from sspir.sampling.pipeline import RestorationPipeline, Restored
+from sspir.sampling.pipeline import RestorationOutput, RestorationPipeline
 from sspir.sampling.restoration import REPAIRED, BrokenError
 from sspir.seeding import sample_seed
 from sspir.training.strategy import gathered
@@ -20,7 +20,7 @@ ROWS = ("val", "bicubic", "structure")
 
 
 class Validation(nn.Module):
-    """Restored images beside bicubic upscaling and the Processor's own, each measured by every metric.
+    """RestorationOutput images beside bicubic upscaling and the Processor's own, each measured by every metric.
 
     Processes share the images; each goes through the same sets in the same order, and gets the numbers of all images.
 
@@ -92,7 +92,7 @@ class Validation(nn.Module):
         captions: Sequence[str],
         size: tuple[int, int],
         ids: Sequence[str],
-    ) -> Restored:
+    ) -> RestorationOutput:
         """Restore a batch; what is broken in full precision too comes back as it is, named and counted.
 
         Args:
@@ -107,7 +107,7 @@ class Validation(nn.Module):
         except BrokenError as error:
             if len(ids) > 1:
                 parts = [self.restore(pipeline, lq[[n]], [captions[n]], size, [ids[n]]) for n in range(len(ids))]
-                return Restored.joined(parts, range(len(ids)))
+                return RestorationOutput.joined(parts, range(len(ids)))
             log.warning("Validation image %s/%s failed: %s", self.current, ids[0], error)
             self.troubles["failed"] += int(self.counts)
             return error.restored

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def drawn_to(lq: Tensor, images: Tensor, fidelity: float) -> Tensor:
+def back_project(lq: Tensor, images: Tensor, fidelity: float) -> Tensor:
     """Draw restored images towards what was photographed.
 
     One step of back-projection (Irani and Peleg, 1991): the image, low-passed and downsampled like the photo, is

@@ -23,7 +23,7 @@ from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job
 from sspir.restoring.samples import Samples, write_samples
 from sspir.sampling.loop import Step
-from sspir.sampling.pipeline import RestorationPipeline, Restored
+from sspir.sampling.pipeline import RestorationOutput, RestorationPipeline
 from sspir.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Request:
         compare: write what was given and what came out side by side, too.
         dtype: of the denoiser.
         weights: what the pipeline was made of, for the record.
-        shown: what of a photo a captioner describes, see `sspir.sampling.look.look`.
+        captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
     """
 
     settings: Sampler
@@ -52,7 +52,7 @@ class Request:
     compare: bool = False
     dtype: str = "float32"
     weights: str = ""
-    shown: str = "lq"
+    captioner_input: str = "lq"
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Opened:
     warnings: list[str] = field(default_factory=list)
 
 
-class Restorer:
+class JobRunner:
     """Restores jobs with a pipeline and writes each result and its line in the journal.
 
     Args:
@@ -109,7 +109,9 @@ class Restorer:
         self.batch = batch
         self.max_pixels = max_pixels
         self.on_progress = on_progress
-        self.describer = Describer(pipeline, journal, request.scale, request.shown, request.weights, max_pixels)
+        self.describer = Describer(
+            pipeline, journal, request.scale, request.captioner_input, request.weights, max_pixels
+        )
 
     def is_done(self, job: Job) -> bool:
         """Whether the journal says that this very photo was restored in this very way, and the result is there."""
@@ -187,7 +189,7 @@ class Restorer:
 
     def _with_less_memory(self, opened: Opened) -> Exception | None:
         """Try once more in the smallest pieces; returns why that failed, too."""
-        settings = self.request.settings.frugal()
+        settings = self.request.settings.low_memory()
         opened.warnings.append(f"there was too little memory; restored in regions of {settings.region} pixels")
         error = self._tried([opened], settings)
         if error is None or not _is_memory(error):
@@ -231,7 +233,7 @@ class Restorer:
 
     def _sample(
         self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int, settings: Sampler
-    ) -> Restored:
+    ) -> RestorationOutput:
         seeds = [self.request.seed + number] * len(lq)
         shares = len(lq) / self.request.samples
 

@@ -18,7 +18,7 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
 
 
-def luma(pixels: Tensor) -> Tensor:
+def y_channel(pixels: Tensor) -> Tensor:
     """BT.601 Y (B, 1, H, W) in [16, 235] of RGB pixels (B, 3, H, W) in 0..255."""
     red, green, blue = pixels.unbind(dim=1)
     return (16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255).unsqueeze(1)
@@ -73,7 +73,7 @@ def _planes(preds: Tensor, target: Tensor, channels: str, crop: int) -> tuple[Te
     check_pair(preds, target)
     restored, truth = to_pixels(preds), to_pixels(target)
     if channels == "y":
-        restored, truth = luma(restored), luma(truth)
+        restored, truth = y_channel(restored), y_channel(truth)
     height, width = preds.shape[-2:]
     if 2 * crop >= min(height, width):
         raise UserError(f"A border of {crop} pixels leaves nothing of a {height} x {width} image; crop less.")
