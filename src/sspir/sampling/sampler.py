@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sspir.color import ColourMode
 from sspir.errors import UserError
-from sspir.numbers import REAL, SHARE, STEPS
+from sspir.numbers import COUNT, LIMIT, REAL, SHARE, STEPS
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Sampler:
         if not hasattr(diffusers, self.scheduler):
             raise UserError(f"diffusers has no scheduler {self.scheduler!r}; try DDIMScheduler or DDPMScheduler.")
         STEPS.require("steps", self.steps)
+        if self.start is not None:
+            COUNT.require("start", self.start)
         for name in ("guidance", "conditioning_scale"):
             REAL.require(name, getattr(self, name))
         if self.colour not in get_args(ColourMode):
@@ -89,11 +91,13 @@ class Sampler:
     def _check_tiles(self) -> None:
         if self.tile_tokens not in ("image", "tile"):
             raise UserError(f"tile_tokens={self.tile_tokens!r} is not known; choose image or tile.")
-        if isinstance(self.tile, str) and self.tile != "auto":
+        for name, numbers in (("tile_batch", COUNT), ("overlap", LIMIT)):
+            numbers.require(name, getattr(self, name))
+        if self.tile not in (None, "auto") and not isinstance(self.tile, int):
             raise UserError(f"tile={self.tile!r} is no side of a tile; give a number, auto, or null for no tiles.")
-        if isinstance(self.tile, int) and not 0 <= self.overlap < self.tile:
+        if isinstance(self.tile, int) and self.overlap >= self.tile:
             raise UserError(f"overlap={self.overlap} must be at least 0 and below tile={self.tile}.")
-        if self.region is not None and self.region < 64:
+        if self.region is not None and COUNT.require("region", self.region) < 64:
             raise UserError(f"region={self.region} is too small for regions to overlap; give 64 pixels or more.")
 
     @property
