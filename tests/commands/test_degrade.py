@@ -65,9 +65,10 @@ def test_broken_photos_are_named_and_skipped(photos: Path, tmp_path: Path, capsy
     assert (hq - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_sheet_shows_the_photo_and_every_draw(photos: Path, tmp_path: Path) -> None:
+def test_sheet_shows_the_photo_and_every_draw(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["degrade", str(photos), "--preset", "realesrgan_strong", "--grid", str(tmp_path / "sheet.png")]
     assert main([*arguments, "--count", "6", "--crop", "32"]) == 0
+    assert capsys.readouterr().out.endswith(f"see {tmp_path / 'sheet.png'}.\n")
     sheet = torch.from_numpy(np.array(Image.open(tmp_path / "sheet.png")))
     assert sheet.shape[1] == 4 * (32 + 6) + 6
     hq = ImageFolder(photos)[0]["hq"]

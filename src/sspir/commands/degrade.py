@@ -94,6 +94,7 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     photo = chw_tensor(Crop(crop).centre(read_image(path).pixels)[0])
     seeds = [sample_seed(seed, number, path.name) % 10**6 for number in range(count)]
     write_image(out, Picture(contact_sheet(degradation, photo, seeds)))
+    sys.stdout.write(f"{count} draws of {path}: see {out}.\n")
     return 0
 
 
