@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def test_usable_splits_by_what_is_there() -> None:
 
 
 def test_a_method_is_not_judged_against_noise_without_the_metrics_that_judge() -> None:
-    pair = {"a": "ours", "b": "noise@ours", "metric": "niqe", "better": "ours"}
+    pair = {"a": "ours", "b": "noise@ours", "metric": "niqe", "better": "ours", "n": 8}
     (verdict,) = noise_verdicts([pair])
     assert verdict["beaten"] is None
     assert "not judged" in verdict_text(verdict)
@@ -196,3 +197,21 @@ def test_a_method_is_not_judged_against_noise_without_the_metrics_that_judge() -
     (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif", "better": None}])
     assert not verdict["beaten"]
     assert "WARNING: ours does not beat plain noise of its PSNR" in verdict_text(verdict)
+    few = {**pair, "n": 2, "better": None}
+    (verdict,) = noise_verdicts([few, {**few, "metric": "vif"}])
+    assert "not judged" in verdict_text(verdict)
+
+
+def test_with_few_images_nothing_is_called_equal() -> None:
+    values = np.arange(20.0, 26.0)
+    few, enough = (results_of({"a": values[:n], "b": values[:n]}).summary() for n in (2, 6))
+    assert "too few images to tell (2 of at least 6): psnr_y" in comparison_text(few)
+    assert "no significant difference" not in comparison_text(few)
+    assert "no significant difference: psnr_y" in comparison_text(enough)
+
+
+def test_all_that_print_as_the_best_does_are_starred() -> None:
+    values = np.full(6, 25.0)
+    table = summary_table(results_of({"a": values, "b": values + 0.001, "c": values - 0.01}).summary())
+    stars = re.findall(r"(2\d\.\d\d)([* ]) \[", next(line for line in table.splitlines() if "psnr_y" in line))
+    assert stars == [("25.00", "*"), ("25.00", "*"), ("24.99", " ")]

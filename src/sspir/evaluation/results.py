@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sspir.evaluation.measure import NOISE, Row
-from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, Values, bootstrap, compare
+from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare
 from sspir.files import write_bytes
 from sspir.metrics.base import ImageMetric
 
@@ -173,7 +173,7 @@ def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each method with a noise control: on which metrics it beats plain noise of its PSNR, and whether it counts.
 
     It counts if it beats the noise significantly on NIQE and on one of VIF, HaarPSI and GMSD; where these were not
-    measured, "beaten" is None.
+    measured, or on too few images, "beaten" is None.
     """
     verdicts = []
     for control in sorted({pair["b"] for pair in comparisons if pair["b"].startswith(NOISE)}):
@@ -181,7 +181,7 @@ def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pairs = [pair for pair in comparisons if pair["b"] == control and pair["a"] == method]
         better = [pair["metric"] for pair in pairs if pair["better"] == method]
         worse = [pair["metric"] for pair in pairs if pair["better"] == control]
-        measured = {pair["metric"] for pair in pairs}
+        measured = {pair["metric"] for pair in pairs if pair["n"] >= SMALLEST_N}
         judged = "niqe" in measured and not measured.isdisjoint(STRUCTURE)
         beaten = ("niqe" in better and any(name in better for name in STRUCTURE)) if judged else None
         verdicts.append({"method": method, "control": control, "better": better, "worse": worse, "beaten": beaten})

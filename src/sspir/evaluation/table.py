@@ -1,9 +1,11 @@
 """A summary as text: the table for the terminal, and sentences about which differences are significant."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from sspir.evaluation.measure import NOISE
+from sspir.evaluation.statistics import SMALLEST_N
 
 ARROWS = {True: "↑", False: "↓", None: "→"}
 
@@ -20,13 +22,13 @@ def number(value: float) -> str:
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred."""
+    """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred, and all that print alike."""
     methods = list(summary["methods"])
     lines = [["", *methods]]
     for name, facts in summary["metrics"].items():
         cells = {method: summary["methods"][method].get(name) for method in methods}
         best = best_of(facts, {method: cell["mean"] for method, cell in cells.items() if cell})
-        texts = [_cell(cell, method == best) for method, cell in cells.items()]
+        texts = [_cell(cell, method in best) for method, cell in cells.items()]
         lines.append([heading(name, facts), *texts])
     lines += [[name, *["not here" for _ in methods]] for name in summary["unavailable"]]
     counts = [str(max((cell["n"] for cell in summary["methods"][m].values()), default=0)) for m in methods]
@@ -37,14 +39,16 @@ def summary_table(summary: dict[str, Any]) -> str:
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def best_of(facts: dict[str, Any], means: dict[str, float]) -> str | None:
-    """The method with the best mean, controls aside, or None if there are not two to choose from."""
+def best_of(facts: dict[str, Any], means: dict[str, float]) -> set[str]:
+    """The methods whose printed mean is the best, controls aside; none if there are not two to choose from."""
     means = {method: mean for method, mean in means.items() if NOISE not in method}
     if len(means) < 2:
-        return None
+        return set()
     if facts["ideal"] is not None:
-        return min(means, key=lambda method: abs(math.log(means[method] / facts["ideal"])))
-    return (max if facts["higher_is_better"] else min)(means, key=lambda method: means[method])
+        best = min(means.values(), key=lambda mean: abs(math.log(mean / facts["ideal"])))
+    else:
+        best = (max if facts["higher_is_better"] else min)(means.values())
+    return {method for method, mean in means.items() if number(mean) == number(best)}
 
 
 def comparison_text(summary: dict[str, Any]) -> str:
@@ -62,7 +66,8 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     """One sentence about a method and plain noise of its PSNR."""
     method, better = verdict["method"], ", ".join(verdict["better"]) or "nothing"
     if verdict["beaten"] is None:
-        return f"{method} is not judged against plain noise: that takes NIQE and one of VIF, HaarPSI, GMSD."
+        needed = f"NIQE, one of VIF, HaarPSI, GMSD, and {SMALLEST_N} images"
+        return f"{method} is not judged against plain noise: that takes {needed}."
     if verdict["beaten"]:
         return f"{method} beats plain noise of its PSNR on {better}."
     return (
@@ -74,13 +79,17 @@ def verdict_text(verdict: dict[str, Any]) -> str:
 def _pair_text(a: str, b: str, found: list[dict[str, Any]]) -> str:
     better = [_gain(comparison) for comparison in found if comparison["better"] == a]
     worse = [_gain(comparison) for comparison in found if comparison["better"] == b]
-    open_ = [comparison["metric"] for comparison in found if comparison["better"] is None]
-    parts = {
-        "significantly better": "; ".join(better),
-        "significantly worse": "; ".join(worse),
-        "no significant difference": ", ".join(open_),
-    }
+    parts = {"significantly better": "; ".join(better), "significantly worse": "; ".join(worse)}
+    open_ = [comparison for comparison in found if comparison["better"] is None]
+    for why in dict.fromkeys(map(undecided, open_)):
+        parts[why] = ", ".join(comparison["metric"] for comparison in open_ if undecided(comparison) == why)
     return "\n".join([f"{a} against {b}", *(f"  {words}: {text}" for words, text in parts.items() if text)])
+
+
+def undecided(comparison: Mapping[str, Any]) -> str:
+    """Why neither of two methods is called better."""
+    n = comparison["n"]
+    return "no significant difference" if n >= SMALLEST_N else f"too few images to tell ({n} of at least {SMALLEST_N})"
 
 
 def _gain(comparison: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from sspir.evaluation.measure import BICUBIC, NOISE
-from sspir.evaluation.table import best_of, heading, number, verdict_text
+from sspir.evaluation.table import best_of, heading, number, undecided, verdict_text
 from sspir.report.ablation import studies
 from sspir.report.collect import Collected
 from sspir.report.html import details, table, warnings
@@ -99,7 +99,7 @@ def _method_table(methods: Mapping[str, Mapping[str, Any]], metrics: Mapping[str
     head = "".join(f"<th>{escape(heading(name, facts))}</th>" for name, facts in metrics.items())
     body = []
     for method, cells in methods.items():
-        row = "".join(_value(cells.get(name), best[name] == method) for name in metrics)
+        row = "".join(_value(cells.get(name), method in best[name]) for name in metrics)
         count = max((cell["n"] for cell in cells.values()), default=0)
         kind = ' class="control"' if NOISE in method else ""
         body.append(f"<tr{kind}><th>{escape(method)}</th>{row}<td>{count}</td></tr>")
@@ -119,7 +119,7 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         f"<tr><th>{escape(c['a'])} – {escape(c['b'])}</th><td>{escape(c['metric'])}</td>"
         f"<td>{number(c['gain'])}<small>{number(c['low'])} … {number(c['high'])}</small></td>"
-        f"<td>{c['win_rate']:.0%}</td><td>{escape(c['better'] or 'none: not significant')}</td></tr>"
+        f"<td>{c['win_rate']:.0%}</td><td>{escape(c['better'] or undecided(c))}</td></tr>"
         for c in comparisons
     ]
     if not rows:
