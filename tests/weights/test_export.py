@@ -66,6 +66,7 @@ def test_an_export_touches_nothing_beside_it_and_leaves_nothing_half(
     assert [path.name for path in out.parent.iterdir()] == [".model"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
+    (out.with_name(".model.part") / "left").mkdir(parents=True)  # by an export that was killed
     export(run, "new/model")
     assert beside.read_text() == "mine"
     assert {path.name for path in out.parent.iterdir()} == {".model", "model"}

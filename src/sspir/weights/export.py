@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from omegaconf import OmegaConf
@@ -39,15 +38,18 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
     pipeline.in_dtype(dtype)
     for part in (pipeline.text_encoder, pipeline.image_encoder, pipeline.refine):
         torch.nn.Module.to(part, getattr(torch, dtype))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as private:
-        folder = Path(private, out.name)  # a folder within, as the outer one is closed to others
+    folder = out.with_name(f".{out.name}.part")  # always the same, so that what a kill has left is replaced
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
         pipeline.save_pretrained(folder)
         (folder / CARD).write_text(card(run, checkpoint), encoding="utf-8")
         shutil.copy(run / CONFIG, folder / TRAINING)
         sums = "".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder))
         (folder / SUMS).write_text(sums, encoding="utf-8")
         folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def card(run: Path, checkpoint: str) -> str:
