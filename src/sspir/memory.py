@@ -7,16 +7,26 @@ from pathlib import Path
 
 import torch
 
+from sspir.errors import UserError
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUP, _MEMORY = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 _WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be there where no one tells
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps" ..."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device called "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps" ...
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device {name!r} cannot be used ({reason}); choose cpu, or auto.") from error
 
 
 def free_bytes(device: torch.device) -> int:

@@ -178,6 +178,10 @@ def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
         (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (captioner.path)"),
         (["--captioner-input", "restored"], "need --weights"),
         (["--weights", "somewhere"], "lq takes none"),
+        (
+            ["--captioner-input", "processor", "--weights", "somewhere", "--device", "nonsense"],
+            "The device 'nonsense' cannot be used",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(

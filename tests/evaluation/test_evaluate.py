@@ -109,9 +109,10 @@ def test_the_same_evaluation_gives_the_same_numbers(run: Path, photo_folder: Pat
     [
         ("seed=18446744073709551616", "seed: 18446744073709551616 is no whole number from 0"),
         ("limit=-3", "limit: -3 is no whole number from 1"),
+        ("device=nonsense", "The device 'nonsense' cannot be used"),
     ],
 )
-def test_numbers_out_of_range_are_one_sentence(
+def test_settings_that_cannot_be_are_one_sentence(
     change: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["evaluate", f"run={tmp_path}", "benchmark=skimage", "wandb=null", change]) == 2

@@ -380,9 +380,13 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, we
         (["in", "--tile", "4"], "below tile=4"),
         (["in", "--captions", "no.jsonl"], "no.jsonl"),
         (["in", "--device", "cuda:7"], "'cuda:7' cannot be used"),
+        (["in", "--device", "nonsense"], "'nonsense' cannot be used"),
         (["in/a.png", "--out", "in"], "is itself a photo"),
         (["in/a.png", "--out", "full"], "was not written by this command"),
         (["in", "other"], "would both be written to"),
+        (["in", "--compare", "--format", "same"], "a.compare.png would be written for in/a.jpg and for in/a.png"),
+        (["in", "--samples", "2", "--format", "same"], "a.trust.png would be written for in/a.jpg and for in/a.png"),
+        (["in", "--samples", "2", "--format", "png"], "a.mean.png would be written for in/a.mean.jpg and for in/a.png"),
         (["in", "--out", "new.gif"], "ends in .gif, which is not written"),
     ],
 )
@@ -398,6 +402,8 @@ def test_bad_requests_are_refused_in_a_sentence(
     write_photo(tmp_path / "in" / "a.png")
     if "other" in flags:
         write_photo(tmp_path / "other" / "a.jpg")
+    if "--format" in flags:
+        write_photo(tmp_path / "in" / ("a.jpg" if "same" in flags else "a.mean.jpg"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.png").write_bytes(b"mine")
     before = sorted(tmp_path.rglob("*"))

@@ -149,8 +149,8 @@ def _look(options: argparse.Namespace) -> "Look":
     from sspir.sampling.look import look
     from sspir.weights.load import load_pipeline
 
-    pipeline = load_pipeline(options.weights, captioner=NoCaption())
-    pipeline.to(choose_device(options.device))
+    device = choose_device(options.device)
+    pipeline = load_pipeline(options.weights, captioner=NoCaption()).to(device)
     pipeline.max_output_pixels = float("inf")  # what is shown is small, however large the photo
 
     def seen(photo: "Tensor") -> "Tensor":

@@ -123,7 +123,9 @@ def _skipped(job: "Job", is_done: "Callable[[Job], bool]", options: argparse.Nam
 
 
 def _check_out(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal") -> None:
-    """Refuse an output folder that cannot be written, or that holds files of others."""
+    """Refuse an output folder that cannot be written, that holds files of others, or a file for two photos."""
+    from sspir.restoring.jobs import side_files
+
     folder = journal.path.parent
     ours = options.skip_existing or options.overwrite or (folder == options.out and journal.path.exists())
     for job in jobs:
@@ -132,6 +134,14 @@ def _check_out(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal
                 f"{job.target} exists and was not written by this command; choose another --out, keep what is there "
                 f"with --skip-existing, or replace it with --overwrite."
             )
+    taken = {job.target: job for job in jobs}
+    for job in jobs:
+        for side in side_files(job.target, options.compare, options.samples).values():
+            if (other := taken.setdefault(side, job)) is not job:
+                raise UserError(
+                    f"{side} would be written for {other.source} and for {job.source}; restore them into different "
+                    f"folders, or without --format same, --compare and --samples."
+                )
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not above.is_dir():
         raise UserError(f"The folder {folder} cannot be made, as {above} is a file; choose another --out.")
@@ -176,6 +186,8 @@ def _text(path: Path) -> str | None:
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline where and in the type it shall run, with the captioner that was asked for."""
+    import torch
+
     from sspir.config.build import build
     from sspir.config.compose import load_choice
     from sspir.memory import choose_device
@@ -187,9 +199,8 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
         raise UserError(f"{options.weights} has no Processor that predicts images; use --captioner-input restored.")
     try:
         pipeline.to(choose_device(options.device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The device {options.device!r} cannot be used ({reason}); try --device cpu.") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"The device {options.device!r} has no room for the networks; try --device cpu.") from error
     pipeline.max_output_pixels = options.max_output_pixels * 1e6 or float("inf")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.in_dtype(options.dtype)

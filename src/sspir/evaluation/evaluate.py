@@ -51,6 +51,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         What `summary.json` holds.
     """
     SEED.require("seed", config.seed)
+    device = choose_device(config.device)
     if config.limit is not None:
         COUNT.require("limit", config.limit)
     out = Path(config.out)
@@ -59,7 +60,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
-    device = choose_device(config.device)
     record = record_of(config, pipeline, benchmark, sampler, device.type)
     evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record)
     left = evaluation.left()

@@ -56,6 +56,21 @@ def is_file(out: Path) -> bool:
     return out.suffix.lower() in SUFFIXES and not out.is_dir()
 
 
+def side_files(target: Path, compare: bool, samples: int) -> dict[str, Path]:
+    """What is written beside a result: "compare", and of several samples "sample2" ..., "mean", "trust", "spread".
+
+    Args:
+        target: of the result, such as `photo.png`; the others are `photo.compare.png` and so on.
+        compare: whether what was given and what came out are shown together.
+        samples: restorations of the photo.
+    """
+    suffixes = {"compare": ".png"} if compare else {}
+    if samples > 1:
+        drawn = [f"sample{number}" for number in range(2, samples + 1)]
+        suffixes |= {**dict.fromkeys([*drawn, "mean"], target.suffix), "trust": ".png", "spread": ".npy"}
+    return {what: target.with_suffix(f".{what}{suffix}") for what, suffix in suffixes.items()}
+
+
 def find_jobs(
     inputs: Sequence[str], out: Path, form: str | None = None, known: Mapping[str, str] = MappingProxyType({})
 ) -> list[Job]:

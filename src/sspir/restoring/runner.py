@@ -20,7 +20,7 @@ from sspir.images.room import require_room
 from sspir.memory import peak_bytes, released, reset_peak
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
-from sspir.restoring.jobs import Job
+from sspir.restoring.jobs import Job, side_files
 from sspir.restoring.samples import Samples, write_samples
 from sspir.sampling.loop import Step
 from sspir.sampling.pipeline import RestorationOutput, RestorationPipeline
@@ -249,7 +249,7 @@ class JobRunner:
             size = (images.shape[-2], images.shape[-1])
             columns = {"given": upscale(opened.lq[None], size)[0], "restored": images[0].cpu()}
             sheet = np.asarray(panel(columns, job.name))
-            write_image(job.target.with_suffix(".compare.png"), Picture(sheet))
+            write_image(side_files(job.target, True, 1)["compare"], Picture(sheet))
         if len(images) > 1:
             write_samples(job.target, picture, Samples.of(images))
         return write_image(job.target, picture.replaced(images[0]))  # last: with it the photo counts as done

@@ -13,6 +13,7 @@ from sspir.color import luma
 from sspir.files import write_bytes
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
+from sspir.restoring.jobs import side_files
 
 WHITE_AT = 0.1
 """Spread, in units of white, that the trust map shows at the bright end of its scale."""
@@ -49,13 +50,14 @@ def write_samples(target: Path, picture: Picture, samples: Samples) -> None:
         picture: the photo, for its depth and metadata.
         samples: of it.
     """
+    places = side_files(target, False, len(samples.images))
     for number, image in enumerate(samples.images[1:], start=2):
-        write_image(target.with_suffix(f".sample{number}{target.suffix}"), picture.replaced(image))
-    write_image(target.with_suffix(f".mean{target.suffix}"), picture.replaced(samples.mean))
-    write_image(target.with_suffix(".trust.png"), Picture(trust_map(samples.spread)))
+        write_image(places[f"sample{number}"], picture.replaced(image))
+    write_image(places["mean"], picture.replaced(samples.mean))
+    write_image(places["trust"], Picture(trust_map(samples.spread)))
     buffer = BytesIO()
     np.save(buffer, samples.spread.float().cpu().numpy())
-    write_bytes(target.with_suffix(".spread.npy"), buffer.getvalue())
+    write_bytes(places["spread"], buffer.getvalue())
 
 
 def trust_map(spread: Tensor) -> np.ndarray:
