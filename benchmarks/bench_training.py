@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
 from sspir.config.compose import compose_config
-from sspir.models.attention_cache import shared_attention
+from sspir.models.attention_processor import cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
 from sspir.training.callbacks import EMA, SkipNaN
@@ -120,7 +120,7 @@ def curves(network: ControlledUNet, given: dict[str, torch.Tensor], steps: int) 
         losses = []
         for _ in range(steps):
             noise = torch.randn(given["sample"].shape, generator=generator)
-            with context, shared_attention(trained, remember=False):
+            with context, cpu_attention(trained, torch.device("cpu"), remember=False):
                 prediction = trained(**{**given, "sample": 0.3 * given["sample"] + noise}).noise
             loss = torch.nn.functional.mse_loss(prediction.float(), noise)
             optimizer.zero_grad()
@@ -165,7 +165,7 @@ def precision(repeats: int, steps: int) -> None:
         }
 
         def step(context, network=network, given=given) -> None:
-            with context, shared_attention(network, remember=False):
+            with context, cpu_attention(network, torch.device("cpu"), remember=False):
                 loss = network(**given).noise.float().square().mean()
             loss.backward()
             network.zero_grad()

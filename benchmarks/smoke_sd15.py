@@ -86,7 +86,7 @@ def train(folder: Path) -> dict[str, float]:
 
     from sspir.batch import Batch
     from sspir.doctor.memory import estimate_step
-    from sspir.models.attention_cache import shared_attention
+    from sspir.models.attention_processor import cpu_attention
     from sspir.pretrained.load import shapes_only
 
     config = settings(folder)
@@ -99,7 +99,7 @@ def train(folder: Path) -> dict[str, float]:
     )  # fmt: skip
     loaded = peak_bytes(CPU)
     started, used = time.perf_counter(), time.process_time()
-    with shared_attention(module.backbone, remember=False):
+    with cpu_attention(module.backbone, CPU, remember=False):
         trainer.fit(module, DataLoader([Batch(lq, hq, ["a photo"], ["0"])], batch_size=None))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
     peak = peak_bytes(CPU)
@@ -144,7 +144,7 @@ def restore(folder: Path) -> dict[str, float]:
 @torch.no_grad()
 def step(folder: Path) -> dict[str, float]:
     """One call of ControlNet and U-Net for 512 x 512 on one thread: plain, and as the sampler calls them."""
-    from sspir.models.attention_cache import shared_attention
+    from sspir.models.attention_processor import cpu_attention
     from sspir.models.controlled_unet import ControlledUNet
     from sspir.models.structure_processor import StructureProcessor
 
@@ -169,7 +169,7 @@ def step(folder: Path) -> dict[str, float]:
     for _ in range(4):
         plain.append(seconds(network, *given))
         for times, used, tensors in ((fp32, network, given), (bf16, half, in_half)):
-            with shared_attention(used):
+            with cpu_attention(used, CPU):
                 seconds(used, *tensors)  # computes the keys and values that all steps share
                 times.append(seconds(used, *tensors))
     return {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.models.attention_cache import shared_attention
+from sspir.models.attention_processor import cpu_attention
 from sspir.sampling.pipeline import RestorationPipeline
 from tests.networks import tiny_inputs, tiny_network, tiny_unet, wake
 from tests.pipelines import photo, tiny_pipeline
@@ -31,7 +31,7 @@ def test_a_step_is_one_graph_for_every_step_and_image() -> None:
     texts = torch.cat([given["prompt_embeds"], 2 * given["prompt_embeds"]])
     for image in (given["lq"], given["lq"].flip(3)):
         features, _ = network.structure(image)
-        with shared_attention(network):
+        with cpu_attention(network, image.device):
             for timestep in (torch.tensor(800), torch.tensor(300)):
                 arguments = (given["sample"], timestep, texts, given["image_embeds"], features)
                 assert (compiled(*arguments) - network.predict(*arguments)).abs().max() < 1e-5

@@ -1,9 +1,14 @@
 """What the sampler loop saves changes no result."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from sspir.models.attention_cache import SharedAttention, shared_attention
+from sspir.models.attention_processor import CPUAttnProcessor, cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.sampling.loop import Predictor, Priors, predict, sample
 from sspir.sampling.sampler import Sampler
@@ -11,6 +16,7 @@ from tests.networks import tiny_inputs, tiny_network, wake
 
 SCHEDULE = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
 
+CPU = torch.device("cpu")
 FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
@@ -42,13 +48,39 @@ def test_shared_halves_and_kept_keys_equal_the_plain_way() -> None:
     for path in (FIRST, "mid_block.attentions.0.transformer_blocks.0.attn1"):
         query = backbone.unet.get_submodule(path).to_q
         query.register_forward_hook(lambda _, __, found, path=path: rows.update({path: len(found)}))
-    with shared_attention(backbone):
+    with cpu_attention(backbone, CPU):
         first = predict(predictor, given["sample"], timestep)
         again = predict(predictor, given["sample"], timestep)  # with keys and values from before
     assert (first - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert torch.equal(first, again)
     assert sorted(rows.values()) == [rows[FIRST], 2 * rows[FIRST]]  # nothing was told apart yet before the first text
-    assert not [m for m in backbone.modules() if isinstance(getattr(m, "processor", None), SharedAttention)]
+    assert not [m for m in backbone.modules() if isinstance(getattr(m, "processor", None), CPUAttnProcessor)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("image_after_text", [False, True])
+def test_diffusers_own_processors_give_the_same(image_after_text: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, given = wake(tiny_network(image_after_text=image_after_text)), tiny_inputs(8, 24)
+    settings = Sampler(steps=3, guidance=4.0, tile=16, overlap=4, tile_batch=2)
+    ran: list[object] = []
+    for module in backbone.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(lambda attention, *_: ran.append(type(attention.processor)))
+
+    def restored(settings: Sampler) -> torch.Tensor:
+        ran.clear()
+        seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        held = priors(backbone, given, settings.guided)
+        return sample(backbone, SCHEDULE, settings, given["sample"], held, seeds)
+
+    ours = restored(settings)
+    assert set(ran) == {CPUAttnProcessor}
+    without_text = restored(replace(settings, guidance=1.0))
+    monkeypatch.setattr("sspir.sampling.loop.cpu_attention", lambda *_: nullcontext())  # as on a GPU
+    stock = restored(settings)
+    assert set(ran) == {AttnProcessor2_0}
+    assert (stock - ours).abs().max() < 1e-5 * ours.abs().max()
+    assert (without_text - ours).abs().max() > 1e-2 * ours.abs().max()
 
 
 @torch.no_grad()
@@ -56,7 +88,7 @@ def test_tiles_of_two_images_meet_their_own_words() -> None:
     backbone, given = network(), tiny_inputs(8, 24)
     held = priors(backbone, given)
     together = Predictor(backbone, Sampler(guidance=4.0, tile=8, overlap=4, tile_batch=3), held)
-    with shared_attention(backbone):
+    with cpu_attention(backbone, CPU):
         both = predict(together, given["sample"], torch.tensor(500))
     for index in range(2):
         rows = [index]
@@ -66,7 +98,7 @@ def test_tiles_of_two_images_meet_their_own_words() -> None:
             Sampler(guidance=4.0, tile=8, overlap=4, tile_batch=1),
             Priors(texts, held.image_embeds[rows], held.features[rows]),
         )
-        with shared_attention(backbone):
+        with cpu_attention(backbone, CPU):
             one = predict(alone, given["sample"][rows], torch.tensor(500))
         assert (both[rows] - one).abs().max() < 1e-4 * one.abs().max()
 
@@ -90,7 +122,7 @@ def test_rescaled_guidance_keeps_the_spread_of_the_prediction() -> None:
     results = {}
     for rescale in (0.0, 0.5, 1.0):
         predictor = Predictor(backbone, Sampler(guidance=9.0, guidance_rescale=rescale, tile=64), held)
-        with shared_attention(backbone):
+        with cpu_attention(backbone, CPU):
             results[rescale] = predict(predictor, given["sample"], timestep)
             conditional = predictor(given["sample"], timestep)[1]
     spread = {rescale: result.std(dim=(1, 2, 3)) for rescale, result in results.items()}

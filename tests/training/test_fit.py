@@ -163,7 +163,7 @@ def test_steps_take_our_attention(photo_folder: Path, tmp_path: Path, monkeypatc
         learning.append(torch.is_grad_enabled())  # not in validation, which samples
         return bf16_attention(*tensors)
 
-    monkeypatch.setattr("sspir.models.attention_cache.bf16_attention", watched)
+    monkeypatch.setattr("sspir.models.attention_processor.bf16_attention", watched)
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=3")
     assert any(learning)
 

@@ -9,6 +9,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
+from sspir.models.attention_processor import shares_rows, spread
+
 
 class Layer(NamedTuple):
     """One U-Net layer: a resnet and what follows it.
@@ -168,7 +170,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         Args:
             name: of the layer; one that the adapter does not hold passes through.
             hidden_states: (B, C, H, W).
-            context: (B, L, D) tokens, or a map (B, D, h, w) whose pixels are the tokens.
+            context: (b, L, D) tokens, or a map (b, D, h, w) whose pixels are the tokens; repeated where b divides B.
 
         Returns:
             (B, C, H, W).
@@ -176,7 +178,10 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         if name not in self.attentions:
             return hidden_states
         tokens = context.flatten(2).transpose(1, 2) if context.ndim == 4 else context
-        attended: Tensor = self.attentions[name](hidden_states, tokens, return_dict=False)[0]
+        transformer = self.attentions[name]
+        if not shares_rows(transformer):
+            tokens = spread(tokens, hidden_states)
+        attended: Tensor = transformer(hidden_states, tokens, return_dict=False)[0]
         return attended
 
 

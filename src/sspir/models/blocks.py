@@ -1,7 +1,6 @@
 """How the blocks of a stock U-Net are run one layer at a time, with attention of ours between their layers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
+from sspir.models.attention_processor import shares_rows, spread
 
 Adapter = AttentionAdapter | NoAttention
 Text = Callable[[Tensor, Tensor], Tensor]
@@ -111,35 +111,10 @@ def texts_of(block: Any) -> list[Text]:
     return [partial(_text, attention) for attention in block.attentions]
 
 
-def _text(attention: Any, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
-    with _repeating(attention.transformer_blocks[0].attn1, len(prompt_embeds) // len(hidden)):
-        return attention(spread(hidden, prompt_embeds), encoder_hidden_states=prompt_embeds, return_dict=False)[0]
-
-
-@contextmanager
-def _repeating(attention: Any, copies: int) -> Iterator[None]:
-    """Within, a self-attention computes rows that are there several times in turn once."""
-    if copies == 1 or torch.compiler.is_compiling():  # a compiled step changes no module
-        yield
-        return
-    processor = attention.processor
-
-    def once(attn: nn.Module, hidden_states: Tensor, *context: Any, **settings: Any) -> Tensor:
-        return processor(attn, hidden_states.chunk(copies)[0], *context, **settings).repeat(copies, 1, 1)
-
-    attention.processor = once
-    try:
-        yield
-    finally:
-        attention.processor = processor
-
-
-def spread(hidden: Tensor, rows: Tensor) -> Tensor:
-    """Repeat a map (b, C, h, w) to the rows of another tensor, where it has fewer.
-
-    Guidance tells one latent two texts: all that is computed before the first text is computed once.
-    """
-    return hidden if len(hidden) == len(rows) else hidden.repeat(len(rows) // len(hidden), 1, 1, 1)
+def _text(transformer: Any, hidden: Tensor, prompt_embeds: Tensor) -> Tensor:
+    texts = len(prompt_embeds) // len(hidden)
+    told = {"texts": texts} if texts > 1 and shares_rows(transformer) else None
+    return transformer(spread(hidden, prompt_embeds), prompt_embeds, cross_attention_kwargs=told, return_dict=False)[0]
 
 
 def _no_text(hidden: Tensor, _: Tensor) -> Tensor:

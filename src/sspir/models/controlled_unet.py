@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, copy_common
+from sspir.models.attention_processor import spread
 from sspir.models.blocks import (
     Adapter,
     NoControlNet,
@@ -18,7 +19,6 @@ from sspir.models.blocks import (
     refuse_unknown,
     run,
     split_pooled,
-    spread,
     texts_of,
 )
 from sspir.models.offload import fetch
@@ -284,8 +284,7 @@ class ControlledUNet(nn.Module):
     ) -> Tensor:
         """Noise (B, 4, h, w) given the structure features of `structure`; see `forward` for the rest.
 
-        `prompt_embeds` may hold m B rows, m texts for each latent in turn: the noise has as many then. Needs
-        `sspir.models.attention_cache.shared_attention` around it.
+        `prompt_embeds` may hold m B rows, m texts for each latent in turn: the noise has as many then.
         """
         residuals, mid = self.control(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
         return self.denoise(sample, timestep, prompt_embeds, image_embeds, residuals, mid)

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.models.attention_cache import shared_attention
+from sspir.models.attention_processor import cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.tiling import tiled
 from sspir.sampling.preview import pred_original_sample
@@ -98,7 +98,7 @@ def sample(
     takes_generator = "generator" in signature(scheduler.step).parameters
     options = {"generator": list(generators)} if takes_generator else {}
     predictor = Predictor(backbone, settings, priors)
-    with shared_attention(backbone):
+    with cpu_attention(backbone, known.device):
         for number, timestep in enumerate(timesteps, start=1):  # on the CPU, as every scheduler keeps its own
             scaled = scheduler.scale_model_input(latents, timestep)
             predicted = predict(predictor, scaled, timestep)

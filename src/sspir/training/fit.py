@@ -24,7 +24,7 @@ from sspir.config.sweep import name_variant
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import NotApplicableError
 from sspir.files import NOT_APPLICABLE, write_text
-from sspir.models.attention_cache import shared_attention
+from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, link_or_copy
 from sspir.training.loggers import StepLogger
@@ -100,7 +100,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     _introduce(trainer, module, config)
     _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
     try:
-        with shared_attention(module.backbone, remember=False):
+        with cpu_attention(module.backbone, trainer.strategy.root_device, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         of_last_step = module.validated_at == trainer.global_step
         metrics = {

@@ -1,4 +1,4 @@
-"""Attention in training and sampling; what does not change between steps or guidance halves is computed once."""
+"""The attention processor of CPUs, where what steps or the texts of guidance share is computed once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,23 +6,24 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
-from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.cpu_attention import bf16_attention
 
 _MOST_HELD = 4  # contexts per layer: those of the tile batches; tokens of single tiles would pile up
 
 
-class SharedAttention:
+class CPUAttnProcessor:
     """What diffusers' `AttnProcessor2_0` computes, for contexts that fewer rows, or many steps, share.
 
     Args:
         remember: keep keys and values of the tensors seen; for contexts that are handed in again at every step.
+        first: it runs before anything tells the texts of one latent apart.
     """
 
-    def __init__(self, remember: bool) -> None:
+    def __init__(self, remember: bool, first: bool) -> None:
         self.remember = remember
+        self.first = first
         self.held: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __call__(
@@ -32,8 +33,14 @@ class SharedAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: None = None,
         temb: None = None,
+        texts: int = 1,
     ) -> Tensor:
-        """Attend from (B, N, C) to a context (b, L, D), which is repeated where b divides B, or to itself."""
+        """Attend from (B, N, C) to a context (b, L, D), which is repeated where b divides B, or to itself.
+
+        The first processor attends from the first of `texts` equal parts of the rows, and repeats what it finds.
+        """
+        if texts > 1 and self.first:
+            return self(attn, hidden_states.chunk(texts)[0]).repeat(texts, 1, 1)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         key, value = self._key_and_value(attn, context)
         query = _split(attn.to_q(hidden_states), attn.heads)
@@ -64,16 +71,39 @@ def _split(tokens: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def shared_attention(backbone: ControlledUNet, remember: bool = True) -> Iterator[None]:
-    """Within, attention of every part shares and, but in training, remembers; afterwards all is as it was."""
+def cpu_attention(backbone: nn.Module, device: torch.device, remember: bool = True) -> Iterator[None]:
+    """Within, every part attends by `CPUAttnProcessor` where it runs on a CPU; another device keeps what it has.
+
+    Args:
+        backbone: a `ControlledUNet`.
+        device: where it runs; its weights may wait elsewhere.
+        remember: keep keys and values, but in training.
+    """
     replaced: list[tuple[Attention, Any]] = []
-    for name, part in backbone.named_children():
+    for name, part in backbone.named_children() if device.type == "cpu" else ():
         for path, module in part.named_modules():
             if isinstance(module, Attention):
                 replaced.append((module, module.processor))
-                module.processor = SharedAttention(remember and path.endswith("attn2") and name != "unet_pixel")
+                module.processor = CPUAttnProcessor(
+                    remember and path.endswith("attn2") and name != "unet_pixel",
+                    path.endswith("transformer_blocks.0.attn1"),
+                )
     try:
         yield
     finally:
         for module, processor in replaced:
             module.processor = processor
+
+
+def shares_rows(transformer: Any) -> bool:
+    """Whether the attention of a transformer takes contexts of fewer rows than the map has, and a number of texts."""
+    return isinstance(transformer.transformer_blocks[0].attn1.processor, CPUAttnProcessor)
+
+
+def spread(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Repeat a tensor (b, ...) to the rows of another (B, ...), where it has fewer.
+
+    Guidance tells one latent two texts: all that is computed before the first text is computed once.
+    """
+    copies = len(rows) // len(tensor)
+    return tensor if copies == 1 else tensor.repeat(copies, *[1] * (tensor.ndim - 1))
