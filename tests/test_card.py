@@ -49,7 +49,7 @@ def test_every_sampler_runs_on_a_card(module: RestorationModule, name: str, resp
     backbone = tiny_network(image_attention=(), pixel_attention=(), controlnet=False).to("cuda")
     given = {key: tensor.to("cuda") for key, tensor in tiny_inputs(batch=1).items()}
     texts = given["prompt_embeds"].repeat(2 if settings.guided else 1, 1, 1)
-    priors = Priors(texts, given["image_embeds"], given["sample"][:, :0])
+    priors = Priors(texts, given["image_embeds"], given["lq"])
     seeds = [torch.Generator().manual_seed(0)]
     schedule = module.noise_schedule
     done = sample(backbone, schedule, settings, given["sample"], priors, seeds, look)

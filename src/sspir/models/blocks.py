@@ -22,30 +22,17 @@ class NoControlNet(nn.Module):
 
     Args:
         unet: whose skips get nothing.
-        factor: image pixels per latent pixel.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, factor: int) -> None:
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.skips = 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in unet.down_blocks)
-        self.controlnet_cond_embedding = NoEmbedding(factor)
+        self.controlnet_cond_embedding = nn.Identity()  # nothing looks at the image
 
     def forward(self, sample: Tensor) -> tuple[list[Tensor], Tensor]:
         """Zero for every skip and for the mid block."""
         zero = sample.new_zeros(())
         return [zero] * self.skips, zero
-
-
-class NoEmbedding(nn.Module):
-    """The conditioning embedding of no ControlNet."""
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, lq: Tensor) -> Tensor:
-        """Zeros (B, 1, H / factor, W / factor) for images (B, 3, H, W): tiles are cut from them as from features."""
-        return lq.new_zeros(len(lq), 1, lq.shape[-2] // self.factor, lq.shape[-1] // self.factor)
 
 
 def down_and_mid(

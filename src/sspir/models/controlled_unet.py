@@ -119,7 +119,7 @@ class ControlledUNet(nn.Module):
             control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=processor.channels)
         else:
             processor = NoProcessor(processor.channels)
-            control = NoControlNet(unet, processor.multiple)
+            control = NoControlNet(unet)
         unet_image, control_image = (
             AttentionAdapter.over_image(net, image_dim, image_attention, identity, image_after_text)
             for net in (unet, control)
@@ -207,7 +207,8 @@ class ControlledUNet(nn.Module):
             lq: (B, 3, H, W) in [0, 1], upscaled to the output's size.
 
         Returns:
-            Features (B, C, h, w) at latent size and the supervised images, largest first.
+            Features (B, C, h, w) at latent size (without a ControlNet the image itself, which nothing reads), and the
+            supervised images, largest first.
         """
         fetch(self.controlnet)
         features, images = self.processor(self.controlnet.controlnet_cond_embedding, lq)

@@ -97,11 +97,11 @@ class NoProcessor(nn.Module):
     """
 
     predicts_image = False
+    multiple = 1  # the embedding needs what the autoencoder needs
 
     def __init__(self, channels: Sequence[int] = (16, 32, 96, 256)) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        self.multiple = 2 ** (len(channels) - 1)
 
     def forward(self, embedding: nn.Module, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, C, h, w) of lq (B, 3, H, W) in [0, 1], and no images."""

@@ -47,7 +47,7 @@ class Priors(NamedTuple):
     Attributes:
         prompt_embeds: (B, L, D) of the captions; with guidance (2 B, L, D), those of the negative caption first.
         image_embeds: (B, L, D), the same for both halves of guidance, which acts on the text alone.
-        features: (B, C, h, w) of the structure prior, at latent size.
+        features: what `ControlledUNet.structure` found: tiles are cut from it at the places of the latents'.
         image: (B, 3, H, W) in [0, 1], of which each tile gets tokens of its own where `embed` is given.
         embed: images (B, 3, H, W) -> image embeddings (B, L, D); None: tiles share those of the image.
     """

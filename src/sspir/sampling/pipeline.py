@@ -21,7 +21,6 @@ from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import factor_of
 from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
@@ -102,11 +101,10 @@ class RestorationPipeline(DiffusionPipeline):
         self.register_to_config(residual=residual, scale=scale, captioner=captioner)
         self.sampler = Sampler(**(sampler or {}))
         self.captioner: Captioner = WEIGHTLESS.get(captioner, NoCaption)()
-        halvings = factor_of(vae).bit_length() - 1
         self.backbone = ControlledUNet(
             unet,
-            controlnet or NoControlNet(unet, 2**halvings),
-            processor or NoProcessor([0] * (halvings + 1)),
+            controlnet or NoControlNet(unet),
+            processor or NoProcessor(),
             unet_image or NoAttention(),
             controlnet_image or NoAttention(),
             unet_pixel or NoAttention(),
