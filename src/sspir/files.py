@@ -46,6 +46,19 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def append_bytes(path: Path, data: bytes) -> bool:
+    """Append to a file in a single call of the system, so that no reader and no crash sees a part of the data.
+
+    Returns:
+        Whether all of the data was written; a full disk may take a part.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        return os.write(handle, data) == len(data)
+    finally:
+        os.close(handle)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
@@ -95,16 +108,11 @@ class Journal:
         self.path.touch()
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write one line in a single call of the system, so that no reader and no crash sees a part of it.
+        """Write one line.
 
         Args:
             entry: anything JSON can hold, with the name of its result under "output".
         """
         self._keep(entry)
         line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            data = line.encode("utf-8", errors="surrogateescape")
-            self._torn = os.write(handle, data) < len(data)  # a full disk
-        finally:
-            os.close(handle)
+        self._torn = not append_bytes(self.path, line.encode("utf-8", errors="surrogateescape"))

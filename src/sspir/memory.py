@@ -4,10 +4,13 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from sspir.errors import UserError
+
+E = TypeVar("E", bound=Exception)
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUP, _MEMORY = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
@@ -104,7 +107,7 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def released(error: Exception) -> Exception:
+def released(error: E) -> E:
     """An error without the frames that it came through, which hold the tensors of what failed.
 
     What is tried again after it, outside the `except` that caught it, starts with their memory free.

@@ -1,17 +1,20 @@
 """The explicit semantic prior in words: where the caption of an image comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.images.panel import to_pil
+from sspir.memory import released
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Images = Tensor | Sequence[Tensor]
+K = TypeVar("K")
 
 QUESTION = "Describe the image in a very detailed manner if we remove the degradation artifacts from the image."
 """What the authors ask their model (SSP-IR, `llava_agent.py:77-114`)."""
@@ -113,6 +116,35 @@ class Precomputed(Captioner):
         return list(known)
 
 
+def caption_each(captioner: Captioner, images: Mapping[K, Tensor]) -> Iterator[tuple[K, str | UserError]]:
+    """Caption several images in one call; if the call fails, caption each image in a call of its own.
+
+    Args:
+        captioner: is told no known texts.
+        images: any key -> (3, h, w) in [0, 1], RGB.
+
+    Yields:
+        The key of each image with its caption, or with the error that the image alone causes.
+
+    Raises:
+        CaptionerUnavailableError: the captioner cannot work at all.
+    """
+    try:
+        captions = captioner(list(images.values()), [""] * len(images)) if images else []
+    except CaptionerUnavailableError:
+        raise
+    except UserError as error:
+        trouble = released(error)
+    else:
+        yield from zip(images, captions, strict=True)
+        return
+    for key, image in images.items():
+        if len(images) == 1:
+            yield key, trouble
+        else:
+            yield from caption_each(captioner, {key: image})
+
+
 def pil_image(image: Tensor, longest_side: int) -> "Image":
     """A picture for a captioner that sees pictures.
 
@@ -122,8 +154,7 @@ def pil_image(image: Tensor, longest_side: int) -> "Image":
     """
     from PIL import Image
 
-    pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(pixels)
+    picture = to_pil(image)
     picture.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
     return picture
 

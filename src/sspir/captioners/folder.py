@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError
+from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each
 from sspir.captioners.tables import same_name
 from sspir.errors import UserError
+from sspir.files import append_bytes, write_text
 from sspir.images.io import MAX_PIXELS, read_image
-from sspir.memory import released
 
 Row = dict[str, Any]
 Look = Callable[[Tensor], Tensor]
@@ -83,13 +83,8 @@ class CaptionTable:
         self.rows[same_name(row["file_name"])] = row
 
     def _write(self, data: bytes) -> None:
-        """Append in a single call of the system."""
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            if os.write(handle, data) < len(data):
-                raise UserError(f"The disk of {self.path} is full; make room, and the same command goes on.")
-        finally:
-            os.close(handle)
+        if not append_bytes(self.path, data):
+            raise UserError(f"The disk of {self.path} is full; make room, and the same command goes on.")
 
 
 def is_edited(row: Row) -> bool:
@@ -155,26 +150,10 @@ class FolderCaptioner:
                     raise
                 except (UserError, OSError, MemoryError) as error:
                     yield photo, str(error) or type(error).__name__
-            yield from self._caption(opened)
-
-    def _caption(self, opened: dict[Path, Tensor]) -> Iterator[tuple[Path, str]]:
-        """Caption a batch; what fails together is tried alone."""
-        try:
-            captions = self.captioner(list(opened.values()), [""] * len(opened)) if opened else []
-        except CaptionerUnavailableError:
-            raise
-        except CaptionError as error:
-            trouble = released(error)
-        else:
-            for photo, caption in zip(opened, captions, strict=True):
-                self._record(photo, caption, self.captioner.provenance() | {"shown": self.captioner_input})
-                yield photo, ""
-            return
-        for photo, image in opened.items():
-            if len(opened) == 1:
-                yield photo, str(trouble)
-            else:
-                yield from self._caption({photo: image})
+            for photo, answer in caption_each(self.captioner, opened):
+                if isinstance(answer, str):
+                    self._record(photo, answer, self.captioner.provenance() | {"shown": self.captioner_input})
+                yield photo, "" if isinstance(answer, str) else str(answer)
 
     def _name(self, photo: Path) -> str:
         return photo.relative_to(self.root).as_posix()
@@ -200,10 +179,7 @@ class FolderCaptioner:
         return self._record(photo, written, {"captioner": BY_HAND, "shown": ""})
 
     def _write_beside(self, photo: Path, caption: str) -> None:
-        """Write the text file where it says something else; one name for the unfinished file, so none is left over."""
+        """Write PHOTO.txt, unless it says the same already."""
         text = photo.with_suffix(".txt")
-        if text.is_file() and text.read_text(encoding="utf-8", errors="replace").strip() == caption.strip():
-            return
-        unfinished = text.with_name(f".{text.name}.part")
-        unfinished.write_text(caption + "\n", encoding="utf-8")
-        unfinished.replace(text)
+        if not text.is_file() or text.read_text(encoding="utf-8", errors="replace").strip() != caption.strip():
+            write_text(text, caption + "\n")

@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 def run(arguments: list[str]) -> int:
     """Parse the flags and run the demo. Returns the exit status."""
     parser = Parser(
-        prog="sspir demo",
-        description="Restore photos with the small model that ships with sspir, and show them side by side with a\n"
+        "sspir demo",
+        "Restore photos with the small model that ships with sspir, and show them side by side with a\n"
         "table of PSNR and SSIM. Needs no network, no GPU and no account.",
-        epilog="example: sspir demo --photos ~/Pictures --bad ~/Pictures/old.jpg",
+        "example: sspir demo --photos ~/Pictures --bad ~/Pictures/old.jpg",
     )
     parser.add_argument("--out", default="demo", type=Path, help="folder for everything it writes (default: demo)")
     parser.add_argument("--photos", help="folder of good photos (default: $SSPIR_PHOTOS, else scikit-image's)")
@@ -55,8 +55,11 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
     import json
     import os
 
+    import numpy as np
+
     from sspir.config.compose import compose_config
     from sspir.evaluation.evaluate import evaluate
+    from sspir.images.io import Picture, write_image
     from sspir.images.panel import stack
     from sspir.weights.load import SHIPPED, load_pipeline
 
@@ -73,7 +76,7 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
         pipeline = load_pipeline()
         panels += [_bad(pipeline, path, out) for path in bad_photos]
     picture = out / "panels.png"
-    stack(panels).save(picture)
+    write_image(picture, Picture(np.asarray(stack(panels))))
     folders = " and ".join(str(folder) for folder in (evaluation / "restored", *([out / "bad"] if bad else [])))
     log.info("Look at %s; the restored files are in %s.", picture, folders)
     return picture
@@ -105,7 +108,6 @@ def _bad(pipeline: "RestorationPipeline", path: Path, out: Path) -> "Image.Image
 
     photo = read_image(path)
     restored = pipeline(photo.tensor(), output_type="pt")
-    (out / "bad").mkdir(parents=True, exist_ok=True)
     write_image(out / "bad" / f"{path.stem}.png", to_picture(restored.images[0]))
     size = (restored.images[0].shape[-2], restored.images[0].shape[-1])
     columns = {"bicubic": upscale(photo.tensor()[None], size)[0], "restored": restored.images[0]}

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from sspir.data.image_folder import short_side
 from sspir.errors import UserError
+from sspir.files import replacing
 from sspir.images.io import SUFFIXES, ImageError, list_images
 
 CHUNK = 1 << 20  # bytes
@@ -130,11 +131,9 @@ def _unpack(archive: Path, source: str, target: Path) -> None:
         if not path.is_relative_to(source) or ".." in path.parts or not name.lower().endswith(SUFFIXES):
             continue
         file = target / path.relative_to(source)
-        temporary = file.with_name(f".{file.name}.tmp")
         file.parent.mkdir(parents=True, exist_ok=True)
-        with opened() as content, temporary.open("wb") as copy:
+        with replacing(file) as partial, opened() as content, partial.open("wb") as copy:
             shutil.copyfileobj(content, copy)
-        temporary.replace(file)
 
 
 def _members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:

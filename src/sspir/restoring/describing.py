@@ -5,12 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sspir.captioners.base import CaptionerUnavailableError
+from sspir.captioners.base import CaptionerUnavailableError, caption_each
 from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.images.room import require_room
-from sspir.memory import released
 from sspir.restoring.jobs import Job
 from sspir.sampling.look import look
 from sspir.sampling.pipeline import RestorationPipeline
@@ -45,11 +44,11 @@ class Describer:
         self.captioner_input = captioner_input
         self.weights = weights
         self.max_pixels = max_pixels
-        self._told: dict[str, tuple[str, list[str]]] = {}
+        self._answers: dict[str, tuple[str, list[str]]] = {}  # name of a job -> caption and warnings
 
     def __call__(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Ask about the jobs' photos, each once, and free the captioner; yields each job when it is settled."""
-        new = [job for job in jobs if job.name not in self._told]
+        new = [job for job in jobs if job.name not in self._answers]
         for start in range(0, len(new), _TOGETHER):
             together = new[start : start + _TOGETHER]
             looks: dict[str, Tensor] = {}
@@ -59,23 +58,27 @@ class Describer:
                     lines[job.name] = line = self._line(job)
                     before = self.journal.captions.get(job.output, {})
                     if line.items() <= before.items():
-                        self._told[job.name] = before["caption"], []
+                        self._answers[job.name] = before["caption"], []
                     else:
                         looks[job.name] = self._look(job)
                 except (UserError, OSError, MemoryError) as error:
-                    self._told[job.name] = _silence(error)
-            answers = self._ask(looks)
-            self._told |= answers
-            for name, (caption, troubles) in answers.items():
-                if not troubles:
-                    self.journal.append({**lines[name], "caption": caption})
+                    self._answers[job.name] = _no_caption(error)
+            try:
+                for name, answer in caption_each(self.pipeline.captioner, looks):
+                    if isinstance(answer, str):
+                        self._answers[name] = answer, []
+                        self.journal.append({**lines[name], "caption": answer})
+                    else:
+                        self._answers[name] = _no_caption(answer)
+            except CaptionerUnavailableError as error:
+                self._answers |= {name: _no_caption(error) for name in looks if name not in self._answers}
             yield from together
         if new:
             self.pipeline.captioner.close()
 
     def of(self, job: Job) -> tuple[str, list[str]]:
         """The caption of a job, and warnings for its record."""
-        return self._told.get(job.name, ("", []))
+        return self._answers.get(job.name, ("", []))
 
     def _line(self, job: Job) -> dict[str, Any]:
         """The journal's line of an answer without the caption: where all of it is equal, the answer is still good."""
@@ -89,17 +92,7 @@ class Describer:
         lq = read_image(job.source, self.max_pixels).tensor()[None]
         return look(self.pipeline, lq, self.pipeline.size_of(lq, self.scale), self.captioner_input)[0]
 
-    def _ask(self, looks: dict[str, Tensor]) -> dict[str, tuple[str, list[str]]]:
-        """Captions of some photos; what fails together is asked alone, and one that fails is restored without words."""
-        try:
-            captions = self.pipeline.captioner(list(looks.values()), [""] * len(looks)) if looks else []
-            return {name: (caption, []) for name, caption in zip(looks, captions, strict=True)}
-        except UserError as error:
-            trouble = released(error)
-        if len(looks) == 1 or isinstance(trouble, CaptionerUnavailableError):
-            return dict.fromkeys(looks, _silence(trouble))
-        return {name: told for each in looks for name, told in self._ask({each: looks[each]}).items()}
 
-
-def _silence(error: Exception) -> tuple[str, list[str]]:
+def _no_caption(error: Exception) -> tuple[str, list[str]]:
+    """The empty caption, and the warning that says why it is empty."""
     return "", [f"restored without a caption: {error}"]

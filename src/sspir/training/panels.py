@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from PIL.Image import Image
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
 from sspir.batch import Batch
+from sspir.images.io import Picture, write_image
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
 from sspir.sampling.restoration import RestorationOutput
@@ -51,8 +53,7 @@ class LogRestorations(Callback):
     def _write(self, trainer: Any, place: tuple[int, int], image: str, caption: str, picture: Image) -> None:
         name = self._name(trainer, image, place)
         path = self.folder / f"{name}-step{trainer.global_step:07d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        write_image(path, Picture(np.asarray(picture)))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what values are logged at
