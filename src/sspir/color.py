@@ -124,6 +124,6 @@ def ycbcr(target: Tensor, source: Tensor) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Luma (B, 1, H, W) of an RGB image (B, 3, H, W), ITU-R BT.601."""
-    weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (image * weights).sum(dim=1, keepdim=True)
+    """Luma (..., 1, H, W) of RGB (..., 3, H, W), in the same range: ITU-R BT.601, full range, as JPEG has it."""
+    red, green, blue = image.unbind(dim=-3)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(-3)

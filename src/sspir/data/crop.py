@@ -1,16 +1,13 @@
 """Cutting training patches out of photos."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sspir.degradation.operation import checked_range
 from sspir.errors import UserError
-
-Pixels = NDArray[Any]  # (H, W, 3) of uint8 or uint16
+from sspir.images.picture import Pixels as Pixels
 
 
 class Crop:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sspir.data.crop import Crop, Pixels
 from sspir.data.sample import Sample
+from sspir.images.picture import chw_tensor as chw_tensor
 
 
 class Photo(NamedTuple):
@@ -60,13 +60,6 @@ class CroppedPhotos(Dataset[Sample]):
     def weights(self) -> Tensor:
         """(N,) every photo once in an epoch."""
         return torch.ones(len(self), dtype=torch.float64)
-
-
-def chw_tensor(pixels: Pixels) -> Tensor:
-    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]."""
-    peak = np.iinfo(pixels.dtype).max
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return torch.from_numpy(planes.astype(np.float32)).div_(float(peak))
 
 
 def _sample(photo: Photo, hq: Pixels, lq: Pixels | None) -> Sample:

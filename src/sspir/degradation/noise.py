@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from sspir.color import luma
 from sspir.degradation.operation import (
     Operation,
     Size,
@@ -20,7 +21,6 @@ from sspir.degradation.operation import (
     uniform,
 )
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG's
 FEWEST_PHOTONS = 8  # below, the expansion of `_poisson_of_bright` is not good enough
 LARGEST_SEED = 2**53 - 1  # JSON readers of other languages keep whole numbers up to here
 
@@ -93,12 +93,6 @@ class PoissonNoise(Operation):
             noise = _shot_noise(light, step["photons"], step["seed"]).mul_(step["scale"])
             noisy.append(_added(image, noise))
         return _stacked(noisy)
-
-
-def luma(image: Tensor) -> Tensor:
-    """Brightness of RGB (3, H, W) -> (1, H, W)."""
-    red, green, blue = image
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[None]
 
 
 def seeded_normal(channels: int, image: Tensor, seed: int) -> Tensor:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sspir.color import luma
 from sspir.errors import UserError
 
 _ROWS = 256
-Pixels = NDArray[Any]  # of uint8 or uint16
+Pixels = NDArray[Any]
+"""(H, W, 3) of uint8 or uint16."""
 
 
 class ImageError(UserError):
@@ -47,7 +49,7 @@ class Picture:
 
     def tensor(self) -> Tensor:
         """The colours as a (3, H, W) float32 tensor in [0, 1]."""
-        return torch.from_numpy(self.pixels.astype(np.float32)).permute(2, 0, 1).div(self.peak).contiguous()
+        return chw_tensor(self.pixels)
 
     def replaced(self, image: Tensor) -> "Picture":
         """The same picture with other colours: same depth, same metadata, grey if it was grey.
@@ -62,8 +64,7 @@ class Picture:
         if not torch.isfinite(image).all():
             raise ValueError("The image to write holds NaN or infinite values.")
         if self.grey:
-            luma = image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R BT.601
-            image = (image * luma).sum(dim=0, keepdim=True).expand(3, -1, -1)
+            image = luma(image).expand(3, -1, -1)
         pixels = self._quantised(image.permute(1, 2, 0))
         return replace(self, pixels=pixels, alpha=self._alpha_of_size(image.shape[1], image.shape[2]))
 
@@ -81,6 +82,12 @@ class Picture:
             rows = values[top : top + _ROWS].clamp(0, 1).mul(self.peak).round()
             levels[top : top + _ROWS] = rows.numpy().astype(levels.dtype)
         return levels
+
+
+def chw_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]."""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return torch.from_numpy(planes.astype(np.float32)).div_(float(np.iinfo(pixels.dtype).max))
 
 
 def upright(array: Pixels, orientation: int) -> Pixels:
