@@ -8,11 +8,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from sspir.encoders.patch import PatchEncoder, chosen_layers, preprocess, require_width
-from sspir.pretrained.load import load_transformers
+from sspir.encoders.patch import TransformersEncoder, load_vision, preprocess
 
 
-class CLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
+class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
     """CLIP's vision transformer up to one of its layers; outputs are those before CLIP's final layer norm.
 
     Args:
@@ -83,25 +82,9 @@ class CLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
         """
         from transformers import CLIPVisionModel
 
-        vision = load_transformers(CLIPVisionModel, path, "image_encoder.path", revision=revision)
-        found = vision.config
-        layers = chosen_layers(layer, found.num_hidden_layers, path)
-        require_width(path, found.hidden_size, layers, dim)
-        encoder = cls(
-            dim=found.hidden_size,
-            depth=layers[-1],
-            heads=found.num_attention_heads,
-            feed_forward=found.intermediate_size,
-            image_size=found.image_size,
-            patch_size=found.patch_size,
-            activation=found.hidden_act,
-            class_token=class_token,
-            taken=layers,
-            weights_dtype=dtype,
-        )
-        wanted = encoder.vision.state_dict()
-        encoder.vision.load_state_dict({name: vision.state_dict()[name] for name in wanted})
-        return encoder.eval()
+        vision, layers = load_vision(CLIPVisionModel, path, dim, layer, revision)
+        own = {"feed_forward": vision.config.intermediate_size, "activation": vision.config.hidden_act}
+        return cls._from_vision(vision, layers, dtype, class_token=class_token, **own)
 
     @classmethod
     def tiny(
@@ -117,18 +100,8 @@ class CLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(
-                dim=dim,
-                depth=depth,
-                heads=2,
-                image_size=image_size,
-                patch_size=patch_size,
-                class_token=class_token,
+                dim=dim, depth=depth, heads=2, image_size=image_size, patch_size=patch_size, class_token=class_token
             ).eval()
-
-    @property
-    def dim(self) -> int:
-        """Width of a token, D."""
-        return int(self.config.dim) * len(self.config.taken or [-1])
 
     @property
     def tokens(self) -> int:

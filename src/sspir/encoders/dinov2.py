@@ -7,14 +7,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from sspir.encoders.patch import PatchEncoder, chosen_layers, preprocess, require_width
+from sspir.encoders.patch import TransformersEncoder, load_vision, preprocess
 from sspir.errors import UserError
-from sspir.pretrained.load import load_transformers
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as its processor has them
 
 
-class DINOv2ImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
+class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
     """DINOv2's vision transformer; every output passes its final layer norm, as in its own `get_intermediate_layers`.
 
     Args:
@@ -88,36 +87,15 @@ class DINOv2ImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
         """
         from transformers import Dinov2Model
 
-        vision = load_transformers(Dinov2Model, path, "image_encoder.path", revision=revision)
-        found = vision.config
-        layers = chosen_layers(layer, found.num_hidden_layers, path)
-        require_width(path, found.hidden_size, layers, dim)
-        if input_size % found.patch_size:
+        vision, layers = load_vision(Dinov2Model, path, dim, layer, revision)
+        patch = vision.config.patch_size
+        if input_size % patch:
             raise UserError(
-                f"image_encoder.input_size={input_size} is no multiple of the patches' {found.patch_size} pixels; "
-                f"take {input_size // found.patch_size * found.patch_size}."
+                f"image_encoder.input_size={input_size} is no multiple of the patches' {patch} pixels; "
+                f"take {input_size // patch * patch}."
             )
-        encoder = cls(
-            dim=found.hidden_size,
-            depth=layers[-1],
-            heads=found.num_attention_heads,
-            mlp_ratio=found.mlp_ratio,
-            swiglu=found.use_swiglu_ffn,
-            image_size=found.image_size,
-            input_size=input_size,
-            patch_size=found.patch_size,
-            taken=layers,
-            class_token=class_token,
-            weights_dtype=dtype,
-        )
-        wanted = encoder.vision.state_dict()
-        encoder.vision.load_state_dict({name: vision.state_dict()[name] for name in wanted})
-        return encoder.eval()
-
-    @property
-    def dim(self) -> int:
-        """Width of a token, D."""
-        return int(self.config.dim) * len(self.config.taken or [-1])
+        own = {"mlp_ratio": vision.config.mlp_ratio, "swiglu": vision.config.use_swiglu_ffn, "input_size": input_size}
+        return cls._from_vision(vision, layers, dtype, class_token=class_token, **own)
 
     @property
     def tokens(self) -> int:

@@ -9,6 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.pretrained.load import load_transformers
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -62,6 +63,64 @@ class PatchEncoder(ModelMixin, ConfigMixin):
     def cast(self, dtype: str) -> Self:
         """Hold the weights in a type such as "bfloat16"; diffusers' own `to` warns that nothing stays float32."""
         return torch.nn.Module.to(self, getattr(torch, dtype))
+
+
+class TransformersEncoder(PatchEncoder):
+    """A `PatchEncoder` around a vision transformer of transformers, `vision`."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a token, D."""
+        return int(self.config.dim) * len(self.config.taken or [-1])
+
+    @classmethod
+    def _from_vision(cls, vision: Any, layers: list[int], dtype: str, **settings: Any) -> Self:
+        """A frozen encoder with the weights of somebody's network, up to the last of the layers that are taken.
+
+        Args:
+            vision: the network.
+            layers: of `chosen_layers`.
+            dtype: of the weights.
+            settings: the constructor's other arguments.
+        """
+        found = vision.config
+        encoder = cls(
+            dim=found.hidden_size,
+            depth=layers[-1],
+            heads=found.num_attention_heads,
+            image_size=found.image_size,
+            patch_size=found.patch_size,
+            taken=layers,
+            weights_dtype=dtype,
+            **settings,
+        )
+        weights = vision.state_dict()
+        encoder.vision.load_state_dict({name: weights[name] for name in encoder.vision.state_dict()})
+        return encoder.eval()
+
+
+def load_vision(
+    cls: Any, path: str, dim: int, layer: int | Sequence[int], revision: str | None
+) -> tuple[Any, list[int]]:
+    """Load a vision transformer of transformers, and check that it has the layers and the width that a setting states.
+
+    Args:
+        cls: the class of transformers.
+        path: a local folder or a hub id.
+        dim: width of the tokens.
+        layer: see `chosen_layers`.
+        revision: commit, tag or branch of a hub id.
+
+    Returns:
+        The network, and the numbers of the layers.
+
+    Raises:
+        UserError: the weights cannot be had, or do not have that width or layer.
+    """
+    vision = load_transformers(cls, path, "image_encoder.path", revision=revision)
+    layers = chosen_layers(layer, vision.config.num_hidden_layers, path)
+    require_width(path, vision.config.hidden_size, layers, dim)
+    return vision, layers
 
 
 def preprocess(
