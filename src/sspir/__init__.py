@@ -6,25 +6,15 @@ from typing import TYPE_CHECKING, Any
 from sspir.moved import keep_old_modules
 
 if TYPE_CHECKING:
-    from sspir.config.compose import compose_config
-    from sspir.evaluation.evaluate import evaluate
-    from sspir.sampling.pipeline import RestorationPipeline
-    from sspir.sampling.sampler import Sampler
-    from sspir.training.fit import train
-    from sspir.training.module import RestorationModule
-    from sspir.weights.load import load_pipeline
+    from sspir.config.compose import compose_config as compose_config
+    from sspir.evaluation.evaluate import evaluate as evaluate
+    from sspir.sampling.pipeline import RestorationPipeline as RestorationPipeline
+    from sspir.sampling.sampler import Sampler as Sampler
+    from sspir.training.fit import train as train
+    from sspir.training.module import RestorationModule as RestorationModule
+    from sspir.weights.load import load_pipeline as load_pipeline
 
 __version__ = "0.1.0"
-__all__ = [
-    "RestorationModule",
-    "RestorationPipeline",
-    "Sampler",
-    "__version__",
-    "compose_config",
-    "evaluate",
-    "load_pipeline",
-    "train",
-]
 _PLACES = {
     "RestorationModule": "training.module",
     "RestorationPipeline": "sampling.pipeline",
@@ -34,6 +24,7 @@ _PLACES = {
     "load_pipeline": "weights.load",
     "train": "training.fit",
 }
+__all__ = list(_PLACES)
 
 keep_old_modules()
 

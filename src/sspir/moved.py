@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -124,6 +125,11 @@ def keep_old_modules() -> None:
     """Let old modules be imported; what loads records by the names in them finds them too."""
     for name in MODULES:
         sys.modules.setdefault(f"sspir.{name}", _OldModule(f"sspir.{name}"))
+
+
+def old_names_of(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module that lost names to others."""
+    return lambda name: old_name(module, name)
 
 
 def old_name(module: str, name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.evaluation.measure import Row, add_noise, measure_image, upsample, usable
+from sspir.evaluation.measure import Row, add_noise, measure_image, usable
 from sspir.evaluation.results import Results, noise_verdicts
 from sspir.evaluation.statistics import bootstrap, compare
 from sspir.evaluation.table import comparison_text, summary_table, verdict_text
@@ -22,6 +22,7 @@ from sspir.metrics.detail import GradientRatio
 from sspir.metrics.learned import FID
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.psnr_ssim import PSNR, SSIM, psnr
+from sspir.models.latent import upscale
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_pairing_finds_what_separate_intervals_hide() -> None:
 
 
 def test_noise_lands_on_the_asked_psnr(truth: Tensor) -> None:
-    base = upsample(upsample(truth, (40, 45)), (160, 180))
+    base = upscale(upscale(truth[None], (40, 45)), (160, 180))[0]
     at = psnr(base[None], truth[None]).item()
     for target in (at - 0.5, at - 3):
         noisy = add_noise(base, truth, target, seed=1)
@@ -73,7 +74,7 @@ def test_noise_lands_on_the_asked_psnr(truth: Tensor) -> None:
 
 
 def test_measure_adds_the_rows_to_read_against(truth: Tensor) -> None:
-    lq = upsample(truth, (40, 45))
+    lq = upscale(truth[None], (40, 45))[0]
     pictures = {
         "ours": (truth + 0.01 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sspir.captioners.base import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, pil_image
 from sspir.errors import UserError
+from sspir.memory import choose_device
 from sspir.pretrained.load import load_preprocessor, load_transformers
 
 if TYPE_CHECKING:
@@ -109,19 +110,16 @@ class VisionLanguageCaptioner(Captioner):
         return [one_line(text) for text in told]
 
     def _load(self) -> tuple[Any, Any]:
-        import torch
         from transformers import AutoModelForImageTextToText
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = choose_device(self.device)
         quantization = self._quantization_config() if self.quantization else None
         try:
             processor = load_preprocessor(self.path, "captioner.path", self.revision)
             with _enough_memory():
                 model = load_transformers(
                     AutoModelForImageTextToText, self.path, "captioner.path",
-                    revision=self.revision, dtype=self.dtype, quantization=quantization, device=device,
+                    revision=self.revision, dtype=self.dtype, quantization=quantization, device=str(device),
                 )  # fmt: skip
                 return processor, model if self.quantization else model.to(device)
         except CaptionerUnavailableError:

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sspir.commands.parser import Parser
+from sspir.commands.parser import Parser, add_captioner_input
 from sspir.errors import UserError
 from sspir.numbers import COUNT, STEPS
 
@@ -81,25 +81,15 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
 
 
 def _parser() -> Parser:
-    made = Parser(
-        prog="sspir caption",
-        description="Describe photos in words, which steer training and restoring.",
-        epilog=EXAMPLES,
-    )
+    made = Parser("sspir caption", "Describe photos in words, which steer training and restoring.", EXAMPLES)
     add = made.add_argument
     add("folder", type=Path, metavar="FOLDER", help="photos, with all folders below")
     add("--captioner", default="llava", metavar="NAME", help="a choice of conf/captioner or a .yaml (default llava)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings; repeatable")
     add("--out", type=Path, metavar="FILE", help="table of captions (default FOLDER/captions.jsonl)")
     add("--beside", action="store_true", help="also keep PHOTO.txt beside each photo")
-    add(
-        "--captioner-input",
-        "--shown",
-        dest="captioner_input",
-        choices=("lq", "processor", "restored"),
-        default="lq",
-        help="what is described: the photo as it is, the Processor's clean image, or a quick restoration",
-    )
+    meaning = "what is described: the photo as it is, the Processor's clean image, or a quick restoration"
+    add_captioner_input(made, meaning)
     add("--weights", metavar="DIR", help="what restores: run folder or saved pipeline")
     add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of a quick restoration (default 8)")
     add("--device", default="auto", help="of --weights: auto (a GPU if there is one), cpu, cuda, ...")

@@ -204,9 +204,7 @@ def _methods(given: list[str]) -> dict[str, Path]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="sspir compare",
-        description="Measure any methods' output folders against the truth. No model is needed.",
-        epilog=EXAMPLES,
+        "sspir compare", "Measure any methods' output folders against the truth. No model is needed.", EXAMPLES
     )
     add = parser.add_argument
     add("--method", action="append", required=True, metavar="NAME=DIR", help="a method's pictures; repeat it")
@@ -228,13 +226,7 @@ def _parser() -> Parser:
         metavar="METHOD",
         help="add rows of plain noise at each method's PSNR, over the bicubic row or over METHOD's pictures",
     )
-    add(
-        "--crop-border",
-        type=LIMIT,
-        default=0,
-        metavar="N",
-        help="pixels at each side that count nowhere (default 0)",
-    )
+    add("--crop-border", type=LIMIT, default=0, metavar="N", help="pixels at each side that count nowhere (default 0)")
     add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     add("--workers", type=COUNT, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
     return parser

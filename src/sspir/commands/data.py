@@ -92,9 +92,7 @@ def _description(described: "PublicSet", root: Path) -> str:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="sspir data",
-        description="Describe, check and download the public data sets that the configurations name.",
-        epilog=EXAMPLES,
+        "sspir data", "Describe, check and download the public data sets that the configurations name.", EXAMPLES
     )
     parser.add_argument("name", nargs="?", help="a set; without one all are listed")
     parser.add_argument("--check", action="store_true", help="count the images and open each one's header")

@@ -10,8 +10,6 @@ from sspir.errors import UserError
 from sspir.numbers import COUNT, SEED
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sspir.degradation import Degradation
 
 EXAMPLES = """examples:
@@ -53,13 +51,14 @@ def _folder(
 
     from sspir.degradation import Sharpen
     from sspir.files import write_bytes
-    from sspir.images.io import ImageError, read_image
+    from sspir.images.io import ImageError, read_image, write_image
+    from sspir.images.panel import to_picture
     from sspir.seeding import sample_seed
 
     lines, broken = [], []
     for path, name, file in tqdm(photos, unit="photo"):
         try:
-            hq = _cut(read_image(path).tensor(), degradation.scale)
+            hq = degradation.cut(read_image(path).tensor())
         except ImageError as error:
             broken.append(str(error))
             continue
@@ -67,8 +66,8 @@ def _folder(
             hq = Sharpen()(hq[None])[0]
         steps = degradation.draw(sample_seed(seed, 0, name), (hq.shape[1], hq.shape[2]))
         lq = degradation.apply(hq[None], [steps])[0]
-        _write(out / "lq" / file, lq)
-        _write(out / "hq" / file, hq)
+        for half, image in (("lq", lq), ("hq", hq)):
+            write_image(out / half / file, to_picture(image))
         lines.append(
             json.dumps({"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps})
         )
@@ -127,25 +126,9 @@ def _photos(paths: list[Path]) -> list[tuple[Path, str, Path]]:
     return [(file, name.as_posix(), copies[place]) for place, (file, name) in photos.items()]
 
 
-def _cut(hq: "Tensor", scale: int) -> "Tensor":
-    """Cut right and bottom to a multiple of the scale."""
-    return hq[:, : hq.shape[1] // scale * scale or hq.shape[1], : hq.shape[2] // scale * scale or hq.shape[2]]
-
-
-def _write(path: Path, image: "Tensor") -> None:
-    import numpy as np
-
-    from sspir.images.io import Picture, write_image
-
-    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    write_image(path, Picture(np.ascontiguousarray(pixels)))
-
-
 def _parser() -> Parser:
     parser = Parser(
-        prog="sspir degrade",
-        description="Make low-quality copies of photos, or a sheet that shows what a degradation does.",
-        epilog=EXAMPLES,
+        "sspir degrade", "Make low-quality copies of photos, or a sheet that shows what a degradation does.", EXAMPLES
     )
     parser.add_argument("photos", nargs="+", type=Path, help="photos, or folders that are searched recursively")
     parser.add_argument("--preset", required=True, help="a name from conf/degradation, or a .yaml file")

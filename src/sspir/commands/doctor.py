@@ -21,9 +21,9 @@ Nothing is downloaded or trained. Exit status: 0 everything is there, 1 somethin
 def run(arguments: list[str]) -> int:
     """Print a report of the topics; 1 if anything is missing."""
     parser = Parser(
-        prog="sspir doctor",
-        description="Say what is there, what is missing, where to put it, and what an experiment will take.",
-        epilog=EXAMPLES,
+        "sspir doctor",
+        "Say what is there, what is missing, where to put it, and what an experiment will take.",
+        EXAMPLES,
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)} (default), or an experiment and KEY=VALUE")

@@ -18,9 +18,9 @@ and SHA256SUMS, which is checked whenever the folder is loaded.
 def run(arguments: list[str]) -> int:
     """Export. Returns the exit status."""
     parser = Parser(
-        prog="sspir export",
-        description="Write a trained run as a folder to publish, with averaged weights where they were kept.",
-        epilog=EXAMPLES,
+        "sspir export",
+        "Write a trained run as a folder to publish, with averaged weights where they were kept.",
+        EXAMPLES,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a trained run")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")

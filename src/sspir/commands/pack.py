@@ -51,9 +51,9 @@ def run(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="sspir pack",
-        description="Pack folders of photos into a few large tar files, which disks and networks read much faster.",
-        epilog=EXAMPLES,
+        "sspir pack",
+        "Pack folders of photos into a few large tar files, which disks and networks read much faster.",
+        EXAMPLES,
     )
     parser.add_argument("folders", nargs="+", type=Path, help="folders that are searched recursively")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards, their index and the manifest")

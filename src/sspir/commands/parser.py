@@ -7,7 +7,7 @@ from sspir.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with examples as they were written below the help, and one sentence where a flag is wrong."""
+    """argparse's parser, which prints the examples of `epilog` as they are written, and raises for a wrong flag."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
         super().__init__(
@@ -21,3 +21,10 @@ class Parser(argparse.ArgumentParser):
             UserError: always.
         """
         raise UserError(f"{message}; see {self.prog} --help.")
+
+
+def add_captioner_input(group: argparse._ActionsContainer, meaning: str) -> None:
+    """Add the flag that says what of a photo a captioner describes; `meaning` is its help."""
+    choices = ("lq", "processor", "restored")
+    old = "--shown"  # until version 0.3
+    group.add_argument("--captioner-input", old, dest="captioner_input", choices=choices, default="lq", help=meaning)

@@ -41,11 +41,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="sspir report",
-        description="Make one self-contained HTML page about results and training runs.",
-        epilog=EXAMPLES,
-    )
+    parser = Parser("sspir report", "Make one self-contained HTML page about results and training runs.", EXAMPLES)
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="folders of results or runs, or folders that hold some")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default report.html)")

@@ -94,13 +94,7 @@ def _restore(options: argparse.Namespace) -> int:
     request.settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
     with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         restorer = JobRunner(
-            pipeline,
-            request,
-            journal,
-            caption_of,
-            options.batch,
-            options.max_pixels * 1_000_000,
-            bar.update,
+            pipeline, request, journal, caption_of, options.batch, options.max_pixels * 1_000_000, bar.update
         )
         left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
         _require_room(left, request.scale, pipeline.max_output_pixels)

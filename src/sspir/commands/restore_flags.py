@@ -3,18 +3,17 @@
 import argparse
 from pathlib import Path
 
-from sspir.commands.parser import Parser
+from sspir.commands.parser import Parser, add_captioner_input
+from sspir.images.names import FORMATS
 from sspir.numbers import COUNT, LIMIT, POSITIVE, REAL, SEED, SHARE, STEPS, TIMESTEP
-
-FORMATS = ("png", "jpg", "webp", "tif", "bmp", "same")
 
 
 def parser(epilog: str) -> Parser:
     """Every flag with its help."""
     made = Parser(
-        prog="sspir restore",
-        description="Restore photos: enlarge them, take away blur, noise and compression, and add plausible detail.",
-        epilog=epilog,
+        "sspir restore",
+        "Restore photos: enlarge them, take away blur, noise and compression, and add plausible detail.",
+        epilog,
     )
     made.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders (with all below) or quoted patterns")
     made.add_argument(
@@ -57,10 +56,7 @@ def _of_the_look(group: "argparse._ArgumentGroup") -> None:
     )
     add("--steps", type=STEPS, metavar="N", help="denoising steps")
     add(
-        "--guidance",
-        type=REAL,
-        metavar="G",
-        help="how much the caption counts; 1 switches guidance off: twice as fast",
+        "--guidance", type=REAL, metavar="G", help="how much the caption counts; 1 switches guidance off: twice as fast"
     )
     add(
         "--start",
@@ -92,14 +88,8 @@ def _of_the_words(group: "argparse._ArgumentGroup") -> None:
         metavar="NAME",
         help="who describes the others: none, measured, ... or a .yaml (default: as trained)",
     )
-    add(
-        "--captioner-input",
-        "--shown",
-        dest="captioner_input",
-        choices=("lq", "processor", "restored"),
-        default="lq",
-        help="what the captioner sees: the photo as it is (default), the Processor's image, or a quick restoration",
-    )
+    meaning = "what the captioner sees: the photo as it is (default), the Processor's image, or a quick restoration"
+    add_captioner_input(group, meaning)
     add("--negative", metavar="TEXT", help="what the photos shall not look like; needs guidance")
 
 

@@ -1,7 +1,5 @@
 """Files to batches."""
 
-from typing import Any
-
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.datamodule import RestorationDataModule
@@ -10,7 +8,7 @@ from sspir.data.mixture import Mixture
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.photos import photos
 from sspir.data.shards import Shards
-from sspir.moved import old_name
+from sspir.moved import old_names_of
 
 __all__ = [
     "Crop",
@@ -24,7 +22,4 @@ __all__ = [
     "photos",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Names that have moved."""
-    return old_name(__name__, name)
+__getattr__ = old_names_of(__name__)

@@ -41,8 +41,7 @@ class Degrade:
 
     def __call__(self, hq: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [0, 1] and B seeds -> hq and lq."""
-        height, width = (length - length % self.degradation.scale for length in hq.shape[-2:])
-        hq = hq[..., :height, :width]
+        hq = self.degradation.cut(hq)
         if self.sharpen is not None:
             hq = self.sharpen(hq)
         return hq, self.degradation(hq, seeds)

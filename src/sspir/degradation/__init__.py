@@ -4,8 +4,6 @@ An operation draws its parameters first and applies them later; a `Degradation` 
 sample. `conf/degradation/` holds the field's pipelines.
 """
 
-from typing import Any
-
 from sspir.degradation.blur import Blur, Sinc
 from sspir.degradation.bsrgan import AnisotropicBlur, CorrelatedNoise, NearestDownsample
 from sspir.degradation.degradation import Degradation
@@ -14,7 +12,7 @@ from sspir.degradation.noise import GaussianNoise, PoissonNoise
 from sspir.degradation.operation import Chain, OneOf, Operation, Shuffled, Sometimes
 from sspir.degradation.resize import Downsample, RandomResize, Resize
 from sspir.degradation.sharpen import Quantize, Sharpen
-from sspir.moved import old_name
+from sspir.moved import old_names_of
 
 __all__ = [
     "JPEG",
@@ -38,7 +36,4 @@ __all__ = [
     "Sometimes",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Names that have moved."""
-    return old_name(__name__, name)
+__getattr__ = old_names_of(__name__)

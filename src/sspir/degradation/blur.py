@@ -63,11 +63,7 @@ class Blur(Operation):
         if chance(generator, self.sinc):
             # a small kernel cannot hold the long ripples of a low cut-off (Real-ESRGAN's data set code)
             low = math.pi / 3 if kernel_size < 13 else math.pi / 5
-            return {
-                "kernel": "sinc",
-                "kernel_size": kernel_size,
-                "cutoff": uniform(generator, low, math.pi),
-            }
+            return {"kernel": "sinc", "kernel_size": kernel_size, "cutoff": uniform(generator, low, math.pi)}
         family = self.kernels[choice(generator, self.weights)]
         sigma = [uniform(generator, *self.sigma)] * 2
         rotation = 0.0

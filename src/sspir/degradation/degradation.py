@@ -55,6 +55,11 @@ class Degradation(nn.Module):
             )
         return cls([OneOf([part.chain for part in parts.values()], [weights[name] for name in parts])], *scales)
 
+    def cut(self, hq: Tensor) -> Tensor:
+        """Cut images (..., H, W) at the right and below to a multiple of the scale; a side shorter than it stays."""
+        height, width = (length // self.scale * self.scale or length for length in hq.shape[-2:])
+        return hq[..., :height, :width]
+
     def draw(self, seed: int, size: Size) -> list[Step]:
         """Draw what happens to one image of this height and width (pixels): JSON-able steps, in order."""
         target = (max(1, size[0] // self.scale), max(1, size[1] // self.scale))

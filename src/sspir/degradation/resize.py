@@ -11,16 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
-from sspir.degradation.operation import (
-    Operation,
-    Size,
-    Step,
-    checked_range,
-    checked_weights,
-    choice,
-    integer,
-    uniform,
-)
+from sspir.degradation.operation import Operation, Size, Step, checked_range, checked_weights, choice, integer, uniform
 from sspir.errors import UserError
 
 OPENCV_MODES = {
@@ -32,8 +23,8 @@ OPENCV_MODES = {
 MODES = tuple(OPENCV_MODES)
 
 
-class Resize(Operation):
-    """Resize to the final size of the degradation.
+class Resampling(Operation):
+    """What the ways to resize have in common: an interpolation drawn per image.
 
     Args:
         modes: interpolations to draw from, each as likely: area, bilinear, bicubic, nearest.
@@ -41,14 +32,16 @@ class Resize(Operation):
             degradations do not: their aliasing is part of what a model learns to repair.
     """
 
-    def __init__(self, modes: Sequence[str] = ("bicubic",), antialias: bool = False) -> None:
-        self.modes = _checked_modes("Resize.modes", modes)
+    def __init__(self, modes: Sequence[str], antialias: bool) -> None:
+        if not modes or set(modes) - set(MODES):
+            raise UserError(f"{type(self).__name__}.modes is {list(modes)}: choose from {', '.join(MODES)}.")
+        self.modes = list(modes)
         self.antialias = antialias
 
-    def draw(self, generator: Generator, size: Size, target: Size) -> Step:
-        """Draw the interpolation."""
+    def step(self, generator: Generator, size: Sequence[int]) -> Step:
+        """Draw the interpolation of a resize to a height and width."""
         mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
-        return {"size": list(target), "mode": mode, "antialias": self.antialias}
+        return {"size": list(size), "mode": mode, "antialias": self.antialias}
 
     @staticmethod
     def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
@@ -56,7 +49,18 @@ class Resize(Operation):
         return resize_each(images, steps)
 
 
-class RandomResize(Operation):
+class Resize(Resampling):
+    """Resize to the final size of the degradation; arguments as of `Resampling`."""
+
+    def __init__(self, modes: Sequence[str] = ("bicubic",), antialias: bool = False) -> None:
+        super().__init__(modes, antialias)
+
+    def draw(self, generator: Generator, size: Size, target: Size) -> Step:
+        """Draw the interpolation."""
+        return self.step(generator, target)
+
+
+class RandomResize(Resampling):
     """Enlarge, shrink or keep, by a factor drawn per image (Real-ESRGAN, arXiv 2107.10833, section 3.1).
 
     Args:
@@ -67,7 +71,7 @@ class RandomResize(Operation):
         relative_to: what the factor multiplies: the size of the "input", or the "target" of the degradation
             (as in the second order of Real-ESRGAN).
         modes: interpolations to draw from, each as likely.
-        antialias: as of `Resize`.
+        antialias: as of `Resampling`.
     """
 
     def __init__(
@@ -85,8 +89,7 @@ class RandomResize(Operation):
         if relative_to not in ("input", "target"):
             raise UserError(f"RandomResize.relative_to is {relative_to!r}: give input or target.")
         self.relative_to = relative_to
-        self.modes = _checked_modes("RandomResize.modes", modes)
-        self.antialias = antialias
+        super().__init__(modes, antialias)
 
     def draw(self, generator: Generator, size: Size, target: Size) -> Step:
         """Draw direction, factor and interpolation."""
@@ -94,47 +97,29 @@ class RandomResize(Operation):
         direction = choice(generator, self.weights)
         ranges = [(1.0, max(largest, 1.0)), (min(smallest, 1.0), 1.0), (1.0, 1.0)]
         factor = uniform(generator, *ranges[direction])
-        mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
         base = size if self.relative_to == "input" else target
-        return {
-            "size": [max(1, int(length * factor)) for length in base],
-            "mode": mode,
-            "antialias": self.antialias,
-        }
-
-    @staticmethod
-    def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
-        """Resize: (B, 3, H, W) -> (B, 3, h, w); every step has the same "size"."""
-        return resize_each(images, steps)
+        return self.step(generator, [max(1, int(length * factor)) for length in base])
 
 
-class Downsample(Operation):
+class Downsample(Resampling):
     """Shrink by a divisor drawn uniformly, as BSRGAN and CodeFormer do.
 
     Args:
         divisor: range of what height and width are divided by.
         modes: interpolations to draw from, each as likely.
-        antialias: as of `Resize`.
+        antialias: as of `Resampling`.
     """
 
     def __init__(
         self, divisor: Sequence[float], modes: Sequence[str] = ("area", "bilinear", "bicubic"), antialias: bool = False
     ) -> None:
         self.divisor = checked_range("Downsample.divisor", divisor, 1, 1000)
-        self.modes = _checked_modes("Downsample.modes", modes)
-        self.antialias = antialias
+        super().__init__(modes, antialias)
 
     def draw(self, generator: Generator, size: Size, target: Size) -> Step:
         """Draw divisor and interpolation."""
         divisor = uniform(generator, *self.divisor)
-        mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
-        new = [max(1, int(length / divisor)) for length in size]
-        return {"size": new, "mode": mode, "antialias": self.antialias}
-
-    @staticmethod
-    def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
-        """Resize: (B, 3, H, W) -> (B, 3, h, w); every step has the same "size"."""
-        return resize_each(images, steps)
+        return self.step(generator, [max(1, int(length / divisor)) for length in size])
 
 
 def resize_each(images: Tensor, steps: Sequence[Step]) -> Tensor:
@@ -173,9 +158,3 @@ def _footprints(old: int, new: int) -> Tensor:
     pixels = torch.arange(old, dtype=torch.float64)
     covered = (ends[:, None] - pixels).clamp(0, 1)  # how much of each pixel lies before each end
     return (covered[1:] - covered[:-1]) * (new / old)
-
-
-def _checked_modes(name: str, modes: Sequence[str]) -> list[str]:
-    if not modes or set(modes) - set(MODES):
-        raise UserError(f"{name} is {list(modes)}: choose from {', '.join(MODES)}.")
-    return list(modes)

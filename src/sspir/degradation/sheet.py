@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sspir.degradation.degradation import Degradation
 from sspir.degradation.operation import Step
+from sspir.images.panel import to_pil
 
 HIDDEN = ("operation", "seed", "mixing", "antialias")
 LINE = 13  # pixels of a line of text
@@ -54,7 +55,7 @@ def contact_sheet(degradation: Degradation, photo: Tensor, seeds: Sequence[int],
     for place, (image, label) in enumerate(zip([photo, *shown], labels, strict=True)):
         left = MARGIN + place % columns * (width + MARGIN)
         top = MARGIN + place // columns * (height + text_height + MARGIN)
-        sheet.paste(Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()), (left, top))
+        sheet.paste(to_pil(image), (left, top))
         for number, line in enumerate(label):
             pen.text((left, top + height + 2 + number * LINE), line, fill="black", font=font)
     return np.asarray(sheet)

@@ -34,9 +34,8 @@ class Benchmark:
         if index >= len(self):
             raise IndexError(index)
         sample = self.photos[index]
-        hq, scale = sample["hq"], self.degradation.scale
-        lq = sample.get("lq")
+        hq, lq = sample["hq"], sample.get("lq")
         if lq is None:
-            hq = hq[:, : hq.shape[1] - hq.shape[1] % scale, : hq.shape[2] - hq.shape[2] % scale]
+            hq = self.degradation.cut(hq)
             lq = self.degradation(hq[None], [sample_seed(self.seed, 0, sample["id"])])[0]
         return Batch(lq=lq[None], hq=hq[None], captions=[sample["caption"]], ids=[sample["id"]])

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from sspir.batch import Batch
-from sspir.data import Benchmark
 from sspir.errors import UserError
+from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.measure import NOISE, Row, measure_image, usable
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
 from sspir.errors import UserError
 from sspir.metrics.base import FolderMetric, ImageMetric, MetricUnavailableError, metric_of
 from sspir.metrics.psnr_ssim import psnr
+from sspir.models.latent import upscale
 
 BICUBIC = "bicubic"
 NOISE = "noise@"  # + the method whose PSNR the noise matches
@@ -61,8 +61,8 @@ def measure_image(
     """
     pictures = dict(pictures)
     if lq is not None:
-        size = (hq if hq is not None else next(iter(pictures.values()), lq)).shape[-2:]
-        pictures[BICUBIC] = upsample(lq, size)
+        height, width = (hq if hq is not None else next(iter(pictures.values()), lq)).shape[-2:]
+        pictures[BICUBIC] = upscale(lq[None], (height, width))[0]
     pictures = {method: _inside(picture, crop_border) for method, picture in pictures.items()}
     hq = None if hq is None else _inside(hq, crop_border)
     rows = [_measure(metrics, image, method, picture, hq) for method, picture in pictures.items()]
@@ -77,12 +77,6 @@ def measure_image(
             noisy = add_noise(base, hq, target, seed=zlib.crc32(image.encode()))
             rows.append(_measure(metrics, image, NOISE + method, noisy, hq))
     return rows
-
-
-def upsample(lq: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bicubic (Pillow's kernel) picture (3, H, W) of lq (3, h, w), in [0, 1]."""
-    resized = F.interpolate(lq[None], tuple(size), mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].clamp(0, 1)
 
 
 def _inside(picture: Tensor, border: int) -> Tensor:

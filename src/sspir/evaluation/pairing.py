@@ -38,10 +38,7 @@ class Unmatched:
 
 
 def match(
-    methods: Mapping[str, Path],
-    hq: Path | None = None,
-    lq: Path | None = None,
-    ignore_scale: bool = False,
+    methods: Mapping[str, Path], hq: Path | None = None, lq: Path | None = None, ignore_scale: bool = False
 ) -> tuple[list[Match], list[Unmatched]]:
     """Pair the pictures of several folders by their path below the folder, without the ending.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sspir.evaluation.measure import NOISE, Row
-from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare
+from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare, orient
 from sspir.files import write_bytes
 from sspir.metrics.base import ImageMetric
 
@@ -119,7 +119,7 @@ class Results:
         """Every pair of methods on every metric: gain of `a` over `b` (positive: a is better), and its verdict."""
         found = []
         for (a, b), (name, metric) in itertools.product(itertools.combinations(self.methods, 2), self.metrics.items()):
-            goodness = [orient(metric, self.values(method, name)) for method in (a, b)]
+            goodness = [orient(describe(metric), self.values(method, name)) for method in (a, b)]
             difference = compare(goodness[0], goodness[1], self.seed)
             if difference.gain.n == 0:
                 continue
@@ -151,13 +151,6 @@ class Results:
         for name, content in zip(FILES, contents, strict=True):  # the summary last: with it the folder is complete
             write_bytes(folder / name, content)
         return summary
-
-
-def orient(metric: ImageMetric, values: Values) -> Values:
-    """Values turned so that larger is better; a ratio becomes its distance from the ideal in logarithms, negated."""
-    if metric.ideal is not None:
-        return -np.abs(np.log(values / metric.ideal))
-    return values if metric.higher_is_better else -values
 
 
 def describe(metric: ImageMetric) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Bootstrap intervals of a mean and of paired differences: what a table of averages needs beside it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,20 @@ class Difference:
     def significant(self) -> bool:
         """Whether the interval excludes zero, on enough images to tell."""
         return self.gain.n >= SMALLEST_N and not self.gain.low <= 0 <= self.gain.high
+
+
+def orient(facts: Mapping[str, Any], values: Any) -> Any:
+    """Values of a metric (a number or an array) turned so that larger is better.
+
+    A ratio, whose best value is its ideal, becomes its distance from the ideal in logarithms, negated.
+
+    Args:
+        facts: the metric's "higher_is_better" and "ideal", as in `summary.json`.
+        values: of the metric.
+    """
+    if facts["ideal"] is not None:
+        return -np.abs(np.log(values / facts["ideal"]))
+    return values if facts["higher_is_better"] else -values
 
 
 def bootstrap(values: Values, seed: int = 0) -> Interval:

@@ -1,11 +1,10 @@
 """A summary as text: the table for the terminal, and sentences about which differences are significant."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from sspir.evaluation.measure import NOISE
-from sspir.evaluation.statistics import SMALLEST_N
+from sspir.evaluation.statistics import SMALLEST_N, orient
 
 ARROWS = {True: "↑", False: "↓", None: "→"}
 
@@ -44,10 +43,7 @@ def best_of(facts: dict[str, Any], means: dict[str, float]) -> set[str]:
     means = {method: mean for method, mean in means.items() if NOISE not in method}
     if len(means) < 2:
         return set()
-    if facts["ideal"] is not None:
-        best = min(means.values(), key=lambda mean: abs(math.log(mean / facts["ideal"])))
-    else:
-        best = (max if facts["higher_is_better"] else min)(means.values())
+    best = max(means.values(), key=lambda mean: float(orient(facts, mean)))
     return {method for method, mean in means.items() if number(mean) == number(best)}
 
 

@@ -10,19 +10,8 @@ from pathlib import Path
 from sspir.files import write_bytes
 from sspir.images.decode import decode_picture, header_size
 from sspir.images.encode import encode_picture
-from sspir.images.picture import ImageError, Picture
-
-__all__ = [
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "ImageError",
-    "Picture",
-    "list_images",
-    "read_image",
-    "read_size",
-    "tell_left_out",
-    "write_image",
-]
+from sspir.images.picture import ImageError as ImageError
+from sspir.images.picture import Picture as Picture
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from sspir.errors import UserError
 
+SAME = "same"
+FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
+"""Formats of results, by their suffix; `SAME` keeps each photo's own."""
+
 
 def place_of(photo: Path) -> Path:
     """The one path of a photo, however its folder was reached; a link to a photo is a photo of its own."""

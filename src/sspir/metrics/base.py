@@ -184,14 +184,17 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float().mul(255).round().clamp(0, 255)
 
 
-def check_pair(preds: Tensor, target: Tensor) -> None:
-    """Refuse images of two sizes: measuring never crops or resizes.
+def check_pair(preds: Tensor, target: Tensor, smallest: int = 1) -> None:
+    """Refuse images of two sizes, as measuring never crops or resizes, and images that are too small to be measured.
 
     Raises:
-        UserError: the shapes differ, or are not (B, 3, H, W).
+        UserError: the shapes differ or are not (B, 3, H, W), or a side is shorter than `smallest` pixels.
     """
     if preds.ndim != 4 or preds.shape[1] != 3 or preds.shape != target.shape:
         raise UserError(
             f"Measured images must both be (B, 3, H, W), got {tuple(preds.shape)} and {tuple(target.shape)}; "
             "resize or crop them to one size first."
         )
+    if min(preds.shape[-2:]) < smallest:
+        size = tuple(preds.shape[-2:])
+        raise UserError(f"This metric needs sides of at least {smallest} pixels, got {size}; leave it out.")

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, MetricUnavailableError, check_pair, to_pixels
 
 SMALLEST = 16  # pixels of a side: its pyramid needs some levels
@@ -43,10 +42,7 @@ class ColorVideoVDP(FullReferenceMetric):
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Quality in just-objectionable-differences (B,) in [0, 10], higher is better."""
-        check_pair(preds, target)
-        if min(preds.shape[-2:]) < SMALLEST:
-            size = tuple(preds.shape[-2:])
-            raise UserError(f"This metric needs sides of at least {SMALLEST} pixels, got {size}; leave it out.")
+        check_pair(preds, target, SMALLEST)
         pairs = list(zip(to_pixels(preds).cpu() / 255, to_pixels(target).cpu() / 255, strict=True))
         try:
             model = self._idle.pop()

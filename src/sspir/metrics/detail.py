@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, check_pair, to_pixels
 from sspir.metrics.filters import gaussian_blur
 from sspir.metrics.psnr_ssim import SIGMA, WINDOW, y_channel
@@ -26,10 +25,7 @@ class HighFrequencyRatio(FullReferenceMetric):
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Ratio (B,), below 1 for blur, above 1 for noise or oversharpening."""
-        check_pair(preds, target)
-        if min(preds.shape[-2:]) < WINDOW:
-            size = tuple(preds.shape[-2:])
-            raise UserError(f"This metric needs sides of at least {WINDOW} pixels, got {size}; leave it out.")
+        check_pair(preds, target, WINDOW)
         restored, truth = (_high_frequency_energy(image) for image in (preds, target))
         return (restored + ROUNDING) / (truth + ROUNDING)
 
@@ -42,10 +38,7 @@ class GradientRatio(FullReferenceMetric):
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Ratio (B,), below 1 for blur, above 1 for noise or oversharpening."""
-        check_pair(preds, target)
-        if min(preds.shape[-2:]) < 2:
-            size = tuple(preds.shape[-2:])
-            raise UserError(f"This metric needs sides of at least 2 pixels, got {size}; leave it out.")
+        check_pair(preds, target, 2)
         restored, truth = (_mean_gradient(image) for image in (preds, target))
         return (restored + ROUNDING**0.5) / (truth + ROUNDING**0.5)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from sspir.errors import UserError
 from sspir.metrics.base import (
     FolderMetric,
     FullReferenceMetric,
+    ImageMetric,
     MetricUnavailableError,
     NoReferenceMetric,
     check_pair,
@@ -26,22 +27,35 @@ from sspir.metrics.base import (
 from sspir.metrics.weight_files import problems
 
 
-class LearnedFullReference(FullReferenceMetric):
-    """LPIPS (AlexNet, v0.1) or DISTS.
+class Learned(ImageMetric):
+    """A metric that is a network of pyiqa, loaded when it is needed first.
 
     Args:
-        name: "lpips" or "dists".
+        name: one of `known`.
+
+    Raises:
+        UserError: another name.
     """
 
-    higher_is_better = False
+    known: ClassVar[tuple[str, ...]]
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name, self._model = check_name(name, ("lpips", "dists")), None
+        if name not in self.known:
+            raise UserError(f"There is no learned metric {name!r} of this kind; choose among {', '.join(self.known)}.")
+        self.name = name
+        self._model: Any = None
 
     def require(self) -> None:
         """Load the network; raises MetricUnavailableError where something is missing."""
         self._model = self._model or load(self.name)
+
+
+class LearnedFullReference(Learned, FullReferenceMetric):
+    """LPIPS (AlexNet, v0.1) or DISTS."""
+
+    known = ("lpips", "dists")
+    higher_is_better = False
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Distance (B,), lower is better."""
@@ -50,20 +64,10 @@ class LearnedFullReference(FullReferenceMetric):
         return _values(self._model, to_pixels(preds) / 255, to_pixels(target) / 255)
 
 
-class LearnedNoReference(NoReferenceMetric):
-    """MUSIQ (KonIQ), MANIQA (PIPAL) or CLIP-IQA.
+class LearnedNoReference(Learned, NoReferenceMetric):
+    """MUSIQ (KonIQ), MANIQA (PIPAL) or CLIP-IQA."""
 
-    Args:
-        name: "musiq", "maniqa-pipal" or "clipiqa".
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name, self._model = check_name(name, ("musiq", "maniqa-pipal", "clipiqa")), None
-
-    def require(self) -> None:
-        """Load the network; raises MetricUnavailableError where something is missing."""
-        self._model = self._model or load(self.name)
+    known = ("musiq", "maniqa-pipal", "clipiqa")
 
     def score(self, preds: Tensor) -> Tensor:
         """Quality (B,), higher is better."""
@@ -71,18 +75,14 @@ class LearnedNoReference(NoReferenceMetric):
         return _values(self._model, to_pixels(preds) / 255)
 
 
-class FID(FolderMetric):
+class FID(Learned, FolderMetric):
     """Fréchet Inception distance of two folders: clean-fid on whole images. Few images make it large and noisy."""
 
+    known = ("fid",)
     higher_is_better = False
 
     def __init__(self) -> None:
-        super().__init__()
-        self._model: Any = None
-
-    def require(self) -> None:
-        """Load the network; raises MetricUnavailableError where something is missing."""
-        self._model = self._model or load("fid")
+        super().__init__("fid")
 
     def score_folders(self, preds: Path, target: Path) -> float:
         """Distance of the pictures in two folders, lower is better."""
@@ -104,17 +104,6 @@ def load(name: str) -> Any:
 
     with _no_downloads(), redirect_stdout(sys.stderr):  # pyiqa prints what it loads
         return pyiqa.create_metric(name, device=torch.device("cpu"))
-
-
-def check_name(name: str, known: tuple[str, ...]) -> str:
-    """The name of a learned metric, checked.
-
-    Raises:
-        UserError: it is not known.
-    """
-    if name not in known:
-        raise UserError(f"There is no learned metric {name!r} of this kind; choose among {', '.join(known)}.")
-    return name
 
 
 def _values(model: Any, *images: Tensor) -> Tensor:

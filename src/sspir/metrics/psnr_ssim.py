@@ -98,59 +98,47 @@ def _ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return (luminance * structure).mean(dim=(2, 3)), structure.mean(dim=(2, 3))
 
 
-class PSNR(FullReferenceMetric):
-    """`psnr`, averaged over images.
+class ChannelMetric(FullReferenceMetric):
+    """A measure of Y or of RGB, averaged over images.
 
     Args:
         channels: "y" (BT.601, what papers print) or "rgb".
         crop: border in pixels that is left out on each side.
+
+    Raises:
+        UserError: other channels.
     """
 
-    limits = (0.0, 80.0)
+    limits = (0.0, 1.0)
 
     def __init__(self, channels: str = "y", crop: int = 0) -> None:
         super().__init__()
-        self.channels, self.crop = check_channels(channels), crop
+        if channels not in ("y", "rgb"):
+            raise UserError(f"A metric's channels are 'y' or 'rgb', not {channels!r}.")
+        self.channels, self.crop = channels, crop
+
+
+class PSNR(ChannelMetric):
+    """`psnr`, averaged over images."""
+
+    limits = (0.0, 80.0)
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Decibels (B,), higher is better."""
         return psnr(preds, target, self.channels, self.crop)
 
 
-class SSIM(FullReferenceMetric):
-    """`ssim`, averaged over images; arguments as `PSNR`."""
-
-    limits = (0.0, 1.0)
-
-    def __init__(self, channels: str = "y", crop: int = 0) -> None:
-        super().__init__()
-        self.channels, self.crop = check_channels(channels), crop
+class SSIM(ChannelMetric):
+    """`ssim`, averaged over images."""
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Similarity (B,) in [0, 1], higher is better."""
         return ssim(preds, target, self.channels, self.crop)
 
 
-class MSSSIM(FullReferenceMetric):
-    """`ms_ssim`, averaged over images; arguments as `PSNR`."""
-
-    limits = (0.0, 1.0)
-
-    def __init__(self, channels: str = "y", crop: int = 0) -> None:
-        super().__init__()
-        self.channels, self.crop = check_channels(channels), crop
+class MSSSIM(ChannelMetric):
+    """`ms_ssim`, averaged over images."""
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Similarity (B,) in [0, 1], higher is better."""
         return ms_ssim(preds, target, self.channels, self.crop)
-
-
-def check_channels(channels: str) -> str:
-    """The name of the channels to measure, checked.
-
-    Raises:
-        UserError: it is neither "y" nor "rgb".
-    """
-    if channels not in ("y", "rgb"):
-        raise UserError(f"A metric's channels are 'y' or 'rgb', not {channels!r}.")
-    return channels

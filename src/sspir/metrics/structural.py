@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, check_pair, for_float64, to_pixels
 from sspir.metrics.filters import gaussian_blur
 
@@ -31,8 +30,7 @@ def vif(preds: Tensor, target: Tensor) -> Tensor:
     Raises:
         UserError: a side is shorter than 41 pixels.
     """
-    pixels = torch.cat(_as_saved(preds, target, 41))
-    planes = to_yiq(pixels)[:, 0] - 128  # centred: variances stay exact in float32
+    planes = _yiq_of_both(preds, target, 41)[:, 0] - 128  # centred: variances stay exact in float32
     seen, present = torch.zeros(2, len(preds), device=preds.device)
     for scale in range(4):
         size = 2 ** (4 - scale) + 1
@@ -60,8 +58,7 @@ def gmsd(preds: Tensor, target: Tensor) -> Tensor:
     Raises:
         UserError: a side is shorter than 16 pixels.
     """
-    pixels = torch.cat(_as_saved(preds, target, 16))
-    grey = halve(to_yiq(pixels)[:, :1])
+    grey = halve(_yiq_of_both(preds, target, 16)[:, :1])
     column = grey.new_tensor([[1, 0, -1]] * 3) / 3  # Prewitt
     gradients = F.conv2d(grey, torch.stack([column, column.T]).unsqueeze(1), padding=1)
     restored, truth = gradients.norm(dim=1).chunk(2)
@@ -77,7 +74,7 @@ def haarpsi(preds: Tensor, target: Tensor) -> Tensor:
         UserError: a side is shorter than 16 pixels.
     """
     constant, steepness = 30.0, 4.2  # C and alpha of their section 3
-    planes = halve(to_yiq(torch.cat(_as_saved(preds, target, 16))))
+    planes = halve(_yiq_of_both(preds, target, 16))
     fine = [haar(planes[:, 0], size).chunk(2) for size in (2, 4)]
     coarse = torch.maximum(*haar(planes[:, 0], 8).chunk(2))  # (B, 2, h, w): what matters, by orientation
     edges = torch.stack([similarity(restored, truth, constant) for restored, truth in fine]).mean(dim=0)
@@ -149,14 +146,11 @@ class HaarPSI(FullReferenceMetric):
         return haarpsi(preds, target)
 
 
-def _as_saved(preds: Tensor, target: Tensor, smallest: int) -> tuple[Tensor, Tensor]:
-    """The pixels 0..255 of both images (B, 3, H, W).
+def _yiq_of_both(preds: Tensor, target: Tensor, smallest: int) -> Tensor:
+    """YIQ (2 B, 3, H, W) of the pixels 0..255 of both images (B, 3, H, W), the restored ones first.
 
     Raises:
         UserError: a side is shorter than `smallest` pixels.
     """
-    check_pair(preds, target)
-    if min(preds.shape[-2:]) < smallest:
-        size = tuple(preds.shape[-2:])
-        raise UserError(f"This metric needs sides of at least {smallest} pixels, got {size}; leave it out.")
-    return to_pixels(preds), to_pixels(target)
+    check_pair(preds, target, smallest)
+    return to_yiq(torch.cat([to_pixels(preds), to_pixels(target)]))

@@ -23,10 +23,7 @@ def channels_of(vae: Any) -> int:
 
 
 def encode_latents(
-    vae: Any,
-    images: Tensor,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    tile: int | None = None,
+    vae: Any, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None, tile: int | None = None
 ) -> Tensor:
     """Encode images to scaled latents.
 

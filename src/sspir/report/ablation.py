@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sspir.evaluation.statistics import Difference, Values, compare
+from sspir.evaluation.statistics import Difference, Values, compare, orient
 from sspir.report.results import STEP, Evaluation, ResultSet
 from sspir.report.runs import Run, Trained, order
 from sspir.report.settings import differing
@@ -141,7 +141,7 @@ def _rows(kinds: Mapping[Kind, Sequence[Measured]], metric: str, facts: Mapping[
         reference = _reference(kind, full)
         if reference and not _is_full(kind):
             ours, theirs = _paired(sets, kinds[reference], metric)
-            gain = compare(_goodness(facts, ours), _goodness(facts, theirs)) if len(ours) else None
+            gain = compare(orient(facts, ours), orient(facts, theirs)) if len(ours) else None
         found.append(_row(kind, means, gain))
     return found
 
@@ -189,10 +189,3 @@ def _per_image(sets: Sequence[ResultSet], metric: str) -> dict[str, float]:
     ]
     images = set.intersection(*(set(row) for row in rows)) if rows else set()
     return {image: float(np.mean([row[image] for row in rows])) for image in images}
-
-
-def _goodness(facts: Mapping[str, Any], values: Values) -> Values:
-    """Values turned so that larger is better, as `sspir.evaluation.results.orient` turns them."""
-    if facts["ideal"] is not None:
-        return -np.abs(np.log(values / facts["ideal"]))
-    return values if facts["higher_is_better"] else -values

@@ -1,18 +1,19 @@
 """Choose the images a report shows, and pack their pictures into it."""
 
 import base64
-import math
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from sspir.evaluation.measure import BICUBIC, upsample
+from sspir.evaluation.measure import BICUBIC
+from sspir.evaluation.statistics import orient
 from sspir.images.io import ImageError, read_image
+from sspir.images.panel import to_pil
+from sspir.models.latent import upscale
 from sspir.report.results import ResultSet
 
 LONGEST = 1024  # pixels of a picture's longer side; larger ones are shown smaller
@@ -42,20 +43,13 @@ def choose(results: ResultSet, limit: int) -> list[str]:
     for metric, facts in results.summary["metrics"].items():
         for method in results.summary["methods"]:
             cost = {
-                image: badness(facts, cells[method][metric])
+                image: -float(orient(facts, cells[method][metric]))
                 for image, cells in results.values.items()
                 if metric in cells.get(method, {})
             }
             orders.append(sorted(cost, key=lambda image: -cost[image]))
     turns = (image for turn in zip_longest(*orders) for image in turn if image is not None)
     return list(dict.fromkeys(turns))[:limit]
-
-
-def badness(facts: dict[str, Any], value: float) -> float:
-    """A number that is larger for worse values of a metric."""
-    if facts["ideal"] is not None:
-        return abs(math.log(max(value, 1e-12) / facts["ideal"]))
-    return -value if facts["higher_is_better"] else value
 
 
 def pack(files: dict[str, Path], quality: int) -> dict[str, str]:
@@ -69,18 +63,15 @@ def pack(files: dict[str, Path], quality: int) -> dict[str, str]:
     lq = tensors.pop("lq", None)
     if lq is not None:
         size = max((picture.shape[-2:] for picture in tensors.values()), default=lq.shape[-2:])
-        tensors = {BICUBIC: upsample(lq, size), **tensors}
+        tensors = {BICUBIC: upscale(lq[None], (size[0], size[1]))[0], **tensors}
     return {role: _data_uri(picture, quality) for role, picture in tensors.items()}
 
 
 def _data_uri(picture: Tensor, quality: int) -> str:
-    from io import BytesIO
-
     scale = LONGEST / max(picture.shape[-2:])
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in picture.shape[-2:])
-        picture = F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
-    pixels = picture.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+        picture = upscale(picture[None], (height, width))[0]
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, lossless=quality == 100, method=2)
+    to_pil(picture).save(buffer, "WEBP", quality=quality, lossless=quality == 100, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

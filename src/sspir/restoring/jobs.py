@@ -10,10 +10,7 @@ from typing import Any
 from sspir.errors import UserError
 from sspir.images.encode import file_format
 from sspir.images.io import OTHER_SUFFIXES, SUFFIXES, list_images, tell_left_out
-from sspir.images.names import place_of, result_names
-
-SAME = "same"
-FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
+from sspir.images.names import SAME, place_of, result_names
 
 JOURNAL = "restore.jsonl"
 """File of JSON lines in the folder of the results: what was done to each photo."""
@@ -80,7 +77,7 @@ def find_jobs(
         inputs: files, folders (searched recursively, the tree is mirrored below `out`) and patterns with *, ? or **.
         out: folder of the results, of which photos that already lie in it are left alone; or the result itself, where
             it ends like a picture and the inputs are one photo.
-        form: one of `FORMATS`: suffix of the results, by default png or that of `out`; "same" keeps each photo's own.
+        form: format of the results, one of `sspir.images.names.FORMATS`; by default png, or that of `out`.
         known: result -> photo of earlier runs, see `Journal.photos`: results keep their photos.
 
     Raises:

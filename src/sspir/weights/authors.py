@@ -148,11 +148,7 @@ def processor_config(processor: State, controlnet: State) -> dict[str, Any]:
         widths.append(controlnet[key].shape[0])
     first = processor.get("front.conv_first.weight")
     blocks = {name.split(".")[2] for name in processor if name.startswith("front.body.")}
-    return {
-        "channels": widths,
-        "front_features": 0 if first is None else first.shape[0],
-        "front_blocks": len(blocks),
-    }
+    return {"channels": widths, "front_features": 0 if first is None else first.shape[0], "front_blocks": len(blocks)}
 
 
 def load_exactly(module: nn.Module, parts: Mapping[str, State]) -> None:
