@@ -21,6 +21,11 @@ class Batch:
     captions: list[str]
     ids: list[str]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the high-quality images, H and W, pixels."""
+        return self.hq.shape[-2], self.hq.shape[-1]
+
     def __len__(self) -> int:
         """Number of images, B."""
         return len(self.ids)

@@ -164,22 +164,22 @@ class Evaluation:
                 if place in self.journal.captions:
                     continue
                 batch = self.benchmark[int(place)]
-                said = batch.captions[0] or self.pipeline.caption(batch.lq, _size(batch))[0]
+                said = batch.captions[0] or self.pipeline.caption(batch.lq, batch.size)[0]
                 self._note(place, batch, status="described", caption=said)
 
     def measure(self, place: str) -> None:
         """Restore one image, measure it, and note it in the journal."""
         batch = self.benchmark[int(place)]
-        name, size = _name(batch), _size(batch)
+        name = _name(batch)
         if self.pipeline.captioner.sees:
             captions = [self.journal.captions[place]["caption"]]
         else:  # it decides over what came, as in training: an ablation without words gets none
             captions = self.pipeline.captioner(batch.lq, batch.captions)
         seeds = [sample_seed(self.record["inputs"]["seed"], 0, batch.ids[0])]
-        restored = self.pipeline.restore(batch.lq, captions, size, seeds, self.sampler)
+        restored = self.pipeline.restore(batch.lq, captions, batch.size, seeds, self.sampler)
         pictures = {"restored": restored.images[0].cpu()}
         if restored.structure:
-            pictures["processor"] = upscale(restored.structure[0], size)[0].cpu()
+            pictures["processor"] = upscale(restored.structure[0], batch.size)[0].cpu()
         files = {}
         for method, picture in {**pictures, "hq": batch.hq[0], "lq": batch.lq[0]}.items():
             files[method] = f"{method}/{name}.png"
@@ -207,10 +207,6 @@ class Evaluation:
 
 def _name(batch: Batch) -> str:
     return Path(batch.ids[0]).with_suffix("").as_posix()
-
-
-def _size(batch: Batch) -> tuple[int, int]:
-    return batch.hq.shape[-2], batch.hq.shape[-1]
 
 
 def _summary(out: Path) -> dict[str, Any]:

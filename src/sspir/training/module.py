@@ -14,11 +14,10 @@ from sspir.batch import Batch
 from sspir.captioners.base import Captioner, captioner_of
 from sspir.encoders.base import encoder_of
 from sspir.encoders.text import TextEncoder
-from sspir.errors import NotApplicableError, UserError
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
-from sspir.models.latent import channels_of, encode_latents, factor_of, upscale
+from sspir.models.latent import encode_latents, upscale
 from sspir.models.structure_processor import StructureProcessor
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
@@ -33,6 +32,7 @@ from sspir.training.checkpoint import (
     require_same_network,
 )
 from sspir.training.losses import RestorationLoss
+from sspir.training.parts import require_fitting
 from sspir.training.strategy import ShardedStrategy, shard
 from sspir.training.validation import Validation
 
@@ -111,37 +111,11 @@ class RestorationModule(pl.LightningModule):
         self.scale = scale
         self.seed = seed
         self.config: dict[str, Any] = {}
-        self._check()
+        require_fitting(backbone, vae, self.text_model, refine, residual)
         for part in self.frozen():
             part.requires_grad_(False).eval()
         if gradient_checkpointing:
             backbone.enable_gradient_checkpointing()
-
-    def _check(self) -> None:
-        """Refuse parts that do not fit each other, before any work is done."""
-        unet, processor = self.backbone.unet.config, self.backbone.processor
-        width, channels = self.text_model.config.hidden_size, channels_of(self.vae)
-        adapter = self.backbone.unet_image
-        layers = adapter.config.layers.values() if isinstance(adapter, AttentionAdapter) else []
-        image_dim = next((layer["context_dim"] for layer in layers), self.refine.config.dim)
-        faults = []
-        if width != unet.cross_attention_dim:
-            faults.append(f"text_encoder gives {width} channels, the backbone takes {unet.cross_attention_dim}")
-        if self.refine.config.dim != image_dim:
-            faults.append(f"refine gives {self.refine.config.dim} channels, image attention takes {image_dim}")
-        if channels != unet.in_channels:
-            faults.append(f"the autoencoder has {channels} channels, the backbone {unet.in_channels}")
-        if 2 ** (len(processor.channels) - 1) != factor_of(self.vae):
-            faults.append(
-                f"processor.channels must have one width per halving of the autoencoder ({factor_of(self.vae)})"
-            )
-        if faults:
-            raise UserError(f"The parts of this configuration do not fit: {'; '.join(faults)}.")
-        if self.residual and not processor.predicts_image:
-            raise NotApplicableError(
-                "The parts of this configuration do not fit: residual needs a Processor with a front that predicts a "
-                "full-size image, and a ControlNet."
-            )
 
     def frozen(self) -> list[nn.Module]:
         """The parts that never change."""
@@ -152,7 +126,8 @@ class RestorationModule(pl.LightningModule):
             parts.append(self.refine)  # nobody reads it
         return parts
 
-    def _given(self) -> dict[str, nn.Module]:
+    def _always_frozen(self) -> dict[str, nn.Module]:
+        """The parts that no configuration trains, by their setting."""
         return {"vae": self.vae, "text_encoder": self.text_model, "image_encoder": self.image_encoder}
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -197,7 +172,7 @@ class RestorationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: noise prediction and the Processor's images, each with its loss."""
-        lq = upscale(batch.lq, (batch.hq.shape[-2], batch.hq.shape[-1]))
+        lq = upscale(batch.lq, batch.size)
         processor = self.backbone.processor
         if isinstance(processor, StructureProcessor) and self.global_step < self.structure_steps:
             losses = self.loss.structure([processor.full_size(lq)], batch.hq)
@@ -259,17 +234,16 @@ class RestorationModule(pl.LightningModule):
         Returns:
             The batch as `RestorationOutput`, for callbacks that show it.
         """
-        size = (batch.hq.shape[-2], batch.hq.shape[-1])
         with plain(batch.lq.device):
-            bicubic = upscale(batch.lq, size)
+            bicubic = upscale(batch.lq, batch.size)
             captions = self.captioner(bicubic, batch.captions)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         self.validation.enter(data.validation_names[dataloader_idx], data.shares[dataloader_idx].counts(batch_idx))
-        restored = self.validation.restore(self.pipeline, batch.lq, captions, size, batch.ids)
+        restored = self.validation.restore(self.pipeline, batch.lq, captions, batch.size, batch.ids)
         rows = {"val": restored.images, "bicubic": bicubic}
         with plain(batch.lq.device):
             if restored.structure:
-                rows["structure"] = upscale(restored.structure[0], size)
+                rows["structure"] = upscale(restored.structure[0], batch.size)
             self.validation.update(rows, batch.hq)
         return restored
 
@@ -300,17 +274,15 @@ class RestorationModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained, the configuration and the generator; frozen networks stay where they came from."""
         keep_trained(checkpoint, self.trainable())
-        checkpoint["config"] = self.config
-        checkpoint["base"] = base_of(self.backbone)
-        checkpoint["frozen"] = marks_of(self._given())
-        checkpoint["rng"] = torch.get_rng_state()
+        checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
+        checkpoint["frozen"] = marks_of(self._always_frozen())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, with the first differences."""
         require_same_network(checkpoint, self, self.trainable())
         if "base" in checkpoint:
             require_base(checkpoint["base"], self.backbone)
-        require_marked(self._given(), checkpoint.get("frozen", {}))
+        require_marked(self._always_frozen(), checkpoint.get("frozen", {}))
         torch.set_rng_state(checkpoint["rng"])
 
     @classmethod

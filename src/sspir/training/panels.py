@@ -69,9 +69,8 @@ class LogRestorations(Callback):
 
 def _panel(batch: Batch, restored: RestorationOutput) -> Image:
     """The first image of a batch beside bicubic upscaling, the Processor's and the truth."""
-    size = (batch.hq.shape[-2], batch.hq.shape[-1])
-    columns = {"bicubic": upscale(batch.lq, size)[0]}
+    columns = {"bicubic": upscale(batch.lq, batch.size)[0]}
     if restored.structure:
-        columns["processor"] = upscale(restored.structure[0], size)[0]
+        columns["processor"] = upscale(restored.structure[0], batch.size)[0]
     columns |= {"restored": restored.images[0], "truth": batch.hq[0]}
     return panel({name: image.float().cpu() for name, image in columns.items()}, restored.captions[0])

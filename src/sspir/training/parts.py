@@ -1,0 +1,38 @@
+"""Which parts make a model together: widths, channels and factors that must agree."""
+
+from typing import Any
+
+from sspir.errors import NotApplicableError, UserError
+from sspir.models.attention_adapter import AttentionAdapter
+from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.latent import channels_of, factor_of
+
+
+def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine: Any, residual: float | None) -> None:
+    """Refuse parts that do not fit each other, before any work is done.
+
+    Raises:
+        UserError: widths or numbers of channels differ; the sentence names all of them.
+        NotApplicableError: residuals are asked for, and the Processor predicts no full-size image.
+    """
+    unet, processor = backbone.unet.config, backbone.processor
+    width, channels = text_model.config.hidden_size, channels_of(vae)
+    adapter = backbone.unet_image
+    layers = adapter.config.layers.values() if isinstance(adapter, AttentionAdapter) else []
+    image_dim = next((layer["context_dim"] for layer in layers), refine.config.dim)
+    faults = []
+    if width != unet.cross_attention_dim:
+        faults.append(f"text_encoder gives {width} channels, the backbone takes {unet.cross_attention_dim}")
+    if refine.config.dim != image_dim:
+        faults.append(f"refine gives {refine.config.dim} channels, image attention takes {image_dim}")
+    if channels != unet.in_channels:
+        faults.append(f"the autoencoder has {channels} channels, the backbone {unet.in_channels}")
+    if 2 ** (len(processor.channels) - 1) != factor_of(vae):
+        faults.append(f"processor.channels must have one width per halving of the autoencoder ({factor_of(vae)})")
+    if faults:
+        raise UserError(f"The parts of this configuration do not fit: {'; '.join(faults)}.")
+    if residual and not processor.predicts_image:
+        raise NotApplicableError(
+            "The parts of this configuration do not fit: residual needs a Processor with a front that predicts a "
+            "full-size image, and a ControlNet."
+        )
