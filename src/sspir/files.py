@@ -88,11 +88,8 @@ class Journal:
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
             self._torn = bool(text) and not text.endswith("\n")
             for line in text.split("\n"):
-                self._take(line)
-
-    def _take(self, line: str) -> None:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            self._keep(json.loads(line))
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    self._keep(json.loads(line))
 
     def _keep(self, entry: dict[str, Any]) -> None:
         of = self.captions if entry.get("status") == "described" else self.entries

@@ -9,14 +9,7 @@ from sspir.data.image_folder import ImageFolder
 from sspir.errors import UserError
 from sspir.images.io import list_images
 
-SKIMAGE_TRAIN = (
-    "astronaut.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
+SKIMAGE_TRAIN = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")
 SKIMAGE_VALIDATION = ("chelsea.png", "coffee.png")
 
 

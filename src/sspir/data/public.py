@@ -88,7 +88,9 @@ def fetch(download: Download, root: Path, progress: Callable[[int, int], None]) 
             raise UserError(
                 f"{download.url} cannot be fetched ({error}); the same command goes on from here."
             ) from error
-        if _md5(part) != download.md5:
+        with part.open("rb") as file:
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+        if md5 != download.md5:
             part.unlink()
             raise UserError(
                 f"{download.url} is not the file that was expected (md5 differs); it was deleted, try again."
@@ -116,11 +118,6 @@ def _receive(url: str, part: Path, progress: Callable[[int, int], None]) -> None
             progress(there, total)
     if there < total:
         raise OSError(f"the connection broke after {there:,} of {total:,} bytes")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _unpack(archive: Path, source: str, target: Path) -> None:

@@ -54,7 +54,7 @@ class GaussianNoise(Operation):
         noisy = []
         for image, step in zip(images, steps, strict=True):
             noise = seeded_normal(1 if step["gray"] else 3, image, step["seed"]).mul_(step["sigma"] / 255)
-            noisy.append(_added(image, noise * image if step["speckle"] else noise))
+            noisy.append((image + (noise * image if step["speckle"] else noise)).clamp(0, 1))
         return _stacked(noisy)
 
 
@@ -91,7 +91,7 @@ class PoissonNoise(Operation):
         for image, step in zip(images, steps, strict=True):
             light = luma(image) if step["gray"] else image
             noise = _shot_noise(light, step["photons"], step["seed"]).mul_(step["scale"])
-            noisy.append(_added(image, noise))
+            noisy.append((image + noise).clamp(0, 1))
         return _stacked(noisy)
 
 
@@ -139,9 +139,6 @@ def _poisson_of_bright(means: Tensor, noise: Tensor) -> Tensor:
     return counts.addcmul_(noise.square().sub_(1), skew).round_().clamp_(min=0)
 
 
-def _added(image: Tensor, noise: Tensor) -> Tensor:
-    return (image + noise).clamp(0, 1)
-
-
 def _stacked(images: list[Tensor]) -> Tensor:
+    """Images (C, H, W) as a batch; a single one is not copied."""
     return images[0][None] if len(images) == 1 else torch.stack(images)

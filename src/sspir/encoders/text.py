@@ -23,7 +23,6 @@ from sspir.pretrained.load import load_transformers
 
 CHUNK = 75
 MAX_CHUNKS = 4
-MAX_TOKENS = CHUNK * MAX_CHUNKS
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY = 49408
 

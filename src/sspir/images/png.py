@@ -32,7 +32,8 @@ def without_remarks(data: bytes) -> tuple[bytes, list[str]]:
         end = at + 12 + length
         if end > len(data):
             break
-        if name[:1].isupper() or (_is_kept(name, data[at + 8 : end - 4]) and _is_sound(data[at:end])):
+        is_kept = name in _KEPT or data[at + 8 : end - 4].startswith(_TEXTS)
+        if name[:1].isupper() or (is_kept and _is_sound(data[at:end])):
             parts.append(data[at:end])
         elif name in _LOST:
             lost.append(_LOST[name])
@@ -41,10 +42,6 @@ def without_remarks(data: bytes) -> tuple[bytes, list[str]]:
             return b"".join(parts), lost
     parts.append(_END if _END.startswith(data[at:]) else data[at:])
     return b"".join(parts), lost
-
-
-def _is_kept(name: bytes, content: bytes) -> bool:
-    return name in _KEPT or content.startswith(_TEXTS)
 
 
 def _is_sound(chunk: bytes) -> bool:

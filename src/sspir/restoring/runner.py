@@ -21,7 +21,7 @@ from sspir.memory import peak_bytes, released, reset_peak
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files
-from sspir.restoring.samples import Samples, write_samples
+from sspir.restoring.samples import write_samples
 from sspir.sampling.loop import Step
 from sspir.sampling.pipeline import RestorationOutput, RestorationPipeline
 from sspir.sampling.sampler import Sampler
@@ -251,7 +251,7 @@ class JobRunner:
             sheet = np.asarray(panel(columns, job.name))
             write_image(side_files(job.target, True, 1)["compare"], Picture(sheet))
         if len(images) > 1:
-            write_samples(job.target, picture, Samples.of(images))
+            write_samples(job.target, picture, images)
         return write_image(job.target, picture.replaced(images[0]))  # last: with it the photo counts as done
 
     def _identity(self, job: Job) -> dict[str, Any]:

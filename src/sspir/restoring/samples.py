@@ -1,9 +1,7 @@
 """Several restorations of one photo: their mean, and where they disagree, which is where the model invents."""
 
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Self
 
 import cv2
 import numpy as np
@@ -19,44 +17,26 @@ WHITE_AT = 0.1
 """Spread, in units of white, that the trust map shows at the bright end of its scale."""
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Restorations of one photo under different seeds.
+def write_samples(target: Path, picture: Picture, samples: Tensor) -> None:
+    """Write all samples of a photo but the first, and what they have in common, beside the first.
 
-    Attributes:
-        images: (N, 3, H, W) in [0, 1], N >= 2.
-        mean: (3, H, W) in [0, 1], closer to the truth on average than any of them, and softer.
-        spread: (H, W) standard deviation of their luma, in units of white: the trust map.
-    """
-
-    images: Tensor
-    mean: Tensor
-    spread: Tensor
-
-    @classmethod
-    def of(cls, images: Tensor) -> Self:
-        """Mean and spread of images (N, 3, H, W) in [0, 1]."""
-        return cls(images, images.mean(dim=0), luma(images)[:, 0].std(dim=0, correction=1))
-
-
-def write_samples(target: Path, picture: Picture, samples: Samples) -> None:
-    """Write everything but the first sample beside it.
-
-    `photo.png` gets `photo.sample2.png` ..., `photo.mean.png`, `photo.trust.png` (black where the samples agree,
-    bright where their spread is a tenth of white or more) and `photo.spread.npy` ((H, W) float32, see `Samples`).
+    `photo.png` gets `photo.sample2.png` ...; `photo.mean.png`, which is closer to the truth on average than any sample,
+    and softer; `photo.spread.npy`, (H, W) float32, the standard deviation of the samples' luma in units of white; and
+    `photo.trust.png`, the spread as a picture: black where the samples agree, bright from a tenth of white on.
 
     Args:
-        target: of the first sample.
+        target: path of the first sample.
         picture: the photo, for its depth and metadata.
-        samples: of it.
+        samples: (N, 3, H, W) in [0, 1], N >= 2: restorations of the photo under different seeds.
     """
-    places = side_files(target, False, len(samples.images))
-    for number, image in enumerate(samples.images[1:], start=2):
+    spread = luma(samples)[:, 0].std(dim=0, correction=1)
+    places = side_files(target, False, len(samples))
+    for number, image in enumerate(samples[1:], start=2):
         write_image(places[f"sample{number}"], picture.replaced(image))
-    write_image(places["mean"], picture.replaced(samples.mean))
-    write_image(places["trust"], Picture(trust_map(samples.spread)))
+    write_image(places["mean"], picture.replaced(samples.mean(dim=0)))
+    write_image(places["trust"], Picture(trust_map(spread)))
     buffer = BytesIO()
-    np.save(buffer, samples.spread.float().cpu().numpy())
+    np.save(buffer, spread.float().cpu().numpy())
     write_bytes(places["spread"], buffer.getvalue())
 
 
