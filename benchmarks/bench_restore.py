@@ -32,7 +32,7 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what compiling costs, 
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -73,7 +73,8 @@ def stable_diffusion_shaped() -> RestorationPipeline:
         "cross_attention_dim": 80,
         "norm_num_groups": 16,
     }
-    backbone = ControlledUNet.from_scratch(unet, StructureProcessor((2, 3, 10, 26)), image_dim=52).eval()
+    processor = StructureProcessor((2, 3, 10, 26))
+    backbone = ControlledUNet.from_unet(UNet2DConditionModel(**unet), processor, image_dim=52, train_unet=True).eval()
     vae = AutoencoderKL(
         block_out_channels=(12, 24, 52, 52), layers_per_block=2, norm_num_groups=4, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,

@@ -147,9 +147,10 @@ def step(folder: Path) -> dict[str, float]:
     from sspir.models.attention_processor import cpu_attention
     from sspir.models.controlled_unet import ControlledUNet
     from sspir.models.structure_processor import StructureProcessor
+    from sspir.pretrained import load_unet
 
     torch.set_num_threads(1)
-    network = ControlledUNet.from_stable_diffusion(str(folder / "sd"), StructureProcessor()).eval()
+    network = ControlledUNet.from_unet(load_unet(str(folder / "sd")), StructureProcessor()).eval()
     generator = torch.Generator().manual_seed(0)
     given = [
         torch.randn(size, generator=generator)

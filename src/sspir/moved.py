@@ -1,8 +1,9 @@
 """Old names of modules and classes, which scripts, records and YAMLs of before may use until version 0.3."""
 
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -113,6 +114,17 @@ NAMES = {
 }
 """What went elsewhere than the rest of its module: old name -> new name."""
 
+SETTINGS = {"backbone.path": "backbone.unet.path", "backbone.revision": "backbone.unet.revision"}
+"""Old, shorter setting -> new one, where the U-Net is one that `load_unet` loads; these two may be written for ever."""
+
+_UNETS = {
+    "sspir.models.ControlledUNet.from_scratch": "diffusers.UNet2DConditionModel",
+    "sspir.models.ControlledUNet.from_stable_diffusion": "sspir.pretrained.load_unet",
+}
+"""Old constructor of the backbone -> what makes its U-Net now."""
+
+_NOTHING = "???"  # OmegaConf's word for a value that is not there
+
 
 class _OldModule(ModuleType):
     """What is asked of an old module is taken from where it is now."""
@@ -171,3 +183,88 @@ def present(target: str) -> str:
     room, *rest = parts
     first = next((place for place, part in enumerate(rest) if part[:1].isupper()), max(0, len(rest) - 1))
     return ".".join([top, room, *rest[first:]])
+
+
+def named(node: Any) -> Any:
+    """A configuration, as plain mappings and lists, with the present name of every `_target_`: for comparing."""
+    if isinstance(node, list):
+        return [named(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: present(str(child)) if key == "_target_" else named(child) for key, child in node.items()}
+
+
+def present_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A training's configuration, as plain mappings, with today's settings; other configurations come back as they are.
+
+    Args:
+        config: composed, resolved, or a part of one with the keys of the top; may be of before.
+    """
+    config = {key: _present_set(node) if key in ("dataset", "data") else node for key, node in config.items()}
+    if isinstance(module := config.get("module"), dict) and "backbone" in module:
+        config["module"] = {**module, "backbone": _present_backbone(module["backbone"])}
+    if "backbone" in config:
+        config["backbone"] = _present_backbone(config["backbone"])
+        config = _refer_to_unet(config) if _is_loaded(config["backbone"]) else config
+    return config
+
+
+def _present_backbone(node: Any) -> Any:
+    """A backbone whose U-Net is a node of its own."""
+    if not isinstance(node, dict):
+        return node
+    if unet := _UNETS.get(present(str(node.get("_target_")))):
+        of_scratch = {"train_unet": True} if unet.startswith("diffusers.") else {}
+        node = {**node, "_target_": "sspir.models.ControlledUNet.from_unet", **of_scratch}
+        node["unet"] = {"_target_": unet, **node.pop("unet", {})}  # after the Processor, which drew its weights first
+    if _is_loaded(node):
+        short = {old.rpartition(".")[2] for old in SETTINGS}
+        given = {key: node[key] for key in short if node.get(key, _NOTHING) != _NOTHING}
+        node = {key: value for key, value in node.items() if key not in short}
+        node["unet"] = {**node["unet"], **given}
+    return node
+
+
+def _is_loaded(backbone: Any) -> bool:
+    unet = backbone.get("unet") if isinstance(backbone, dict) else None
+    return isinstance(unet, dict) and present(str(unet.get("_target_"))) == "sspir.pretrained.load_unet"
+
+
+def _refer_to_unet(node: Any) -> Any:
+    """The same with every reference to an old setting led to the new one."""
+    if isinstance(node, dict):
+        return {key: _refer_to_unet(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_refer_to_unet(child) for child in node]
+    for old, new in SETTINGS.items() if isinstance(node, str) else ():
+        node = re.sub(rf"(?<=[{{:]){re.escape(old)}(?=[}},])", new, node)
+    return node
+
+
+def _present_set(node: Any) -> Any:
+    """Photos of which a mixture's data sets each had the same crop, with that as the mixture's."""
+    train = node.get("train") if isinstance(node, dict) else None
+    if not isinstance(train, dict) or "crop" in train or present(str(train.get("_target_"))) != "sspir.data.Mixture":
+        return node
+    crops = [each.get("crop") if isinstance(each, dict) else None for each in train["datasets"]]
+    if not crops or not isinstance(crops[0], dict) or any(crop != crops[0] for crop in crops):
+        return node
+    sets = [{key: value for key, value in each.items() if key != "crop"} for each in train["datasets"]]
+    others = {key: value for key, value in node.items() if key != "crop"}
+    return {**others, "train": {**train, "crop": crops[0], "datasets": sets}}
+
+
+def present_overrides(overrides: Iterable[str]) -> Iterator[str]:
+    """Hydra's overrides, of which those of old settings are taken where there are only new ones.
+
+    A new setting puts out what a file says under the old name.
+    """
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and key.lstrip("+") in SETTINGS:
+            yield f"++{key.lstrip('+')}={value}"
+            continue
+        yield override
+        for old, new in SETTINGS.items():
+            if equals and key.lstrip("+") == new:
+                yield f"++{old}={_NOTHING}"

@@ -17,7 +17,7 @@ from sspir.models.attention_processor import cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.structure_processor import StructureProcessor
 from sspir.pretrained import single_file
-from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, shapes_only
+from sspir.pretrained.load import load_autoencoder, load_noise_schedule, load_transformers, load_unet, shapes_only
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.checkpoint import base_of, require_base
 from sspir.training.run import build_module
@@ -53,8 +53,8 @@ def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network(folder: Path) -> ControlledUNet:
-    made = ControlledUNet.from_stable_diffusion(
-        str(folder), StructureProcessor([4, 6, 8]), image_dim=10, pixel_attention=["up0", "up1"]
+    made = ControlledUNet.from_unet(
+        load_unet(str(folder)), StructureProcessor([4, 6, 8]), image_dim=10, pixel_attention=["up0", "up1"]
     )
     wake(made.controlnet)
     return made.eval()
@@ -145,7 +145,7 @@ def test_true_sizes_without_memory(name: str) -> None:
     texts["sdxl"] = (123_060_480 + 694_659_840, 2048)
     kinds = {"sd21": "v_prediction"}
     with shapes_only():
-        net = ControlledUNet.from_stable_diffusion(HUB[name], StructureProcessor(), pixel_attention=["up0", "up1"])
+        net = ControlledUNet.from_unet(load_unet(HUB[name]), StructureProcessor(), pixel_attention=["up0", "up1"])
         make = TextEncoder.from_xl if name == "sdxl" else TextEncoder.from_pretrained
         text = make(HUB[name], texts[name][1], **({} if name == "sdxl" else {"subfolder": "text_encoder"}))
         prompts = text(CAPTIONS)
@@ -168,8 +168,8 @@ def load_noise_schedule_shape(path: str) -> str:
 @torch.no_grad()
 def test_shapes_are_those_of_the_weights(sd: Path) -> None:
     with shapes_only():
-        made = ControlledUNet.from_stable_diffusion(
-            str(sd), StructureProcessor([4, 6, 8]), image_dim=10, pixel_attention=["up0", "up1"]
+        made = ControlledUNet.from_unet(
+            load_unet(str(sd)), StructureProcessor([4, 6, 8]), image_dim=10, pixel_attention=["up0", "up1"]
         )
         shapes = {name: (value.shape, value.dtype) for name, value in made.state_dict().items()}
         text = load_transformers(CLIPTextModel, str(sd), "text_encoder.path", "text_encoder")
@@ -257,7 +257,7 @@ def test_unets_that_do_more_are_refused_in_words(change: dict) -> None:
 def test_a_base_is_known_by_its_weights_whatever_their_type(sd: Path, tmp_path: Path) -> None:
     base = base_of(network(sd))
     assert base is not None
-    half = ControlledUNet.from_stable_diffusion(str(sd), StructureProcessor([4, 6, 8]), 10, dtype="bfloat16")
+    half = ControlledUNet.from_unet(load_unet(str(sd)), StructureProcessor([4, 6, 8]), 10, dtype="bfloat16")
     require_base(base, half)
     other = UNet2DConditionModel.from_pretrained(sd / "unet")
     other.conv_in.weight.mul_(1 + 0.03 * torch.randn(other.conv_in.weight.shape))
@@ -267,7 +267,7 @@ def test_a_base_is_known_by_its_weights_whatever_their_type(sd: Path, tmp_path: 
 
 
 def test_the_frozen_unet_may_be_held_in_half(sd: Path) -> None:
-    net = ControlledUNet.from_stable_diffusion(str(sd), StructureProcessor([4, 6, 8]), 10, dtype="bfloat16")
+    net = ControlledUNet.from_unet(load_unet(str(sd)), StructureProcessor([4, 6, 8]), 10, dtype="bfloat16")
     assert net.unet.dtype == torch.bfloat16
     assert {p.dtype for part in net.trainable().values() for p in part.parameters()} == {torch.float32}
     wake(net).train()

@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.compose import config_root, register
+from sspir.config.compose import config_root, modern, register
 from sspir.errors import NotApplicableError, UserError
+from sspir.moved import present_overrides
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         of_launcher = os.getpid() != process
         try:
             with Stop.in_process() if of_launcher else nullcontext():
-                return _call(module, name, config)
+                return _call(module, name, modern(config))
         except UserError as error:
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
                 log.warning("Passed over: %s", _told(error))
@@ -57,7 +58,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
 
     if os.environ.get("RANK", "0") != "0":  # of torchrun: the first rank's log is the record
         arguments = [*arguments, "hydra/job_logging=disabled"]
-    before, sys.argv = sys.argv, [f"sspir {config_name}", *arguments]
+    before, sys.argv = sys.argv, [f"sspir {config_name}", *present_overrides(arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # leave errors to us: Hydra would print them and exit
     try:
         with Stop.passed_on(arguments):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -19,6 +20,7 @@ from sspir.config.build import refusal
 from sspir.config.schema import EvaluateConfig, TrainConfig
 from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
+from sspir.moved import present_config, present_overrides
 
 
 def config_root() -> Path:
@@ -104,6 +106,16 @@ def load_choice(group: str, name: str) -> DictConfig:
     return choice
 
 
+def modern(config: DictConfig) -> DictConfig:
+    """A configuration, which may have settings of before, with today's settings; one of today is itself returned."""
+    plain: Any = OmegaConf.to_container(config)
+    if (present := present_config(plain)) == plain:
+        return config
+    made = OmegaConf.create(present)
+    OmegaConf.set_struct(made, True)
+    return made
+
+
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a configuration, as the command line does, for notebooks and tests.
 
@@ -118,6 +130,6 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return compose(name, overrides=list(overrides))
+            return modern(compose(name, overrides=list(present_overrides(overrides))))
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             raise UserError(" ".join(str(error).split())) from error

@@ -49,10 +49,7 @@ _DATA = Kind(
 _METRIC = Kind((Metric,), ("sspir", "torchmetrics.image", "torchmetrics.regression"))
 KINDS = {
     "module": Kind((pl.LightningModule,)),
-    "backbone": _network(
-        "sspir.models.ControlledUNet.from_stable_diffusion",
-        "sspir.models.ControlledUNet.from_scratch",
-    ),
+    "backbone": _network("sspir.models.ControlledUNet.from_unet", "sspir.pretrained.load_unet"),
     "vae": _network("sspir.pretrained.load_autoencoder"),
     "text_encoder": Kind(
         (TextEncoder,),

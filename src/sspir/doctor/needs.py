@@ -16,7 +16,7 @@ Finding = tuple[str, list[str]]
 
 # Constructor -> folders of `path` that it reads.
 _PARTS = {
-    "from_stable_diffusion": ("unet",),
+    "load_unet": ("unet",),
     "load_autoencoder": ("vae",),
     "load_noise_schedule": ("scheduler",),
     "from_xl": ("text_encoder", "text_encoder_2"),
@@ -52,7 +52,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
 def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """The parts that come from somebody's weights, by the setting that points to them."""
     for name in ("backbone", "vae", "noise_schedule", "text_encoder", "image_encoder", "captioner"):
-        node = config[name]
+        node = config[name].get("unet") if name == "backbone" else config[name]
         if isinstance(node, DictConfig) and "path" in node:
             yield f"{name}.path" if name not in ("vae", "noise_schedule") else "backbone.path", node
 

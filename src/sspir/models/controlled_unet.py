@@ -1,7 +1,7 @@
 """The whole denoiser in the paper's order: Processor, ControlNet, U-Net and the attention beside them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel
@@ -23,7 +23,6 @@ from sspir.models.blocks import (
 )
 from sspir.models.offload import fetch
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
-from sspir.pretrained.load import load_diffusers
 
 Processor = StructureProcessor | NoProcessor
 
@@ -88,6 +87,7 @@ class ControlledUNet(nn.Module):
         image_after_text: bool = False,
         controlnet: bool = True,
         train_unet: bool = False,
+        dtype: str | None = None,
     ) -> Self:
         """Start from a U-Net: the ControlNet copies its encoder, the adapters are new.
 
@@ -103,6 +103,7 @@ class ControlledUNet(nn.Module):
             image_after_text: image attention after text attention, as SeeSR has it, instead of before.
             controlnet: False leaves it out, and the Processor whose features it alone reads: no structure prior.
             train_unet: see the class.
+            dtype: to hold a frozen U-Net in, once it is copied: "bfloat16" halves it. None keeps its own.
 
         Raises:
             UserError: the U-Net is of another kind, or pixel attention lacks its ControlNet.
@@ -126,79 +127,9 @@ class ControlledUNet(nn.Module):
         )
         copy_common(unet_image, control_image)
         unet_pixel = AttentionAdapter.over_residuals(unet, pixel_attention, identity, coarse_heads)
+        if dtype:
+            nn.Module.to(unet, getattr(torch, dtype))
         return cls(unet, control, processor, unet_image, control_image, unet_pixel, train_unet)
-
-    @classmethod
-    def from_stable_diffusion(
-        cls,
-        path: str,
-        processor: Processor,
-        image_dim: int = 512,
-        image_attention: Sequence[str] = ("down", "mid", "up"),
-        pixel_attention: Sequence[str] = ("up",),
-        identity: bool = True,
-        coarse_heads: int | None = None,
-        image_after_text: bool = False,
-        controlnet: bool = True,
-        revision: str | None = None,
-        dtype: str = "float32",
-    ) -> Self:
-        """Start from somebody's Stable Diffusion; see `from_unet` for the rest.
-
-        Args:
-            path: a folder in the diffusers layout, a single .safetensors file, or a hub id.
-            processor: see `from_unet`.
-            image_dim: see `from_unet`.
-            image_attention: see `from_unet`.
-            pixel_attention: see `from_unet`.
-            identity: see `from_unet`.
-            coarse_heads: see `from_unet`.
-            image_after_text: see `from_unet`.
-            controlnet: see `from_unet`.
-            revision: commit, tag or branch of a hub id.
-            dtype: of the frozen U-Net; what is trained is float32.
-        """
-        unet = load_diffusers(UNet2DConditionModel, path, "unet", revision)
-        net = cls.from_unet(
-            unet,
-            processor,
-            image_dim,
-            image_attention,
-            pixel_attention,
-            identity,
-            coarse_heads,
-            image_after_text,
-            controlnet,
-        )
-        nn.Module.to(net.unet, getattr(torch, dtype))
-        return net
-
-    @classmethod
-    def from_scratch(
-        cls,
-        unet: Mapping[str, Any],
-        processor: Processor,
-        image_dim: int = 512,
-        image_attention: Sequence[str] = ("down", "mid", "up"),
-        pixel_attention: Sequence[str] = ("up",),
-        identity: bool = True,
-        coarse_heads: int | None = None,
-        image_after_text: bool = False,
-        controlnet: bool = True,
-    ) -> Self:
-        """Build a U-Net from its configuration and train it too; see `from_unet` for the rest."""
-        return cls.from_unet(
-            UNet2DConditionModel(**unet),
-            processor,
-            image_dim,
-            image_attention,
-            pixel_attention,
-            identity,
-            coarse_heads,
-            image_after_text,
-            controlnet,
-            train_unet=True,
-        )
 
     def structure(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Structure prior of an image, once per image.

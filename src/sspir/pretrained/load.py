@@ -147,6 +147,13 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
     return _unmapped(model)
 
 
+def load_unet(path: str, revision: str | None = None) -> Any:
+    """The U-Net of a Stable Diffusion, in float32; see `load_diffusers`."""
+    from diffusers import UNet2DConditionModel
+
+    return load_diffusers(UNet2DConditionModel, path, "unet", revision)
+
+
 def load_autoencoder(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
     """The autoencoder of a Stable Diffusion; see `load_diffusers`."""
     from diffusers import AutoencoderKL
