@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.config.compose import compose_config, config_root, load_choice
 from sspir.errors import UserError
+from sspir.moved import named
 
 # Keys of the configuration that decide the pictures and what of them is measured
 SETTINGS = ("seed", "limit", "crop_border", "benchmark", "captioner", "sampler")
@@ -82,7 +83,7 @@ def _choice(group: str, node: str) -> str:
         choice = OmegaConf.load(path)
         if "defaults" in choice:
             choice = load_choice(group, path.stem)
-        if plain(choice) == json.loads(node):
+        if named(plain(choice)) == named(json.loads(node)):
             return path.stem
     return _unnamed(json.loads(node))
 

@@ -14,6 +14,7 @@ from yaml import YAMLError  # a dependency of omegaconf
 
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE
+from sspir.moved import named, present_config
 from sspir.report.settings import flatten
 
 Curve = list[tuple[float, float]]  # (step, value), by step
@@ -105,7 +106,8 @@ def read_settings(folder: Path) -> dict[str, str]:
     """
     config = next((folder / part for part in CONFIGS if (folder / part).is_file()), None)
     try:
-        return flatten(OmegaConf.to_container(OmegaConf.load(config))) if config else {}
+        settings: Any = OmegaConf.to_container(OmegaConf.load(config)) if config else {}
+        return flatten(named(present_config(settings)))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         words = " ".join(str(error).split())
         raise UserError(f"The configuration {config} cannot be read ({words}); restore or delete it.") from error

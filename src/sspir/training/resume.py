@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from sspir.config.trust import check_record, read_record, targets
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED, write_text
+from sspir.moved import named, present_config
 from sspir.training.checkpoint import LAST, glance, link_or_copy, load_checkpoint
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.training.schedule import rate_at
@@ -135,7 +136,7 @@ def _step_of(line: str) -> float:
 def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
     """The configuration of what a folder holds: the checkpoint's own, else that of the folder."""
     with suppress(Exception):  # damage is told where all of it is loaded
-        return dict(glance(checkpoint)["config"])
+        return present_config(glance(checkpoint)["config"])
     return _settings(folder / CONFIG, flat=False)
 
 
@@ -180,12 +181,14 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in _names(key) for pattern in patterns)
 
 
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """The leaves of a configuration by their dotted path."""
-    if isinstance(node, DictConfig):
-        node = OmegaConf.to_container(node, resolve=True)
+def _flat(node: Any) -> dict[str, Any]:
+    """The leaves of a configuration by their dotted path, classes by their present names."""
+    return _leaves(named(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node), "")
+
+
+def _leaves(node: Any, path: str) -> dict[str, Any]:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    leaves = {name: leaf for key, child in children for name, leaf in _flat(child, f"{path}.{key}").items()}
+    leaves = {name: leaf for key, child in children for name, leaf in _leaves(child, f"{path}.{key}").items()}
     return leaves or ({path.removeprefix("."): node} if path else {})
 
 
