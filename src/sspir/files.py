@@ -113,3 +113,12 @@ class Journal:
         self._keep(entry)
         line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
         self._torn = not append_bytes(self.path, line.encode("utf-8", errors="surrogateescape"))
+
+
+def led(node: Any, old: str, new: str) -> Any:
+    """Mappings, lists and values, with paths into the folder `old` led into the folder `new`."""
+    if isinstance(node, dict):
+        return {led(key, old, new): led(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [led(value, old, new) for value in node]
+    return new + node.removeprefix(old) if isinstance(node, str) and f"{node}/".startswith(f"{old}/") else node

@@ -26,7 +26,7 @@ from sspir.errors import UserError
 from sspir.evaluation.evaluate import evaluate
 from sspir.training.checkpoint import LAST
 from sspir.training.module import RestorationModule
-from sspir.training.run import CHECKPOINTS, CONFIG
+from sspir.training.run import CHECKPOINTS, COMPOSED, CONFIG
 from sspir.weights.export import export
 from sspir.weights.load import SHIPPED, load_pipeline
 from tests.pipelines import write_photo
@@ -130,7 +130,8 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def change(run: Path, key: str, value: Any) -> None:
-    """Rewrite a setting of a record."""
+    """Rewrite a setting of a record, which is one of before `composed.yaml` then."""
+    (run / COMPOSED).unlink(missing_ok=True)
     record = yaml.safe_load((run / CONFIG).read_text())
     (run / CONFIG).write_text(yaml.safe_dump(changed(record, key, value)))
 
@@ -237,8 +238,9 @@ def test_photos_are_sent_to_an_address_of_one_s_own_alone(
 
 def test_own_runs_load_old_ones_and_those_with_other_libraries_metrics(run: Path, tmp_path: Path) -> None:
     record = yaml.safe_load((run / CONFIG).read_text())
-    for key in ("sweep", "keep_checkpoints", "resume", "monitor"):
+    for key in ("sweep", "keep_checkpoints", "resume", "monitor", "threads"):
         del record[key]
+    (run / COMPOSED).unlink()
     (run / CONFIG).write_text(yaml.safe_dump(record))
     assert "psnr" in str(RestorationModule.from_run(run).validation.rows["val"].keys())
     assert main(["train", "--from", str(run), f"folder={tmp_path / 'again'}"]) == 0

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from sspir.commands.hydra import hydra_command
 from sspir.errors import UserError
@@ -44,66 +43,14 @@ def _repeat(arguments: list[str]) -> int:
     place = arguments.index("--from")
     if place + 1 == len(arguments):
         raise UserError("--from needs the folder of a run.")
-    recorded = Path(arguments.pop(place + 1)) / "config.yaml"
+    folder = Path(arguments.pop(place + 1))
     arguments.pop(place)
-    if not recorded.is_file():
-        raise UserError(f"There is no {recorded}; name the folder of a run.")
 
     import logging
 
-    from omegaconf import OmegaConf
-
-    from sspir.config.schema import TrainConfig
-    from sspir.config.trust import check_places, check_record, read_record
-
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    record = read_record(recorded)
-    check_record(record, recorded)
-    check_places(record, recorded, arguments)
-    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), record)  # older records lack keys
-    OmegaConf.set_struct(config, True)
-    try:
-        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(_followed(arguments)))
-    except Exception as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if merged.folder == config.folder:
-        raise UserError("Say where the repetition goes: folder=SOMEWHERE.")
-
     from sspir.training.fit import train
+    from sspir.training.repeat import repetition
 
-    train(OmegaConf.create(_moved(OmegaConf.to_container(merged), config.folder, merged.folder)), recorded.parent)
+    train(repetition(folder, arguments), folder)
     return 0
-
-
-def _followed(changes: list[str]) -> list[str]:
-    """The changes, each also where the recorded, resolved configuration holds a copy of what it names."""
-    from omegaconf import OmegaConf
-
-    from sspir.config.compose import config_root
-
-    shipped = OmegaConf.to_container(OmegaConf.load(config_root() / "conf" / "train.yaml"))
-    assert isinstance(shipped, dict)
-    copies = {"module.backbone.processor": "processor"} | {
-        f"{part}.{name}": source[2:-1]
-        for part in ("data", "module")
-        for name, source in shipped[part].items()
-        if str(source).startswith("${")
-    }
-    followed = []
-    for change in changes:
-        key, _, value = change.partition("=")
-        places = [
-            copy + key.removeprefix(source) for copy, source in copies.items() if f"{key}.".startswith(f"{source}.")
-        ]
-        followed += [change, *(f"{place}={value}" for place in places)]
-    return followed
-
-
-def _moved(node: Any, old: str, new: str) -> Any:
-    """The same configuration with paths into the old run folder led into the new one."""
-    if isinstance(node, dict):
-        return {key: _moved(value, old, new) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_moved(value, old, new) for value in node]
-    inside = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
-    return new + node.removeprefix(old) if inside else node

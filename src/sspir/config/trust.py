@@ -1,6 +1,7 @@
 """What is taken from a stranger: a record may name networks and settings, but run no code of its choice."""
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,22 @@ from sspir.captioners.endpoint import EndpointCaptioner
 from sspir.config import outside
 from sspir.config.kinds import KINDS, SAVED, Key, fits, kind_of
 from sspir.errors import UserError
+from sspir.moved import present_config
 
 _CODE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HOOKS = {"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"}  # modules, kernels of the hub
+_REFERENCE = re.compile(r"\$\{(?:[\w.]+\}|oc\.select:)")  # to other settings, which reads nothing of this machine
 
 
-def read_record(path: Path) -> DictConfig:
-    """The configuration that a training recorded; nothing in it is filled in from this machine.
+def read_record(path: Path, may_refer: bool = False) -> DictConfig:
+    """The configuration that a training recorded, in today's settings; nothing is filled in from this machine.
+
+    Args:
+        path: of its file.
+        may_refer: to other settings of its own.
 
     Raises:
-        UserError: it cannot be read, or refers to something, such as an environment variable.
+        UserError: it cannot be read, or refers to something else, such as an environment variable.
     """
     try:
         record = OmegaConf.load(path)
@@ -29,8 +36,26 @@ def read_record(path: Path) -> DictConfig:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); copy the run again.") from error
     if not isinstance(record, DictConfig):
         raise UserError(f"{path} is no configuration of a training; copy the run again.")
-    _require_literal(record, path)
-    return record
+    _require_literal(record, path, may_refer)
+    return OmegaConf.create(present_config(OmegaConf.to_container(record)))  # type: ignore[arg-type]  # a mapping
+
+
+def composed(config: DictConfig) -> DictConfig:
+    """A composed configuration with its references to other settings; all else is filled in."""
+    return OmegaConf.create(_filled(OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)))
+
+
+def _filled(node: Any, resolved: Any, key: Any = None) -> Any:
+    if isinstance(node, dict):
+        return {name: _filled(child, resolved[name], name) for name, child in node.items()}
+    if isinstance(node, list):
+        return [_filled(child, value) for child, value in zip(node, resolved, strict=True)]
+    return resolved if key == "_target_" or _reads_more(node) else node
+
+
+def _reads_more(value: Any) -> bool:
+    """Whether a value refers to more than other settings."""
+    return str(value).count("${") > len(_REFERENCE.findall(str(value)))
 
 
 def check_record(record: Any, path: Path, own: Collection[Any] = ()) -> None:
@@ -116,9 +141,10 @@ def targets(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
         yield from targets(child, (*path, key))
 
 
-def _require_literal(record: Any, path: Path) -> None:
+def _require_literal(record: Any, path: Path, may_refer: bool = False) -> None:
     for key, value in _leaves(record):
-        if any("${" in str(text) for text in (*key, value)):
+        literal = key if may_refer and key[-1:] != ("_target_",) else (*key, value)
+        if any("${" in str(text) for text in literal) or _reads_more(value):
             raise UserError(
                 f"{path} is not loaded: its {_dotted(key)} is {value}, which would be filled in from this machine; "
                 f"write the value itself there if you trust the run."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sspir.batch import Batch
 from sspir.errors import UserError
+from sspir.files import led
 from sspir.training.checkpoint import LAST
 from sspir.training.strategy import full_tensor, shared_as
 
@@ -124,6 +125,13 @@ class SaveAtEnd(Checkpoint):
             for part in ("total", "current"):
                 checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][part]["completed"] -= 1
 
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have Lightning know the checkpoints of a run whose folder was moved, and what the best one has reached."""
+        here = str(self.path.parent.resolve())
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if Path(there := str(state.get("dirpath"))).name == self.path.parent.name:
+                checkpoint["callbacks"][key] = led(state, there, here)
+
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Save when stopped by SIGTERM or by Ctrl-C."""
         if isinstance(exception, SIGTERMException | KeyboardInterrupt):
@@ -145,6 +153,8 @@ class EarlyStopping(LightningEarlyStopping):
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Ask the module's metric for its good end; the base class wants it before there is a module."""
+        if stage != "fit":  # which has begun to count
+            return
         sets = trainer.datamodule.validation_names  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         self.mode = pl_module.validation.good_end(self.metric, sets)
         sign = 1 if self.mode == "max" else -1

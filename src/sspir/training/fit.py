@@ -14,13 +14,15 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
 from sspir.config.build import refusal
 from sspir.config.sweep import name_variant
+from sspir.config.trust import composed
 from sspir.data.manifest import Manifest, difference, manifest_of
 from sspir.errors import NotApplicableError
 from sspir.files import NOT_APPLICABLE, write_text
@@ -31,6 +33,7 @@ from sspir.training.loggers import StepLogger
 from sspir.training.resume import finished, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
+    COMPOSED,
     CONFIG,
     ENVIRONMENT,
     SUMMARY,
@@ -102,6 +105,8 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     try:
         with cpu_attention(module.backbone, trainer.strategy.root_device, remember=False):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            if module.validated_at != trainer.global_step and data.validation and trainer.limit_val_batches:
+                _validate_last_step(trainer, module, data)
         of_last_step = module.validated_at == trainer.global_step
         metrics = {
             name: value.item()
@@ -123,6 +128,15 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
         _finish_wandb(trainer)
 
 
+def _validate_last_step(trainer: pl.Trainer, module: Any, data: Any) -> None:
+    """Do what a run lacks that was killed within its last validation: there is no step left to come to it by."""
+    trainer.validate(module, data, verbose=False)
+    trainer.state.fn, trainer.should_stop = TrainerFn.FITTING, True  # outside of a fit nothing is kept
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a list
+        if isinstance(callback, Checkpoint | EarlyStopping):
+            callback.on_validation_end(trainer, module)
+
+
 def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> None:
     """Write what was asked for, and with what it is done; warn where a run goes on or is repeated with other photos.
 
@@ -140,6 +154,7 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
         write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+        write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
         write_text(folder / ENVIRONMENT, json.dumps({**environment(), "data": manifest}, indent=2) + "\n")
     except OSError as error:
         raise unwritable(folder, error) from error

@@ -23,7 +23,8 @@ from sspir.errors import UserError
 from sspir.files import write_text
 from sspir.training.checkpoint import load_checkpoint
 
-CONFIG = "config.yaml"
+CONFIG = "config.yaml"  # resolved: what ran
+COMPOSED = "composed.yaml"  # as composed, with references: what `sspir train --from` changes
 CHECKPOINTS = "checkpoints"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
@@ -32,7 +33,7 @@ WANDB_ID = "wandb.id"
 LOCK = ".lock"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 # What training writes into its folder, the summary first; people's own files beside it are theirs.
-OWN = (SUMMARY, METRICS, CONFIG, ENVIRONMENT, CHECKPOINTS, "panels", "wandb", WANDB_ID, "evaluation")
+OWN = (SUMMARY, METRICS, CONFIG, COMPOSED, ENVIRONMENT, CHECKPOINTS, "panels", "wandb", WANDB_ID, "evaluation")
 
 log = logging.getLogger(__name__)
 
