@@ -19,6 +19,7 @@ from sspir.weights.load import load_pipeline
 from tests.runs import OVERRIDES
 
 OWN = Path(__file__).parents[2] / "examples" / "own"
+BEFORE = Path(__file__).parents[1] / "before" / "own"  # what stood there before rooms were built
 SMALL = [each for each in OVERRIDES if not each.startswith("experiments=")]
 
 
@@ -223,3 +224,14 @@ def test_what_is_wrong_is_told_in_one_sentence(
 def rows(folder: str) -> list[dict[str, str]]:
     with Path(folder, "per_image.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_a_folder_of_before_trains_as_it_is(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSPIR_PATH")
+    for name in ("own", "plain"):
+        sys.modules.pop(name, None)
+    folders = [f"dataset.train.folder={photo_folder}/train", f"dataset.validation.photos.folder={photo_folder}/val"]
+    train = ["train", "experiments=own", *SMALL, *folders, "trainer.max_steps=1", "folder=old"]
+    with pytest.warns(DeprecationWarning, match=r"sspir\.data\.cropped\.to_tensor is now"):
+        assert main(["--path", str(BEFORE), *train]) == 0
+    assert Path(sys.modules["own"].__file__).parent == BEFORE

@@ -26,6 +26,7 @@ from sspir.errors import UserError
 from sspir.evaluation.evaluate import evaluate
 from sspir.training.checkpoint import LAST
 from sspir.training.module import RestorationModule
+from sspir.training.repeat import repetition
 from sspir.training.run import CHECKPOINTS, COMPOSED, CONFIG
 from sspir.weights.export import export
 from sspir.weights.load import SHIPPED, load_pipeline
@@ -207,6 +208,35 @@ def test_the_environment_is_not_read_for_a_record(
         assert (
             "its module.sampler.negative_caption is ${oc.env:HOME}" in str(refused.value) + capsys.readouterr().err
         ), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("module.vae", "${oc.env:HOME}"),
+        ("name", "${${variant}:HOME}"),
+        ("variant", "${ oc.env:HOME}"),
+        ("variant", "${oc.select:none,${oc.env:HOME}}"),
+        ("data._target_", "sspir.data.${variant}"),
+        ("data.${oc.env:HOME}", "x"),
+    ],
+)
+def test_what_was_composed_refers_to_its_own_settings_alone(key: str, value: str, run: Path, tmp_path: Path) -> None:
+    composed = yaml.safe_load((run / COMPOSED).read_text())
+    assert composed["module"]["vae"] == "${vae}"
+    (run / COMPOSED).write_text(yaml.safe_dump(changed(composed, key, value)))
+    with pytest.raises(UserError, match="would be filled in from this machine"):
+        repetition(run, [f"folder={tmp_path / 'again'}"])
+
+
+def test_what_was_composed_is_checked_as_it_comes_out(run: Path, tmp_path: Path) -> None:
+    composed = yaml.safe_load((run / COMPOSED).read_text())
+    made, nodes = planted(tmp_path)
+    for key, value in (("vae", nodes["module.vae"]), ("callbacks.panels.folder", "${folder}/../..")):
+        (run / COMPOSED).write_text(yaml.safe_dump(changed(composed, key, value)))
+        with pytest.raises(UserError, match=f"its {key} "):
+            repetition(run, [f"folder={tmp_path / 'again'}"])
+    assert not made.exists()
 
 
 def test_a_run_is_repeated_into_its_own_folder_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,7 @@ from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, evaluate
-from sspir.evaluation.record import record_of
+from sspir.evaluation.record import identity_of, record_of
 from sspir.images.io import read_image
 from sspir.metrics.psnr_ssim import psnr
 from sspir.seeding import sample_seed
@@ -211,6 +211,33 @@ def test_a_stopped_evaluation_goes_on_and_a_finished_one_is_left_alone(
     after = times(out)
     assert after["restored/0.png"] == before["restored/0.png"]
     assert after["restored/1.png"] > before["restored/1.png"]
+
+
+def test_a_finished_evaluation_of_before_is_left_alone(
+    run: Path, captioned: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def call(*changes: str) -> dict:
+        given = [f"run={run}", f"out={tmp_path}", "wandb=null", *captioned, "metric=fast", *changes]
+        return evaluate(compose_config("evaluate", given))
+
+    caplog.set_level("INFO")
+    new = call()["evaluation"]
+    names = {"sspir.evaluation.Benchmark": "sspir.data.Benchmark", "sspir.metrics.": "sspir.metrics.fidelity."}
+    text = json.dumps(new)
+    for name, old in names.items():
+        assert name in text
+        text = text.replace(name, old)
+    names[identity_of(new)] = identity_of(json.loads(text))
+    for file in ("summary.json", "evaluate.jsonl"):
+        text = (tmp_path / file).read_text()
+        for name, old in names.items():
+            text = text.replace(name, old)
+        (tmp_path / file).write_text(text)
+    before = (tmp_path / "restored").stat().st_mtime_ns
+    assert call()["evaluation"]["inputs"]["benchmark"]["_target_"] == "sspir.data.Benchmark"
+    assert "is finished; nothing to do" in caplog.text
+    assert call("+metric.mine._target_=sspir.metrics.ColorShift")["evaluation"]["metrics"]["mine"]
+    assert (tmp_path / "restored").stat().st_mtime_ns >= before
 
 
 def test_more_metrics_are_measured_and_fewer_are_taken_from_what_was(run: Path, captioned: list[str]) -> None:

@@ -12,11 +12,13 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.errors import UserError
+from sspir.files import led
 from sspir.models.cpu_attention import bf16_attention
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.losses import RestorationLoss
 from sspir.training.module import RestorationModule
 from sspir.training.run import find_checkpoint
+from sspir.training.validation import Validation
 from tests.runs import tiny_config, tiny_run
 
 
@@ -91,6 +93,53 @@ def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, 
         for path in (finished / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
     ]
     assert losses[0] == losses[1]
+
+
+def test_killed_within_the_last_validation_ends_as_unbroken(
+    finished: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, calls = Validation.finish, iter(range(100))
+
+    def killed(self: Validation) -> dict[str, torch.Tensor]:
+        if next(calls) == 1:  # at the fourth of four steps
+            raise RuntimeError("the power is out")
+        return finish(self)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Validation, "finish", killed)
+        with pytest.raises(RuntimeError):
+            tiny_run(tmp_path / "run", photo_folder)
+    state = load_checkpoint(find_checkpoint(tmp_path / "run"))
+    assert state["global_step"] == 4
+    tiny_run(tmp_path / "run", photo_folder)
+    told = [json.loads((folder / "summary.json").read_text()) for folder in (finished, tmp_path / "run")]
+    validated = {name for name in told[0] if name.startswith(("val/", "bicubic/", "structure/"))}
+    assert {"val/psnr_y", "structure/ssim_y"} <= validated
+    assert {name: told[1][name] for name in validated} == {name: told[0][name] for name in validated}
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (finished, tmp_path / "run")]
+    curves = [[line for line in map(json.loads, each) if "val/psnr_y" in line] for each in lines]
+    assert curves[0] == curves[1]
+    for name in ("last", "best"):
+        whole, broken_one = (load_checkpoint(find_checkpoint(folder, name)) for folder in (finished, tmp_path / "run"))
+        for part in ("state_dict", "ema"):
+            assert all(torch.equal(value, broken_one[part][key]) for key, value in whole[part].items()), (name, part)
+        assert whole["loops"] == broken_one["loops"]
+        assert led(whole["callbacks"], str(finished), "") == led(broken_one["callbacks"], str(tmp_path / "run"), "")
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(finished, tmp_path / "moved"))
+    for path in (moved / "checkpoints").glob("*.ckpt"):  # as if it had validated better than it ever will again
+        state = torch.load(path, weights_only=True)
+        (best,) = [value for key, value in state["callbacks"].items() if "val/psnr_y" in key]
+        best["best_model_score"] = best["kth_value"] = torch.tensor(99.0)
+        best["best_k_models"] = dict.fromkeys(best["best_k_models"], torch.tensor(99.0))
+        torch.save(state, path)
+    before = find_checkpoint(moved, "best").read_bytes()
+    tiny_run(moved, photo_folder, "trainer.max_steps=6")
+    assert find_checkpoint(moved, "best").read_bytes() == before
+    (best,) = [v for k, v in load_checkpoint(find_checkpoint(moved))["callbacks"].items() if "val/psnr_y" in k]
+    assert best["best_model_path"] == str(moved / "checkpoints" / "best.ckpt")
 
 
 def test_a_run_is_repeated_from_its_record(finished: Path, tmp_path: Path) -> None:

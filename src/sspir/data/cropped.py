@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 
 from sspir.data.crop import Crop, Pixels
 from sspir.data.sample import Sample
-from sspir.images.picture import chw_tensor as chw_tensor
+from sspir.images.picture import chw_tensor
+from sspir.moved import old_names_of
 
 
 class Photo(NamedTuple):
@@ -67,3 +68,6 @@ def _sample(photo: Photo, hq: Pixels, lq: Pixels | None) -> Sample:
     if lq is not None:
         sample["lq"] = chw_tensor(lq)
     return sample
+
+
+__getattr__ = old_names_of(__name__)
