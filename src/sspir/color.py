@@ -1,4 +1,4 @@
-"""Colours of the low-quality image given back to the restored one.
+"""Correct the colours of a restored image towards those of the low-quality one.
 
 AdaIN and wavelet are what StableSR and SSP-IR do after sampling (SSP-IR `utils/wavelet_color_fix.py`), exactly;
 YCbCr keeps the restored luma and takes the reference's chroma.
@@ -20,7 +20,7 @@ def fix_colour(restored: Tensor, reference: Tensor, mode: ColourMode, strength: 
 
     Args:
         restored: (B, 3, H, W) in [0, 1], RGB.
-        reference: (B, 3, h, w) in [0, 1], RGB, whose colours hold; resized to H, W if it has another size.
+        reference: (B, 3, h, w) in [0, 1], RGB, the image whose colours are right; resized to H, W if need be.
         mode: "adain" matches mean and spread of each channel, "wavelet" takes the low frequencies, "ycbcr"
             the chroma; "none" changes nothing.
         strength: 0 for no change to 1 for the whole one.
@@ -49,7 +49,7 @@ def adain(target: Tensor, source: Tensor) -> Tensor:
 
     Args:
         target: (B, 3, H, W) in [0, 1], the restored image.
-        source: (B, 3, h, w) in [0, 1], the image whose colours hold.
+        source: (B, 3, h, w) in [0, 1], the image whose colours are right.
 
     Returns:
         (B, 3, H, W), not clamped.
@@ -84,7 +84,7 @@ def wavelet(target: Tensor, source: Tensor, levels: int = 5) -> Tensor:
 
     Args:
         target: (B, 3, H, W) in [0, 1], the restored image.
-        source: (B, 3, H, W) in [0, 1], the image whose colours hold.
+        source: (B, 3, H, W) in [0, 1], the image whose colours are right.
         levels: blurs that separate low from high; the i-th reaches 2^i pixels to each side.
 
     Returns:
@@ -114,7 +114,7 @@ def ycbcr(target: Tensor, source: Tensor) -> Tensor:
 
     Args:
         target: (B, 3, H, W) in [0, 1], the restored image.
-        source: (B, 3, H, W) in [0, 1], the image whose colours hold.
+        source: (B, 3, H, W) in [0, 1], the image whose colours are right.
 
     Returns:
         (B, 3, H, W), not clamped.

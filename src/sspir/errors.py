@@ -9,4 +9,4 @@ class UserError(Exception):
 
 
 class NotApplicableError(UserError):
-    """What a model refuses by design, such as an ablation of a part that it needs: a sweep passes it over."""
+    """A model refuses a configuration by design, such as the ablation of a part it needs; a sweep skips such a run."""

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 NOT_APPLICABLE = "not_applicable.txt"  # file in a run's folder that says why its model cannot be
-REPLACED = "replaced"  # folder in a run's folder that holds what a run that started anew has found
+REPLACED = "replaced"  # folder in a run's folder: files of an earlier run, set aside when the run was started anew
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, which takes the place of `path` when that has succeeded.
+    """Yield a temporary path beside `path`; it replaces `path` when the block ends without an error.
 
-    Its name is always the same, so that what a kill has left is written over; where several processes may write one
-    file they need a lock.
+    The temporary name is always the same, so that the next write replaces what a killed process has left; processes
+    that may write one file at the same time need a lock.
     """
     name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     partial = path.with_name(f".{name}.part")
@@ -33,7 +33,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file that is whole or not there, making missing folders.
 
     Raises:
-        OSError: the disk does not take it; nothing is left behind then.
+        OSError: the file cannot be written; no part of it is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,13 @@ def sha256(path: Path) -> str:
 
 
 class Journal:
-    """A file of JSON lines that is only ever appended to, a whole line at a time; the last line of a name counts.
+    """A file of JSON lines that is only appended to, a whole line at a time; of lines about one result the last counts.
 
-    A line that was cut off by a crash is passed over.
+    A line that a crash has cut off is passed over.
 
     Attributes:
-        entries: what became of each result.
-        captions: what a captioner said before its photo was restored; these lines have the status "described".
+        entries: result -> its line.
+        captions: result -> the line with its caption, written before the photo is restored; its status is "described".
 
     Args:
         folder: of the results; `begin` makes it.
@@ -92,15 +92,15 @@ class Journal:
                     self._keep(json.loads(line))
 
     def _keep(self, entry: dict[str, Any]) -> None:
-        of = self.captions if entry.get("status") == "described" else self.entries
-        of[entry["output"]] = entry
+        kept = self.captions if entry.get("status") == "described" else self.entries
+        kept[entry["output"]] = entry
 
     def photos(self) -> dict[str, str]:
-        """The photo of each result."""
+        """Result -> path of its photo."""
         return {output: entry["source"] for output, entry in self.entries.items() if "source" in entry}
 
     def begin(self) -> None:
-        """Make the file before the first result is written, so that a run that is stopped right after knows its own."""
+        """Make the file before the first result, so that a run that is stopped early recognises its folder."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
 

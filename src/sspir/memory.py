@@ -1,4 +1,4 @@
-"""Where the work is done, how much memory there is, and how much was used at most: of a GPU, else of the process."""
+"""The device of the work, how much memory it has, and how much was used at most."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ E = TypeVar("E", bound=Exception)
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUP, _MEMORY = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
-_WITHOUT_ANSWER = 4 * 2**30  # bytes taken to be there where no one tells
+_ASSUMED = 4 * 2**30  # bytes of memory, where the system does not say
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,12 +33,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on a device: what the GPU, the container and the machine leave, whichever is less.
+    """Bytes that can still be allocated on a device: free on the GPU, or in the container and the machine.
 
-    What torch's allocator holds on a GPU without using it counts as free.
-
-    Args:
-        device: where the work is done.
+    Memory that torch's allocator holds on a GPU without using it counts as free.
     """
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -51,10 +48,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def capacity_bytes(device: torch.device) -> int:
-    """Bytes that a device has in all, whoever uses them: what decides about pixels must be the same at every run.
+    """Bytes that a device has in all, free or not.
 
-    Args:
-        device: where the work is done.
+    The number is the same at every run, so that settings that follow from it, such as tiles, give the same picture.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
@@ -65,7 +61,7 @@ def capacity_bytes(device: torch.device) -> int:
 
 
 def _machine(line: str, pages: str) -> int:
-    """Bytes of the machine, by a line of Linux's /proc/meminfo or a name of `os.sysconf`."""
+    """Bytes of the machine's memory, by a line of Linux's /proc/meminfo or a name of `os.sysconf`."""
     try:
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text(encoding="utf-8").splitlines())
         return int(lines[line].split()[0]) * 1024
@@ -74,11 +70,11 @@ def _machine(line: str, pages: str) -> int:
     try:
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no such call, macOS no free pages
-        return _WITHOUT_ANSWER
+        return _ASSUMED
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start measuring anew; where the system cannot, peaks are those since the process began."""
+    """Let `peak_bytes` measure from now on; where the system cannot, it measures since the process began."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -108,9 +104,9 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def released(error: E) -> E:
-    """An error without the frames that it came through, which hold the tensors of what failed.
+    """Cut an error off from its stack frames, which keep the tensors of the failed computation in memory.
 
-    What is tried again after it, outside the `except` that caught it, starts with their memory free.
+    Call it within the `except`, and try again after the `except`: the memory is free then.
     """
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""Numbers that people hand in: type and range are checked once, where they come in."""
+"""Ranges of numbers, by which numbers of users are checked where they come in."""
 
 import math
 import operator
@@ -13,7 +13,7 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True)
 class Numbers(Generic[N]):
-    """Whole or real numbers of a range; an instance is a type for argparse.
+    """A range of whole or real numbers; an instance can be the `type` of an argparse flag.
 
     Args:
         kind: int or float.
@@ -31,7 +31,7 @@ class Numbers(Generic[N]):
         """The number in a text.
 
         Raises:
-            ArgumentTypeError: it is none of these.
+            ArgumentTypeError: the text is no number of the range.
         """
         try:
             return self._checked(self.kind(text))
@@ -42,7 +42,7 @@ class Numbers(Generic[N]):
         """The value as a number, whatever type of number it is.
 
         Raises:
-            UserError: it is none of these; the sentence starts with `name`.
+            UserError: the value is no number of the range; the sentence starts with `name`.
         """
         try:
             return self._checked(self.kind(operator.index(value) if self.kind is int else value + 0.0))

@@ -1,4 +1,4 @@
-"""The explicit semantic prior in words: where the caption of an image comes from."""
+"""What a captioner is: images to captions, the explicit semantic prior."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ QUESTION = "Describe the image in a very detailed manner if we remove the degrad
 
 
 class CaptionError(UserError):
-    """One image got no caption; others may."""
+    """An image got no caption; other images may get one."""
 
 
 class CaptionerUnavailableError(CaptionError):
@@ -29,13 +29,13 @@ class CaptionerUnavailableError(CaptionError):
 
 
 class Captioner(ABC):
-    """Captions images; one that needs no image, or no known text, ignores it."""
+    """Captions images. A captioner that needs no images, or no known texts, ignores them."""
 
     sees = True
-    """Whether the images count."""
+    """Whether the captioner looks at the images."""
 
     remote = False
-    """Whether images leave this machine: such a captioner is only used where somebody asks for it."""
+    """Whether images leave this machine; such a captioner is used only where the user asks for it."""
 
     @abstractmethod
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
@@ -50,15 +50,15 @@ class Captioner(ABC):
         """
 
     def provenance(self) -> dict[str, str]:
-        """What decides its captions, for records."""
+        """What decides the captions, such as class, model and question, for records."""
         return {"captioner": type(self).__name__}
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
-        """Free what it holds, such as a model, before diffusion needs the memory; the next call takes it again."""
+        """Free memory, such as a model's, before diffusion needs it; the next call loads the model again."""
 
 
 class PlainCaptioner(Captioner):
-    """A captioner around a callable of somebody's own.
+    """A captioner around a user's callable.
 
     Args:
         describe: (images, known) -> captions, as of `Captioner.__call__`.
@@ -68,36 +68,36 @@ class PlainCaptioner(Captioner):
         self.describe = describe
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
-        """What the callable says.
+        """The callable's captions.
 
         Raises:
-            CaptionError: it fails, or does not give a text per image.
+            CaptionError: the callable fails, or does not return one text per image.
         """
         name = self.provenance()["captioner"]
         try:
-            said = list(self.describe(images, known))
+            captions = list(self.describe(images, known))
         except UserError:
             raise
         except Exception as error:  # one photo's trouble, told as such
             raise CaptionError(f"{name} failed ({type(error).__name__}: {error}).") from error
-        if len(said) != len(images) or not all(isinstance(text, str) for text in said):
-            raise CaptionError(f"{name} gives {said!r:.200} for {len(images)} images; return one text each.")
-        return said
+        if len(captions) != len(images) or not all(isinstance(text, str) for text in captions):
+            raise CaptionError(f"{name} gives {captions!r:.200} for {len(images)} images; return one text each.")
+        return captions
 
     def provenance(self) -> dict[str, str]:
-        """The callable's name, with its module's."""
-        made = getattr(self.describe, "func", self.describe)  # of a partial
-        named = made if hasattr(made, "__qualname__") else type(made)
+        """The callable's module and name."""
+        function = getattr(self.describe, "func", self.describe)  # of a partial
+        named = function if hasattr(function, "__qualname__") else type(function)
         return {"captioner": f"{named.__module__}.{named.__qualname__}"}
 
 
 def captioner_of(captioner: Any) -> Captioner:
-    """A captioner as it is; a callable (images, known) -> captions as one."""
+    """Return a captioner unchanged; wrap any other callable (images, known) -> captions in a `PlainCaptioner`."""
     return captioner if isinstance(captioner, Captioner) else PlainCaptioner(captioner)
 
 
 class NoCaption(Captioner):
-    """Says nothing: the model is steered by the image alone."""
+    """Returns empty captions: the model is steered by the image alone."""
 
     sees = False
 
@@ -107,7 +107,7 @@ class NoCaption(Captioner):
 
 
 class Precomputed(Captioner):
-    """Says what came with the image, "" where nothing did."""
+    """Returns the text that came with each image, "" where none did."""
 
     sees = False
 
@@ -146,7 +146,7 @@ def caption_each(captioner: Captioner, images: Mapping[K, Tensor]) -> Iterator[t
 
 
 def pil_image(image: Tensor, longest_side: int) -> "Image":
-    """A picture for a captioner that sees pictures.
+    """Convert an image to a picture of Pillow for a model, and reduce a large one.
 
     Args:
         image: (3, H, W) in [0, 1], RGB.

@@ -92,13 +92,13 @@ class EndpointCaptioner(Captioner):
             try:
                 return self._caption(self._answer(request))
             except HTTPError as error:
-                trouble, asked = _trouble(error), error.headers.get("Retry-After", "")
+                trouble, pause = _status(error), error.headers.get("Retry-After", "")
                 if error.code not in _BUSY:
                     raise self._refusal(error.code, trouble) from error
             except (OSError, HTTPException) as error:  # refused, reset, timed out, cut off
-                trouble, asked = _reason(error, self.timeout), ""
+                trouble, pause = _reason(error, self.timeout), ""
             if number < self.retries:
-                time.sleep(min(float(asked) if asked.isdecimal() else 0.5 * 2**number, _LONGEST_WAIT))
+                time.sleep(min(float(pause) if pause.isdecimal() else 0.5 * 2**number, _LONGEST_WAIT))
         raise CaptionerUnavailableError(
             f"The captioner at {self.url} gave no answer in {self.retries + 1} tries ({trouble}); check that the "
             f"server runs, or raise captioner.timeout."
@@ -168,17 +168,18 @@ class EndpointCaptioner(Captioner):
         return kind(f"The captioner at {self.url} refused the request ({trouble}); {remedy}.")
 
 
-def _trouble(error: HTTPError) -> str:
-    """Status and reason of a refusal, with the server's own words where it has some."""
+def _status(error: HTTPError) -> str:
+    """Status and reason of a refusal, with the server's own message where there is one."""
     try:
-        said: Any = json.loads(error.read(10_000))
-        said = said["error"]["message"] if isinstance(said["error"], dict) else said["error"]
+        message: Any = json.loads(error.read(10_000))["error"]
+        message = message["message"] if isinstance(message, dict) else message
     except (ValueError, KeyError, TypeError, OSError, HTTPException):
-        said = ""
-    return one_line(f"{error.code} {error.reason} {said}")[:200]
+        message = ""
+    return one_line(f"{error.code} {error.reason} {message}")[:200]
 
 
 def _reason(error: Exception, timeout: float) -> str:
+    """Why a connection failed."""
     cause = getattr(error, "reason", error)
     if isinstance(cause, TimeoutError) and not str(cause).startswith("the answer"):
         return f"no whole answer within {timeout:g} s"

@@ -1,4 +1,4 @@
-"""A folder of photos captioned: nothing is done twice, nothing is half written, and what a person edits stays."""
+"""Caption a folder of photos: no photo is captioned twice, no file is half written, and what a person edits stays."""
 
 import hashlib
 import json
@@ -24,21 +24,21 @@ BY_HAND = "by hand"
 
 
 def fingerprint(text: str) -> str:
-    """Sixteen digits that tell a caption from its edited form."""
+    """Sixteen digits of a text's hash, by which an edited caption is recognised."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class CaptionTable:
-    """Captions and where they came from, as JSON Lines: `file_name`, `caption`, and the record of its making.
+    """Captions and where they came from, as JSON Lines: `file_name`, `caption`, and the captioner's record.
 
-    The file is only appended to, a whole line at a time; the last line of a photo counts. A line that was cut off by a
-    crash is taken away when the file is opened.
+    The file is only appended to, a whole line at a time; of lines about one photo the last counts. A line that a crash
+    has cut off is removed when the file is opened.
 
     Args:
-        path: of the file; made with the first caption.
+        path: of the file; `append` makes it.
 
     Raises:
-        UserError: a line is not as it must be, so that a person's slip costs no captions.
+        UserError: a line cannot be read; it is not dropped, as a person may have slipped while editing it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,14 +94,14 @@ def is_edited(row: Row) -> bool:
 
 @dataclass
 class FolderCaptioner:
-    """Captions photos and keeps the table, and with `beside` a text file beside each photo, in step.
+    """Captions photos and writes the captions into a table and, with `beside`, into a text file beside each photo.
 
     Attributes:
         root: folder of the photos; names in the table are paths below it.
         table: of the folder.
-        captioner: who looks.
-        look: what of a photo (3, h, w) in [0, 1] the captioner is shown.
-        captioner_input: what that is, for the record: "lq", "processor" or "restored".
+        captioner: describes the photos.
+        look: photo (3, h, w) in [0, 1] -> the image that the captioner describes.
+        captioner_input: name of that image for the record: "lq", "processor" or "restored".
         beside: also write PHOTO.txt.
         batch: photos per call of the captioner.
         max_pixels: larger photos are refused.
@@ -117,18 +117,18 @@ class FolderCaptioner:
     max_pixels: int = MAX_PIXELS
 
     def left(self, photos: Sequence[Path], overwrite: bool = False) -> list[Path]:
-        """The photos that need a caption; those with one have their text file put in step.
+        """The photos that need a caption; for the others PHOTO.txt is brought up to date.
 
         Args:
             photos: below the root.
-            overwrite: also those that have one which no person edited.
+            overwrite: also photos whose caption no person has edited.
         """
         texts = Counter(photo.with_suffix(".txt") for photo in photos if self.beside)
         if twice := next((text for text, count in texts.items() if count > 1), None):
             raise UserError(f"Several photos would share {twice}; rename one, or leave out --beside.")
         missing = []
         for photo in photos:
-            row = self._adopt(photo)
+            row = self._row_of(photo)
             if row is None or (overwrite and not is_edited(row)):
                 missing.append(photo)
             elif self.beside:
@@ -136,10 +136,10 @@ class FolderCaptioner:
         return missing
 
     def run(self, photos: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """Caption photos; yields each when it is done, with "" or the sentence of what went wrong.
+        """Caption photos; yields each when it is done, with "" or the sentence that says why it has no caption.
 
         Raises:
-            CaptionerUnavailableError: nothing can be captioned; what was done is kept.
+            CaptionerUnavailableError: the captioner cannot work at all; captions of before are kept.
         """
         for start in range(0, len(photos), self.batch):
             opened: dict[Path, Tensor] = {}
@@ -167,8 +167,8 @@ class FolderCaptioner:
             self._write_beside(photo, caption)
         return row
 
-    def _adopt(self, photo: Path) -> Row | None:
-        """The photo's row, after taking over what a person wrote beside it."""
+    def _row_of(self, photo: Path) -> Row | None:
+        """The photo's row of the table, which takes over PHOTO.txt first if a person has edited that."""
         row = self.table.rows.get(same_name(self._name(photo)))
         text = photo.with_suffix(".txt")
         if not self.beside or not text.is_file():

@@ -1,4 +1,4 @@
-"""What can be measured in a photo: numbers that the measured captions put into words.
+"""Measures of a photo, which the measured captions put into words.
 
 Every function takes one picture (1, 3, H, W) or its luma (1, 1, H, W), float32 in [0, 1], of any size.
 """
@@ -154,8 +154,8 @@ def repetition(grey: Tensor) -> float:
 
 
 def _autocorrelation(image: Tensor) -> Tensor:
-    """Of an image (_SIDE, _SIDE), at moves of -_LAG to _LAG in both directions."""
-    padded = (_SIDE + _LAG,) * 2  # so that what leaves on one side does not meet the other
+    """Autocorrelation (2 _LAG + 1, 2 _LAG + 1) of an image (_SIDE, _SIDE), at shifts of -_LAG to _LAG both ways."""
+    padded = (_SIDE + _LAG,) * 2  # so that a shifted image does not wrap around
     power = torch.fft.rfft2(image, s=padded).abs() ** 2
     return torch.fft.irfft2(power, s=padded).roll((_LAG, _LAG), dims=(0, 1))[: 2 * _LAG + 1, : 2 * _LAG + 1]
 
@@ -168,18 +168,18 @@ def _window() -> Tensor:
 
 @cache
 def _overlap() -> Tensor:
-    """What the window alone does to an autocorrelation."""
+    """Autocorrelation of the window alone, by which one of a windowed image is divided."""
     return _autocorrelation(_window())
 
 
 def _surroundings(grey: Tensor, radius: int) -> Tensor:
-    """Mean of the square of that radius around each pixel."""
+    """Mean over the square of 2 radius + 1 pixels a side around each pixel of (1, 1, H, W)."""
     side = 2 * radius + 1
     padded = F.pad(grey, (radius,) * 4, mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), stride=1), (1, side), stride=1)
 
 
 def _thinned(grey: Tensor, most: int = 100_000) -> Tensor:
-    """At most that many values, evenly spaced."""
+    """At most `most` of the values, evenly spaced."""
     values = grey.flatten()
     return values[:: -(-len(values) // most)]

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def same_name(name: str) -> str:
-    """A file's name in the one form of Unicode that names are compared in: macOS writes accents apart from letters."""
+    """A file's name in Unicode's composed form, to be compared: macOS writes accents apart from letters."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -31,10 +31,10 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
     Args:
         source: None for none; "beside" for `photo.txt` beside `photo.jpg`; otherwise a JSON Lines or Parquet file
             with the columns `file_name` (the image's path below its root) and `caption`.
-        names: of the photos it is for, by which a file is checked; none: it is not.
+        names: of the photos, against which a file is checked; empty for no check.
 
     Raises:
-        UserError: if the file is missing or of another form, or has a caption of none of the photos.
+        UserError: the file is missing, has another form, or has a caption for none of the photos.
     """
     if source is None:
         return lambda path, name: ""
@@ -46,7 +46,7 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
 
 
 def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
-    """Say where names do not match, as photos without a caption are no error by themselves."""
+    """Warn where some names do not match, refuse where all do not; a photo without a caption alone is no error."""
     found = sum(name in table for name in names)
     if found == len(names):
         return

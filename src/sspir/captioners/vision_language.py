@@ -90,14 +90,14 @@ class VisionLanguageCaptioner(Captioner):
         """Answers of one pass."""
         import torch
 
-        processor, model = self._loaded = self._loaded or self._load()
+        preprocessor, model = self._loaded = self._loaded or self._load()
         content = [[{"type": "image", "image": each}, {"type": "text", "text": self.question}] for each in pictures]
         options: dict[str, Any] = {"do_sample": False}
         if self.temperature:
             options = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
         with _enough_memory(), torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            inputs = processor.apply_chat_template(
+            inputs = preprocessor.apply_chat_template(
                 [[{"role": "user", "content": each}] for each in content],
                 add_generation_prompt=True,
                 tokenize=True,
@@ -106,22 +106,23 @@ class VisionLanguageCaptioner(Captioner):
                 processor_kwargs={"padding": True, "padding_side": "left"},
             ).to(model.device, model.dtype)
             answers = model.generate(**inputs, max_new_tokens=self.max_new_tokens, **options)
-        told = processor.batch_decode(answers[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [one_line(text) for text in told]
+        texts = preprocessor.batch_decode(answers[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [one_line(text) for text in texts]
 
     def _load(self) -> tuple[Any, Any]:
+        """The preprocessor and the model."""
         from transformers import AutoModelForImageTextToText
 
         device = choose_device(self.device)
         quantization = self._quantization_config() if self.quantization else None
         try:
-            processor = load_preprocessor(self.path, "captioner.path", self.revision)
+            preprocessor = load_preprocessor(self.path, "captioner.path", self.revision)
             with _enough_memory():
                 model = load_transformers(
                     AutoModelForImageTextToText, self.path, "captioner.path",
                     revision=self.revision, dtype=self.dtype, quantization=quantization, device=str(device),
                 )  # fmt: skip
-                return processor, model if self.quantization else model.to(device)
+                return preprocessor, model if self.quantization else model.to(device)
         except CaptionerUnavailableError:
             raise
         except UserError as error:
@@ -146,7 +147,7 @@ class VisionLanguageCaptioner(Captioner):
 
 @contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Name running out of memory, and what takes less."""
+    """Turn running out of memory into a sentence that says what takes less."""
     import torch
 
     try:

@@ -81,22 +81,22 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
 
 
 def _parser() -> Parser:
-    made = Parser("sspir caption", "Describe photos in words, which steer training and restoring.", EXAMPLES)
-    add = made.add_argument
+    parser = Parser("sspir caption", "Describe photos in words, which steer training and restoring.", EXAMPLES)
+    add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="photos, with all folders below")
     add("--captioner", default="llava", metavar="NAME", help="a choice of conf/captioner or a .yaml (default llava)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings; repeatable")
     add("--out", type=Path, metavar="FILE", help="table of captions (default FOLDER/captions.jsonl)")
     add("--beside", action="store_true", help="also keep PHOTO.txt beside each photo")
     meaning = "what is described: the photo as it is, the Processor's clean image, or a quick restoration"
-    add_captioner_input(made, meaning)
+    add_captioner_input(parser, meaning)
     add("--weights", metavar="DIR", help="what restores: run folder or saved pipeline")
     add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of a quick restoration (default 8)")
     add("--device", default="auto", help="of --weights: auto (a GPU if there is one), cpu, cuda, ...")
     add("--batch", type=COUNT, default=8, metavar="N", help="photos handed to the captioner together (default 8)")
     add("--overwrite", action="store_true", help="caption anew, all but what a person edited")
     add("--max-pixels", type=COUNT, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
-    return made
+    return parser
 
 
 def _captioner(name: str, changes: list[str]) -> Any:
@@ -131,7 +131,7 @@ def _value(old: Any, text: str) -> Any:
 
 
 def _look(options: argparse.Namespace) -> "Look":
-    """What of a photo is shown to the captioner."""
+    """The function from a photo (3, h, w) to the image that the captioner describes."""
     if options.captioner_input == "lq":
         return lambda photo: photo
     from sspir.captioners.base import NoCaption
@@ -143,8 +143,8 @@ def _look(options: argparse.Namespace) -> "Look":
     pipeline = load_pipeline(options.weights, captioner=NoCaption()).to(device)
     pipeline.max_output_pixels = float("inf")  # what is shown is small, however large the photo
 
-    def seen(photo: "Tensor") -> "Tensor":
+    def look_at(photo: "Tensor") -> "Tensor":
         lq = photo[None]
         return look(pipeline, lq, pipeline.size_of(lq), options.captioner_input, options.steps)[0]
 
-    return seen
+    return look_at

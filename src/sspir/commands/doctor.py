@@ -30,13 +30,13 @@ def run(arguments: list[str]) -> int:
     words = parser.parse_args(arguments).words
     topics = [word for word in words if "=" not in word] or list(TOPICS)
     overrides = [word for word in words if "=" in word]
-    whole = True
+    complete = True
     for topic in topics:
         for name, missing in _findings(topic, overrides):
             sys.stdout.write(f"{'missing' if missing else 'ready  '}  {name}\n")
             sys.stdout.writelines(f"           - {need}\n" for need in missing)
-            whole = whole and not missing
-    return 0 if whole else 1
+            complete = complete and not missing
+    return 0 if complete else 1
 
 
 def _findings(topic: str, overrides: list[str]) -> Iterator[tuple[str, list[str]]]:

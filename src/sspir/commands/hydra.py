@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
-    """Run a function of a composed configuration under Hydra, multirun included: a job that fails stops no other, and
-    one whose model is not possible by design is passed over.
+    """Run a function on a composed configuration under Hydra, also as a multirun.
+
+    A job that fails stops no other job, and a job whose model refuses its configuration by design is skipped.
 
     Args:
         config_name: primary configuration in `conf/`.
@@ -49,11 +50,11 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
                 return _call(module, name, modern(config))
         except UserError as error:
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
-                log.warning("Passed over: %s", _told(error))
+                log.warning("Passed over: %s", _sentence(error))
                 return None
-            if of_launcher:  # which carries exceptions home
+            if of_launcher:  # which passes exceptions to the process that started it
                 raise
-            failed.append(_told(error))  # Hydra would put a line of its own before it
+            failed.append(_sentence(error))  # Hydra would put a line of its own before it
             return None
 
     if os.environ.get("RANK", "0") != "0":  # of torchrun: the first rank's log is the record
@@ -79,7 +80,7 @@ def _call(module: str, name: str, config: DictConfig) -> Any:
         raise refusal(error) from error
 
 
-def _told(error: UserError) -> str:
+def _sentence(error: UserError) -> str:
     """The sentence, of a multirun with the job's overrides before it."""
     running = HydraConfig.get()
     if running.mode is not RunMode.MULTIRUN:

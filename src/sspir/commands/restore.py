@@ -144,7 +144,7 @@ def _check_out(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal
 
 
 def _require_room(jobs: "list[Job]", scale: float, most: float) -> None:
-    """Refuse before anything is made where every result would be too large; else each is refused in its turn."""
+    """Refuse if every result would be too large; if only some would, each of these is refused in its turn."""
     from sspir.images.room import require_room
 
     refused: list[UserError] = []
@@ -179,7 +179,7 @@ def _text(path: Path) -> str | None:
 
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
-    """The pipeline where and in the type it shall run, with the captioner that was asked for."""
+    """The pipeline with the captioner, on the device and in the type that the flags name."""
     import torch
 
     from sspir.config.build import build

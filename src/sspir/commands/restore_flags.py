@@ -10,25 +10,25 @@ from sspir.numbers import COUNT, LIMIT, POSITIVE, REAL, SEED, SHARE, STEPS, TIME
 
 def parser(epilog: str) -> Parser:
     """Every flag with its help."""
-    made = Parser(
+    flags = Parser(
         "sspir restore",
         "Restore photos: enlarge them, take away blur, noise and compression, and add plausible detail.",
         epilog,
     )
-    made.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders (with all below) or quoted patterns")
-    made.add_argument(
+    flags.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, folders (with all below) or quoted patterns")
+    flags.add_argument(
         "--out",
         required=True,
         type=Path,
         metavar="DIR|FILE",
         help="folder of the results, where trees are mirrored; of one photo also the result itself, such as new.png",
     )
-    _of_the_weights(made.add_argument_group("model"))
-    _of_the_look(made.add_argument_group("look"))
-    _of_the_words(made.add_argument_group("words"))
-    _of_the_machine(made.add_argument_group("machine"))
-    _of_the_files(made.add_argument_group("files"))
-    return made
+    _of_the_weights(flags.add_argument_group("model"))
+    _of_the_look(flags.add_argument_group("look"))
+    _of_the_words(flags.add_argument_group("words"))
+    _of_the_machine(flags.add_argument_group("machine"))
+    _of_the_files(flags.add_argument_group("files"))
+    return flags
 
 
 def _of_the_weights(group: "argparse._ArgumentGroup") -> None:

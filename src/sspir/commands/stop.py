@@ -1,4 +1,4 @@
-"""A SIGTERM ends a whole sweep."""
+"""How a SIGTERM ends a whole sweep."""
 
 import signal
 import sys
@@ -15,20 +15,20 @@ class StoppedError(UserError):
 
 
 class Stop:
-    """How a SIGTERM ends a sweep whose jobs have processes of their own (joblib's): all of them, once they have saved.
+    """Lets a SIGTERM end a sweep whose jobs run in processes of joblib, after every job has saved.
 
-    The process that started the sweep passes it on to them. A job that has saved returns as failed: if its process
-    ended, joblib would kill those that are still saving.
+    The process that started the sweep passes the signal on to the jobs. A job that has saved returns as failed: if its
+    process ended, joblib would kill the jobs that are still saving.
     """
 
-    received = False  # in this process, whichever it is
+    received = False  # whether this process got a SIGTERM
 
     @classmethod
     @contextmanager
     def passed_on(cls, arguments: Sequence[str]) -> Iterator[None]:
-        """Within, pass a SIGTERM on to joblib's processes, where the arguments ask for them; afterwards exit with 143.
+        """Within, pass a SIGTERM on to joblib's processes; afterwards exit with 143 if there was one.
 
-        Without them the job is in this process, and Lightning has it save.
+        Nothing is done unless the arguments choose joblib's launcher: the job is in this process, and Lightning saves.
         """
         if "hydra/launcher=joblib" not in arguments:
             yield

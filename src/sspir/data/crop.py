@@ -18,7 +18,7 @@ class Crop:
     Args:
         size: side of the patch, pixels of the high-quality image.
         resize: range of the factor by which a photo is resized before it is cut; the default is its native scale.
-            Centre crops, and pairs, keep theirs.
+            Centre crops and pairs keep their scale.
         flip: mirror half of the random patches.
         rotate: turn random patches by a random multiple of 90 degrees.
     """
@@ -34,11 +34,11 @@ class Crop:
         self.rotate = rotate
 
     def centre(self, hq: Pixels, lq: Pixels | None = None) -> tuple[Pixels, Pixels | None]:
-        """Cut the centre of a photo, or the same of both of a pair."""
+        """Cut the centre of a photo, or of both photos of a pair; (H, W, 3) -> (size, size, 3)."""
         return self._cut(hq, lq, 1.0, 0.5, 0.5)
 
     def random(self, hq: Pixels, lq: Pixels | None, seed: int) -> tuple[Pixels, Pixels | None]:
-        """Cut a place drawn from the seed, the same of both of a pair."""
+        """Cut, mirror and turn as drawn from the seed, a photo or both photos of a pair alike."""
         generator = np.random.default_rng(seed)
         factor, top, left, mirror = generator.uniform(size=4)
         turns = int(generator.integers(4)) if self.rotate else 0
@@ -74,7 +74,7 @@ class Crop:
 
 
 def _window(pixels: Pixels, side: int, top: float, left: float) -> Pixels:
-    """A square whose place is given as fractions of the room there is."""
+    """Cut a square (side, side, 3); `top` and `left` are fractions, 0 to 1, of how far it can move."""
     row = min(int(top * (pixels.shape[0] - side + 1)), pixels.shape[0] - side)
     column = min(int(left * (pixels.shape[1] - side + 1)), pixels.shape[1] - side)
     return pixels[row : row + side, column : column + side]

@@ -1,4 +1,4 @@
-"""What all data sets of photos share: whole photos become samples, cropped or not."""
+"""The base class of photo data sets: photos become samples, cropped or whole."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class CroppedPhotos(Dataset[Sample]):
         raise NotImplementedError
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """Every file's name, and what tells its content."""
+        """Every file's name, and its size or a hash; see `Photos.contents`."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Sample:

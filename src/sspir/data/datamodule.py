@@ -92,19 +92,19 @@ class RestorationDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return Share(photos, self.validation_batch_size)
         rank, world, limit = self.trainer.global_rank, self.trainer.world_size, self.trainer.limit_val_batches
-        most = limit if isinstance(limit, int) else None  # Lightning takes its part of every rank's
+        most = limit if isinstance(limit, int) else None  # Lightning applies a share to every rank itself
         if isinstance(self.trainer.strategy, ModelParallelStrategy):  # ranks compute each layer together
             return Share(photos, self.validation_batch_size, limit=most, counted=rank == 0)
         return Share(photos, self.validation_batch_size, rank, world, most)
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Batch:
-        """Sharpen, degrade and type a batch, on the device it has come to."""
+        """Make a `Batch` of what the loader gives, on the device of the step: see `prepare`."""
         training = self.trainer is not None and self.trainer.training
         return self.prepare(batch, training)
 
     @torch.no_grad()
     def prepare(self, batch: Loaded, training: bool) -> Batch:
-        """Degrade what is not a pair yet."""
+        """Make lq from hq where the batch has none yet."""
         hq, lq = batch["hq"], batch["lq"]
         if lq is None:
             degrade = self.degrade if training else self.degrade_validation
@@ -112,17 +112,17 @@ class RestorationDataModule(pl.LightningDataModule):
         return Batch(lq=lq, hq=hq, captions=batch["captions"], ids=batch["ids"])
 
     def state_dict(self) -> dict[str, int]:
-        """Where the training stands; nothing else is needed to go on."""
+        """Epoch and batch of the training; nothing else is needed to go on."""
         assert self.trainer is not None
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return {"epoch": self.trainer.current_epoch, "batch": progress.processed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from there."""
+        """Go on at the epoch and batch of a checkpoint."""
         self._resumed = (state_dict["epoch"], state_dict["batch"])
 
     def _position(self) -> Position:
-        """Ask the trainer at each epoch's start: no hook fires for the epoch that is resumed."""
+        """Where the training stands; the order asks at each epoch's start, as no hook fires for a resumed epoch."""
         if self.trainer is None:
             return Position(0, 0)
         epoch, batch = self._resumed

@@ -1,4 +1,4 @@
-"""From keys to batches, past broken files."""
+"""From keys of samples to batches; broken files are skipped and named."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class Loaded(TypedDict):
 
 
 class Degrade:
-    """Makes training pairs: cuts hq (right, below) to a multiple of the scale, sharpens it if asked to, degrades it."""
+    """Makes training pairs: cuts hq to a multiple of the scale, sharpens it where `sharpen` is given, degrades it."""
 
     def __init__(self, degradation: Degradation, sharpen: Sharpen | None = None) -> None:
         self.degradation = degradation
@@ -75,11 +75,11 @@ class TrainingViews(Dataset[tuple[Sample, int, list[str]]]):
                 broken.append(str(error))
                 continue
             name = f"{sample['id']} {copy}" if copy else sample["id"]
-            drawn = sample_seed(self.seed, epoch, name)
+            seed = sample_seed(self.seed, epoch, name)
             if self.degrade is not None and "lq" not in sample:
-                hq, lq = self.degrade(sample["hq"][None], [drawn])
+                hq, lq = self.degrade(sample["hq"][None], [seed])
                 sample["hq"], sample["lq"] = hq[0], lq[0]
-            return sample, drawn, broken
+            return sample, seed, broken
         raise UserError(f"{len(broken)} files in a row cannot be read; the first: {broken[0]}")
 
 

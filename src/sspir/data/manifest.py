@@ -12,7 +12,7 @@ Manifest = dict[str, dict[str, Any]]
 def manifest_of(sets: Mapping[str, Photos]) -> Manifest:
     """Number of photos of each set, and a hash of the names and sizes of their files (of the content, for shards).
 
-    Names are those below a set's root and times do not count, so that a copy of a set has the manifest of the set.
+    Names are paths below a set's root, and times do not count: a copy of a set has the same manifest.
     """
     found: Manifest = {}
     for name, photos in sets.items():

@@ -56,7 +56,7 @@ class Mixture(Dataset[Sample]):
         return torch.cat([d.weights() * factor for d, factor in zip(self.datasets, self.factors, strict=True)])
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """Those of all data sets."""
+        """Names and contents of the files of all data sets."""
         return (entry for dataset in self.datasets for entry in dataset.contents())
 
     def _locate(self, index: int) -> tuple[Photos, int]:

@@ -12,7 +12,7 @@ from sspir.seeding import sample_seed
 
 
 class Key(NamedTuple):
-    """One sample of one epoch; `copy` counts the times a photo came before in it."""
+    """One sample of one epoch; `copy` is how often the photo came before in the epoch."""
 
     epoch: int
     photo: int
@@ -93,7 +93,7 @@ def _copies(picks: Tensor) -> Tensor:
 class Share(Sampler[list[int]]):
     """The batches of a validation set that a rank goes through: as many on every rank, as ranks compute in step.
 
-    Where they run out, a rank gets one of another rank again, which does not count.
+    A rank whose batches run out repeats a batch of another rank, which is not counted.
 
     Args:
         photos: number of photos of the set.
@@ -101,7 +101,7 @@ class Share(Sampler[list[int]]):
         rank: of the process.
         world: number of processes.
         limit: number of batches of all ranks together; None for all.
-        counted: whether any of this rank's count.
+        counted: whether this rank's batches are measured at all.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ def read_public_set(path: Path) -> PublicSet:
 
 
 def problems(described: PublicSet, root: Path) -> Iterator[str]:
-    """Say how the folders below `root` differ from what the set should be; every image's header is read."""
+    """Yield a sentence for each way in which the folders below `root` differ from the set's description."""
     for name, expected in described.folders.items():
         try:
             paths = list_images(root / name)
@@ -73,7 +73,7 @@ def fetch(download: Download, root: Path, progress: Callable[[int, int], None]) 
     Args:
         download: what to get.
         root: the data folder.
-        progress: called with the bytes that are there and the bytes there will be (0 if unknown).
+        progress: called with the bytes received so far and the bytes of the whole (0 if unknown).
 
     Raises:
         UserError: no connection, or a checksum that does not fit.
@@ -121,7 +121,7 @@ def _receive(url: str, part: Path, progress: Callable[[int, int], None]) -> None
 
 
 def _unpack(archive: Path, source: str, target: Path) -> None:
-    """Write the images below a folder of the archive; names that lead out of the target are left alone."""
+    """Write the images below a folder of the archive; names that lead out of the target are skipped."""
     target.mkdir(parents=True, exist_ok=True)
     for name, opened in _members(archive):
         path = PurePosixPath(name)

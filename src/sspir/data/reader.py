@@ -1,4 +1,4 @@
-"""Reading photos, once or every time."""
+"""Read photos, and keep some of them in memory."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from sspir.images.io import MAX_PIXELS, read_image
 
 
 class PhotoReader:
-    """Reads photos and keeps the decoded ones until a bound is reached; what comes later is read every time.
+    """Reads photos and keeps decoded ones until a bound is reached; later photos are read every time.
 
-    Nothing is thrown out: with shuffled epochs every photo is needed as soon as any other.
+    No photo is dropped for another: with shuffled epochs every photo is needed as soon as any other.
 
     Args:
-        cache_gb: bound of what is kept, GB; 0 keeps nothing.
+        cache_gb: bound of the photos that are kept, GB; 0 keeps none.
         max_pixels: larger photos are refused.
     """
 

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program."""
+"""What a data set must offer: samples, and the protocol by which training and measuring read them."""
 
 from collections.abc import Iterator, Sequence
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
@@ -54,7 +54,7 @@ class Photos(Protocol):
 
 
 class MapStyle(Dataset[Sample]):
-    """Samples of somebody's own that can be counted and indexed, and no more: trained on as they are measured.
+    """Wraps a user's data set that has only a length and an index; training uses its samples as measuring does.
 
     Args:
         samples: a data set of torch's map style, or a list.
@@ -68,11 +68,11 @@ class MapStyle(Dataset[Sample]):
         return len(self.samples)  # type: ignore[arg-type]  # torch's has no length of its own
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample, as a dictionary of its own: what is kept in memory is not written to."""
+        """A copy of the sample, so that the user's dictionary is not written to."""
         return self.samples[index].copy()
 
     def view(self, index: int, seed: int) -> Sample:
-        """The sample; how it is cut is the data set's own affair."""
+        """The sample, whatever the seed: the user's data set cuts as it likes."""
         return self[index]
 
     def weights(self) -> Tensor:
@@ -80,10 +80,10 @@ class MapStyle(Dataset[Sample]):
         return torch.ones(len(self), dtype=torch.float64)
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """Places alone: to name the samples each would have to be read."""
+        """The samples' numbers alone: to learn their names, each sample would have to be read."""
         return ((str(index), "") for index in range(len(self)))
 
 
 def photos_of(samples: "Photos | Sequence[Sample] | Dataset[Sample]") -> Photos:
-    """A data set as it is; anything else that can be counted and indexed as one."""
+    """Return `Photos` unchanged; wrap anything else that has a length and an index in `MapStyle`."""
     return samples if isinstance(samples, Photos) else MapStyle(samples)

@@ -101,7 +101,7 @@ class ShardWriter:
         self.index: list[tuple[int, int, int]] = []
         self.shards: list[dict[str, int | str]] = []
         self.buffer = io.BytesIO()
-        self.waiting = 0  # photos in the buffer
+        self.buffered = 0  # photos in the buffer
 
     def add(self, name: str, data: bytes, caption: str) -> None:
         """Append one photo, as it is in its file."""
@@ -114,13 +114,13 @@ class ShardWriter:
             self.buffer.write(header.tobuf(tarfile.USTAR_FORMAT))
             self.buffer.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
         self.index.append((len(self.shards), start, self.buffer.tell() - start))
-        self.waiting += 1
+        self.buffered += 1
         if self.buffer.tell() >= self.shard_bytes:
             self._flush()
 
     def close(self) -> None:
         """Write what is left, the index, and at last the manifest."""
-        if self.waiting:
+        if self.buffered:
             self._flush()
         file = io.BytesIO()
         np.save(file, np.array(self.index, dtype=np.int64).reshape(-1, 3), allow_pickle=False)
@@ -134,8 +134,8 @@ class ShardWriter:
         name = f"shard-{len(self.shards):06d}.tar"
         write_bytes(self.folder / name, data)
         digest = hashlib.sha256(data).hexdigest()
-        self.shards.append({"file": name, "bytes": len(data), "count": self.waiting, "sha256": digest})
-        self.buffer, self.waiting = io.BytesIO(), 0
+        self.shards.append({"file": name, "bytes": len(data), "count": self.buffered, "sha256": digest})
+        self.buffer, self.buffered = io.BytesIO(), 0
 
 
 def pack(

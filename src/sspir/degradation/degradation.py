@@ -24,7 +24,7 @@ class Degradation(nn.Module):
         scale: by how much the result is smaller than the original.
 
     Raises:
-        UserError: a scale below 1, or two operations of one name, by which what is drawn tells them.
+        UserError: a scale below 1, or two operations of one name: steps tell operations by their names.
     """
 
     def __init__(self, operations: Sequence[Operation], scale: int) -> None:
@@ -66,7 +66,7 @@ class Degradation(nn.Module):
         return self.chain.program(torch.Generator().manual_seed(seed), size, target)
 
     def apply(self, hq: Tensor, params: Sequence[list[Step]]) -> Tensor:  # type: ignore[override]  # not nn.Module's: there are no parts to visit
-        """Do to each image what was drawn for it.
+        """Apply to each image the steps that were drawn for it.
 
         Args:
             hq: (B, 3, H, W) in [0, 1], RGB.

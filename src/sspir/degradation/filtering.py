@@ -48,7 +48,7 @@ def reflect(images: Tensor, margin: int) -> Tensor:
 
 
 def trimmed(kernel: Kernel) -> Kernel:
-    """Cut off the rings of a kernel in which next to nothing stands; the sum stays 1."""
+    """Cut off a kernel's outer rings of negligible weights; the sum stays 1."""
     weights = np.abs(kernel)
     whole, ring = weights.sum(), 0
     while 2 * ring + 1 < len(kernel):
@@ -70,7 +70,7 @@ def _reflected(length: int, margin: int, device: torch.device) -> Tensor:
 
 
 def _filter_array(image: Array, kernel: Kernel) -> Array:
-    """One image, by the cheapest of three ways to the same sums."""
+    """Filter one image by the cheapest of three ways that give the same sums."""
     row, column = kernel.sum(axis=0), kernel.sum(axis=1)
     if np.abs(np.outer(column, row) - kernel).sum() < NEGLIGIBLE:
         return cv2.sepFilter2D(image, -1, row, column, borderType=cv2.BORDER_REFLECT_101)

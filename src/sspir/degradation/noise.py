@@ -61,7 +61,7 @@ class GaussianNoise(Operation):
 class PoissonNoise(Operation):
     """Shot noise: its variance grows with brightness (Real-ESRGAN, arXiv 2107.10833, section 3.1).
 
-    What is added is the difference between a count of photons and its expectation, times `scale`.
+    The noise is the difference between a count of photons and its expectation, times `scale`.
 
     Args:
         scale: range of the factor of the noise.

@@ -24,7 +24,7 @@ MODES = tuple(OPENCV_MODES)
 
 
 class Resampling(Operation):
-    """What the ways to resize have in common: an interpolation drawn per image.
+    """Base class of the operations that resize, by an interpolation drawn per image.
 
     Args:
         modes: interpolations to draw from, each as likely: area, bilinear, bicubic, nearest.
@@ -39,7 +39,7 @@ class Resampling(Operation):
         self.antialias = antialias
 
     def step(self, generator: Generator, size: Sequence[int]) -> Step:
-        """Draw the interpolation of a resize to a height and width."""
+        """Draw the interpolation; returns the step that resizes to this height and width."""
         mode = self.modes[integer(generator, 0, len(self.modes) - 1)]
         return {"size": list(size), "mode": mode, "antialias": self.antialias}
 

@@ -25,7 +25,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
 def needs(config: DictConfig) -> Iterator[Finding]:
-    """Each finding about an experiment, with what is to be done about it (nothing where all is well).
+    """Yield findings about an experiment: a line, and what to do about it (nothing where all is well).
 
     Args:
         config: composed `conf/train.yaml`.
@@ -45,7 +45,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
     size, averaged = max(crops, default=512), config.callbacks.get("ema") is not None
     estimate = estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged)
     yield f"{estimate.trained / 1e6:.2f} M parameters are trained, {estimate.frozen / 1e6:.2f} M are frozen", []
-    yield _told(estimate, config, size), []
+    yield _memory_line(estimate, config, size), []
     yield _fits(estimate, config)
 
 
@@ -58,7 +58,7 @@ def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _files(setting: str, path: str, folder: str, revision: str | None, size: int | None) -> Finding:
-    """Where a part is and how large."""
+    """The finding about a part's weights: where they are and how large, or where to put them."""
     place, name = Path(path).expanduser(), f"{path} {folder}".strip()
     if place.is_file():
         return f"{name}: {place} ({_size(place.stat().st_size)})", []
@@ -82,7 +82,7 @@ def _size(held: int) -> str:
 
 
 def _photos(config: DictConfig) -> Iterator[Finding]:
-    """The folders of the data set, and what of it is still to be set."""
+    """Findings about the folders of photos, and about settings of the data set that have no value."""
     for key in sorted(OmegaConf.missing_keys(config.dataset)):
         yield key, [f"not set: name your photos by {key}"]
     for setting, node in _nodes(config.dataset, "dataset"):
@@ -117,7 +117,7 @@ def _devices(trainer: DictConfig) -> int:
 
 
 def shapes(config: DictConfig) -> tuple[Any, str]:
-    """The module without contents, or None and the sentence of what is not known."""
+    """The module of a configuration on the meta device; None and a sentence where a shape is not known."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -143,7 +143,7 @@ def _sizes(module: Any) -> dict[str, int]:
     return {name: 4 * sum(p.numel() for p in part.parameters()) for name, part in (parts | double).items()}
 
 
-def _told(estimate: Estimate, config: DictConfig, size: int) -> str:
+def _memory_line(estimate: Estimate, config: DictConfig, size: int) -> str:
     parts = {
         "weights": estimate.weights,
         "optimizer": estimate.optimizer,
@@ -157,7 +157,7 @@ def _told(estimate: Estimate, config: DictConfig, size: int) -> str:
 
 
 def _fits(estimate: Estimate, config: DictConfig) -> Finding:
-    """Whether the machine has the memory, and what takes less."""
+    """The finding about memory: whether a step fits this machine, and which settings take less."""
     wants_gpu = config.trainer.accelerator not in ("cpu", "auto")
     if wants_gpu and not torch.cuda.is_available():
         return "memory", [f"this machine has no GPU; find one with {estimate.total / GIB:.0f} GiB, or set trainer=cpu"]

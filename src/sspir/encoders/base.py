@@ -1,4 +1,4 @@
-"""Image encoders that need no pretrained network: none at all, and any module of somebody's own."""
+"""Image encoders without a pretrained network: none at all, and a user's module."""
 
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ from sspir.errors import UserError
 
 
 class NoImageEncoder(ModelMixin, ConfigMixin):
-    """An image encoder that sees nothing: the same empty token for every image.
+    """An image encoder switched off: the same zero token for every image.
 
     Args:
         dim: width of the token, D.
@@ -39,7 +39,7 @@ class NoImageEncoder(ModelMixin, ConfigMixin):
 
 
 class PlainEncoder(ModelMixin):
-    """A module of somebody's own as a part of a pipeline, which asks its parts for their device and type.
+    """Wraps a user's module as a part of a pipeline, which asks its parts for their device and type.
 
     Args:
         module: images (B, 3, H, W) in [0, 1] -> tokens (B, L, D).
@@ -69,6 +69,6 @@ class PlainEncoder(ModelMixin):
 
 
 def encoder_of(module: nn.Module) -> nn.Module:
-    """An image encoder that knows its own configuration as it is; any other module as a part of a pipeline."""
+    """Return an image encoder that keeps its own configuration unchanged; wrap any other module in `PlainEncoder`."""
     is_diffusers = isinstance(module, ModelMixin) and hasattr(module, "_internal_dict")  # by register_to_config
     return module if is_diffusers or isinstance(module, PreTrainedModel | PlainEncoder) else PlainEncoder(module)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sspir.encoders.patch import TransformersEncoder, load_vision, preprocess
 from sspir.errors import UserError
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as its processor has them
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's preprocessor has them
 
 
 class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
@@ -103,7 +103,7 @@ class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
         return int((self.config.input_size // self.config.patch_size) ** 2 + self.config.class_token)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as DINOv2's processor without its crop."""
+        """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as DINOv2's preprocessor without its crop."""
         return preprocess(images, self.config.input_size, _MEAN, _STD, antialias=True)
 
     def layers(self, pixels: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What image encoders have in common: one preprocessing, and patch tokens of the layers that were chosen."""
+"""The base classes of image encoders: one preprocessing, and patch tokens of chosen layers."""
 
 from collections.abc import Sequence
 from typing import Any, Self

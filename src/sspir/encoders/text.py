@@ -65,7 +65,7 @@ class TextEncoder:
         from transformers import CLIPTextModel
 
         model = load_transformers(CLIPTextModel, path, "text_encoder.path", subfolder, revision, dtype)
-        return cls(clip_tokenizer(pad_token), model)._require(path, dim)
+        return cls(clip_tokenizer(pad_token), model)._require_width(path, dim)
 
     @classmethod
     def from_xl(cls, path: str, dim: int = 2048, revision: str | None = None, dtype: str = "float32") -> Self:
@@ -81,9 +81,9 @@ class TextEncoder:
             UserError: as `from_pretrained`.
         """
         model = DualTextEncoder.from_stable_diffusion(path, revision, dtype)
-        return cls(clip_tokenizer(), model)._require(path, dim)
+        return cls(clip_tokenizer(), model)._require_width(path, dim)
 
-    def _require(self, path: str, dim: int) -> Self:
+    def _require_width(self, path: str, dim: int) -> Self:
         if self.dim != dim:
             raise UserError(f"{path} has embeddings of width {self.dim}; set text_encoder.dim to that, not {dim}.")
         return self
@@ -154,9 +154,10 @@ def _warn_of_length(tokens: int, kept: int) -> None:
 
 
 def encode_ids(text_encoder: Any, ids: Tensor) -> Tensor:
-    """Embeddings (B, 75 m + 2, D) of the ids (B, 75 m + 2) that `caption_ids` makes; of a `DualTextEncoder` a row more.
+    """Embed the ids (B, 75 m + 2) of `caption_ids`.
 
-    That row is what the first 77 tokens say as a whole.
+    Returns:
+        (B, 75 m + 2, D); of a `DualTextEncoder` (B, 75 m + 3, D), whose last row is the pooled first chunk.
     """
     batch, chunks = len(ids), ids.shape[1] // CHUNK
     windows = ids.unfold(1, CHUNK + 2, CHUNK).clone()  # (B, m, 77), neighbours share two ids

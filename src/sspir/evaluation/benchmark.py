@@ -16,7 +16,7 @@ class Benchmark:
         name: as it is called in tables.
         photos: the pairs or photos.
         degradation: makes lq where the photos have none.
-        seed: another draw of all degradations.
+        seed: of the degradations, together with the photos' names.
     """
 
     def __init__(self, name: str, photos: Photos, degradation: Degradation, seed: int = 0) -> None:

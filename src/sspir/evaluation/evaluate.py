@@ -40,10 +40,10 @@ CAPTIONS = "captions.json"
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Restore every image of a benchmark, measure it beside bicubic and the Processor, and write it all down.
+    """Restore every image of a benchmark, measure it beside bicubic and the Processor, and write images and tables.
 
-    What the folder holds of this very evaluation is kept: one that was stopped goes on, one that is finished is not
-    done again. What it holds of another one is replaced.
+    An evaluation that was stopped goes on, and one that is finished is not done again; files of another evaluation in
+    the folder are replaced.
 
     Args:
         config: composed `conf/evaluate.yaml`.
@@ -88,7 +88,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _loaded(run: str, checkpoint: str, captioner: str, written: str) -> RestorationPipeline:
-    """A pipeline, loaded once for all benchmarks that follow each other; `written` tells its files from later ones."""
+    """Load a pipeline, once for all benchmarks in a row; `written`, the time of its weights, tells newer files."""
     pipeline = load_pipeline(run, checkpoint, captioner=instantiate(json.loads(captioner)) if captioner else None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -124,7 +124,7 @@ class Evaluation:
         self.places = list(map(str, range(min(len(self.benchmark), limit or len(self.benchmark)))))
 
     def left(self) -> list[str]:
-        """The places in the benchmark, as the journal calls them, that are not done."""
+        """Numbers of the benchmark's images that are not done, as text."""
         return [place for place in self.places if not self._is_done(self.journal.entries.get(place, {}))]
 
     def _is_done(self, entry: dict[str, Any]) -> bool:
@@ -135,7 +135,7 @@ class Evaluation:
         )
 
     def begin(self) -> None:
-        """Take away tables, as they are not of what will be there, and all that the journal names of another one.
+        """Remove the tables, which are written anew, and all files of another evaluation that the journal names.
 
         Raises:
             UserError: the folder holds files of the same names that no evaluation has written.
@@ -155,10 +155,10 @@ class Evaluation:
         self.journal.begin()
 
     def describe(self, places: list[str]) -> None:
-        """Ask a captioner that looks about photos that came without words, then free it: diffusion needs the memory.
+        """Caption the photos that came without a caption, then free the captioner: diffusion needs the memory.
 
         Raises:
-            CaptionError: a photo got no caption; measured without, it would pass for another method's.
+            CaptionError: a photo got no caption; without one the result would be that of another method.
         """
         if not self.pipeline.captioner.sees:
             return
@@ -167,8 +167,8 @@ class Evaluation:
                 if place in self.journal.captions:
                     continue
                 batch = self.benchmark[int(place)]
-                said = batch.captions[0] or self.pipeline.caption(batch.lq, batch.size)[0]
-                self._note(place, batch, status="described", caption=said)
+                caption = batch.captions[0] or self.pipeline.caption(batch.lq, batch.size)[0]
+                self._note(place, batch, status="described", caption=caption)
 
     def measure(self, place: str) -> None:
         """Restore one image, measure it, and note it in the journal."""
@@ -176,7 +176,7 @@ class Evaluation:
         name = _name(batch)
         if self.pipeline.captioner.sees:
             captions = [self.journal.captions[place]["caption"]]
-        else:  # it decides over what came, as in training: an ablation without words gets none
+        else:  # as in training, the captioner may replace a given caption: an ablation without words gets none
             captions = self.pipeline.captioner(batch.lq, batch.captions)
         seeds = [sample_seed(self.record["inputs"]["seed"], 0, batch.ids[0])]
         restored = self.pipeline.restore(batch.lq, captions, batch.size, seeds, self.sampler)
@@ -190,14 +190,14 @@ class Evaluation:
         base = ("processor" if "processor" in pictures else "bicubic") if self.record["noise_control"] else None
         border = self.record["inputs"]["crop_border"]
         rows = measure_image(self.metrics, name, pictures, batch.hq[0], batch.lq[0], base, border)
-        told = {"caption": restored.captions[0], "measured": self.measured, "files": files}
-        self._note(place, batch, status="done", **told, rows=[asdict(row) for row in rows])
+        facts = {"caption": restored.captions[0], "measured": self.measured, "files": files}
+        self._note(place, batch, status="done", **facts, rows=[asdict(row) for row in rows])
 
     def _note(self, place: str, batch: Batch, **facts: Any) -> None:
         self.journal.append({"output": place, "image": _name(batch), "evaluation": self.identity, **facts})
 
     def collect(self, results: Results) -> dict[str, str]:
-        """Hand over what was measured of all images; returns their captions by name."""
+        """Add the rows of all images to the results; returns name of an image -> caption."""
         entries = [self.journal.entries[place] for place in self.places]
         for entry in entries:
             rows = [Row(**row) for row in entry["rows"]]

@@ -20,7 +20,7 @@ STEPS = 20  # bisections of sigma in [0, 1]: the PSNR is met to a few thousandth
 
 @dataclass
 class Row:
-    """What was measured of one method's picture of one image.
+    """The metrics' values of one method's picture of one image.
 
     Attributes:
         image: the name that pairs pictures.
@@ -44,7 +44,7 @@ def measure_image(
     noise_base: str | None = None,
     crop_border: int = 0,
 ) -> list[Row]:
-    """Measure every method's picture of one image, and the rows they must be read against.
+    """Measure every method's picture of one image, and the rows to compare it with: bicubic and plain noise.
 
     Args:
         metrics: name -> metric; those that need a truth are left out where there is none.
@@ -80,6 +80,7 @@ def measure_image(
 
 
 def _inside(picture: Tensor, border: int) -> Tensor:
+    """A picture (3, H, W) without `border` pixels at each side."""
     height, width = picture.shape[-2:]
     if min(height, width) <= 2 * border:
         raise UserError(f"Cropping {border} pixels at each side leaves nothing of {width} x {height}; crop fewer.")

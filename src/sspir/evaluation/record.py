@@ -1,4 +1,4 @@
-"""What an evaluation is of, as the record that its results carry."""
+"""The record of an evaluation, which its results carry: what was evaluated, and how."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def record_of(
 
 
 def _content(benchmark: Benchmark, count: int) -> str:
-    """Sixteen digits of names, captions and pixels of what is measured.
+    """Sixteen digits of a hash of the names, captions and pixels of the first `count` photos.
 
     Raises:
         UserError: the results of two photos would have one name.
@@ -94,5 +94,5 @@ def as_recorded(record: dict[str, Any], before: Mapping[str, Any] | None) -> dic
 
 
 def identity_of(record: Mapping[str, Any]) -> str:
-    """Sixteen digits that tell evaluations apart whose pictures may differ."""
+    """Sixteen digits of a hash of the record's inputs: evaluations with equal digits have equal pictures."""
     return hashlib.sha256(json.dumps(record["inputs"], sort_keys=True).encode()).hexdigest()[:16]

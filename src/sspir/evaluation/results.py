@@ -1,4 +1,4 @@
-"""Collect rows of per-image values, and say what they show: means, intervals, differences, noise control."""
+"""Collect values per image, and compute what they show: means, intervals, differences, noise control."""
 
 import csv
 import io
@@ -143,7 +143,7 @@ class Results:
         """
         folder = Path(folder)
         summary = {**self.summary(), **({"evaluation": evaluation} if evaluation else {})}
-        files = sorted((image, role, _from(folder, path)) for image, role, path in self._files)
+        files = sorted((image, role, _relative(folder, path)) for image, role, path in self._files)
         columns = ["image", "method", *self.metrics]
         table = [[row[column] for column in columns] for row in self.rows()]
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
@@ -181,10 +181,10 @@ def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return verdicts
 
 
-def _from(folder: Path, path: str) -> str:
-    """A path as it is found from a folder of results, whatever the current one is."""
-    found, inside = Path(path).resolve(), folder.resolve()
-    return found.relative_to(inside).as_posix() if found.is_relative_to(inside) else str(found)
+def _relative(folder: Path, path: str) -> str:
+    """A path relative to a folder of results where it lies in the folder, else absolute."""
+    place, inside = Path(path).resolve(), folder.resolve()
+    return place.relative_to(inside).as_posix() if place.is_relative_to(inside) else str(place)
 
 
 def _to_csv(columns: list[str], rows: Iterable[Iterable[Any]]) -> bytes:

@@ -1,4 +1,4 @@
-"""The bytes of a photo file to a picture: orientation, depth, alpha and colour profile, and every refusal."""
+"""Decode the bytes of a photo file to a picture: orientation, depth, alpha, colour profile, and what is refused."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ def decode_picture(path: Path, data: bytes, max_pixels: int) -> Picture:
         max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
-        ImageError: one sentence for whatever is no still picture of 8 or 16 bits.
+        ImageError: the data are no still picture of 8 or 16 bits; one sentence says what they are.
     """
     data = data.lstrip()  # servers put line ends before
     warnings: list[str] = []
@@ -66,7 +66,7 @@ def decode_picture(path: Path, data: bytes, max_pixels: int) -> Picture:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """Height and width of a photo as its header has them, not turned upright; no pixel is decoded.
+    """Height and width of a photo by its header, not turned upright; no pixel is decoded.
 
     Raises:
         OSError: the file cannot be read.
@@ -86,7 +86,7 @@ def _opened(path: Path, file: BinaryIO) -> Image.Image:
     Image.init()  # registers the formats
     file.seek(0)
     start = file.read(256)
-    form = next((form for form in _FORMATS if _is(form, start)), None)
+    form = next((form for form in _FORMATS if _starts_as(form, start)), None)
     if form is None:
         raise ImageError(f"{path} is {_kind(start)}; convert it to PNG, JPEG, WebP, TIFF or BMP.")
     file.seek(0)
@@ -102,25 +102,25 @@ def _opened(path: Path, file: BinaryIO) -> Image.Image:
         ) from error
 
 
-def _is(form: str, start: bytes) -> bool:
-    """Whether a file starts as those of a format of Pillow do; of a few formats no start is known."""
+def _starts_as(form: str, start: bytes) -> bool:
+    """Whether a file starts like files of a format of Pillow; False for the few formats that have no mark."""
     accept = Image.OPEN[form][1]
     return accept is not None and accept(start[:16].ljust(16, b"\0")) is True
 
 
 def _kind(start: bytes) -> str:
-    """What a file that is not read is, from its first bytes."""
+    """Describe a file that cannot be read, by its first bytes."""
     if start[4:8] == b"ftyp":
         return "a HEIC, AVIF or video file"
     for magic, kind in _UNSUPPORTED.items():
         if start.lstrip().startswith(magic):
             return kind
-    return next((f"a file of the format {form}" for form in Image.OPEN if _is(form, start)), "not an image")
+    return next((f"a file of the format {form}" for form in Image.OPEN if _starts_as(form, start)), "not an image")
 
 
 @contextlib.contextmanager
 def _unlimited() -> Iterator[None]:
-    """Without Pillow's own limit of pixels, which is one global number; ours is checked by the caller."""
+    """Within, Pillow has no limit of pixels: its own is one global number, and the caller checks ours."""
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -133,7 +133,10 @@ def _require_one_picture(path: Path, data: bytes, image: Any) -> None:
     """Refuse animations and documents, but not a preview that phones (MPO) and editors (TIFF) put behind the photo."""
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if image.format == "TIFF":
-        reduced, image = [], _opened(path, io.BytesIO(data))  # one that was sought in is turned another way
+        reduced, image = (
+            [],
+            _opened(path, io.BytesIO(data)),
+        )  # seeking in the image itself would change how it is oriented
         for page in range(pages):
             image.seek(page)
             reduced.append(bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED))
@@ -231,7 +234,7 @@ def _to_srgb(image: Image.Image, icc: bytes, warnings: list[str]) -> tuple[Image
 
 
 def _exif(image: Image.Image, warnings: list[str]) -> bytes:
-    """What still holds after restoring: no orientation, sizes or thumbnail."""
+    """The EXIF block without orientation, sizes and thumbnail, which a restored picture changes."""
     try:
         source, kept = image.getexif(), Image.Exif()
         for tag in _DESCRIPTIVE_TAGS:

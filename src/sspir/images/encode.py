@@ -1,4 +1,4 @@
-"""A picture to the bytes of a photo file, with depth, alpha, EXIF and profile as far as the format holds them."""
+"""Encode a picture to the bytes of a photo file: depth, alpha, EXIF and profile as far as the format holds them."""
 
 import io
 import struct
@@ -57,7 +57,7 @@ def file_format(suffix: str) -> str:
 
 
 def _fitted(picture: Picture, form: str) -> tuple[Picture, list[str]]:
-    """The picture reduced to what the format holds."""
+    """Reduce a picture to what a format holds; returns it, and one sentence for each thing that was lost."""
     lost = []
     if picture.alpha is not None and form in ("JPEG", "BMP"):
         opacity = picture.alpha[..., None] / picture.peak

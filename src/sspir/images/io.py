@@ -20,7 +20,7 @@ OTHER_SUFFIXES = (
     ".hdr", ".ppm", ".pgm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".pdf", ".mov",
     ".mp4",
 )  # fmt: skip
-"""Of pictures and films that are not taken from folders."""
+"""Suffixes of pictures and films that are not read from folders."""
 _COMPANIONS = (".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".npy", ".yaml", ".html", ".tar")
 MAX_PIXELS = 200_000_000
 """Pixels an image may have unless the caller allows more: a guard against decompression bombs."""
@@ -29,7 +29,7 @@ MAX_PIXELS = 200_000_000
 def list_images(root: str | Path) -> list[Path]:
     """All image files below a folder, sorted; a folder that links reach twice is read once.
 
-    What else there is, but texts and tables, is counted and told in a line of the log.
+    Other files, except texts and tables, are counted in a line of the log.
 
     Raises:
         ImageError: if the folder is missing or holds no image.
@@ -50,13 +50,13 @@ _TAKEN = f"files ending in {', '.join(SUFFIXES)} are taken"
 
 
 def tell_left_out(root: Path, files: Iterable[Path]) -> None:
-    """Log once how many of the files are not taken from folders, unless they are texts or tables."""
+    """Log once how many of the files are not read from folders; texts and tables do not count."""
     if left := _left_out(files):
-        _tell(f"{root}: {left} left out; {_TAKEN}.")
+        _warn_once(f"{root}: {left} left out; {_TAKEN}.")
 
 
 def _left_out(files: Iterable[Path]) -> str:
-    """The files that are not taken in words: "2 .gif, 1 .heic, 3 other files"."""
+    """Describe the files that are not read: "2 .gif, 1 .heic, 3 other files"."""
     suffixes = Counter(path.suffix.lower() for path in files)
     others = {suffix: count for suffix, count in suffixes.items() if suffix not in (*SUFFIXES, *_COMPANIONS)}
     words = [f"{others.pop(suffix)} {suffix}" for suffix in OTHER_SUFFIXES if suffix in others]
@@ -66,7 +66,7 @@ def _left_out(files: Iterable[Path]) -> str:
 
 
 @cache
-def _tell(sentence: str) -> None:  # once: a folder may be listed for several reasons
+def _warn_once(sentence: str) -> None:  # a folder may be listed for several reasons
     log.warning(sentence)
 
 

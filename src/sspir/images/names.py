@@ -1,4 +1,4 @@
-"""Names of results: another one for every photo, and the same in every run."""
+"""Names of results: unique for every photo, and the same in every run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ def result_names(photos: Mapping[Path, tuple[Path, str]], known: Mapping[Path, s
 
     Args:
         photos: in order, place -> name below the input, and suffix of the result.
-        known: result -> file name of its photo in earlier runs; it stays with that, as long as the photo is there.
+        known: result -> file name of its photo in earlier runs; the photo keeps the result as long as it is there.
 
     Raises:
         UserError: photos of different folders would have one name.

@@ -1,4 +1,4 @@
-"""A picture in memory: what a photo file holds beside its colours, kept while the colours are replaced."""
+"""A picture in memory, whose colours can be replaced while its depth, alpha, EXIF and profile stay."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any

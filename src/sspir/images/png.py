@@ -1,4 +1,4 @@
-"""A PNG without what is said beside the picture: neither the size of a text nor damage to it costs the picture."""
+"""Strip texts and remarks from a PNG, so that neither their size nor damage in them costs the picture."""
 
 import struct
 import zlib
@@ -17,14 +17,14 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # profiles and X
 
 
 def without_remarks(data: bytes) -> tuple[bytes, list[str]]:
-    """Leave out the chunks that no reader of pixels needs, and close a file that ends right before its last chunk.
+    """Leave out the chunks that decoding does not need, and end a file that lacks only its last chunk.
 
     Args:
         data: a file that starts with `SIGNATURE`.
 
     Returns:
-        The file with its pixels, transparency, animation, and what is sound of its profile and EXIF; and one sentence
-        for each of the latter two that is not.
+        The file with pixels, transparency, animation, and with profile and EXIF where they are sound; and one sentence
+        for each of these two that is broken.
     """
     parts, lost, at = [SIGNATURE], [], len(SIGNATURE)
     while at + 12 <= len(data):

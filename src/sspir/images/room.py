@@ -1,4 +1,4 @@
-"""How large a photo may become: said from its header, before it is decoded or anything is written."""
+"""Limit how large a restored photo may become, by the photo's header, before anything is decoded or written."""
 
 import contextlib
 import math
@@ -18,11 +18,11 @@ def enlarged(size: tuple[int, int], scale: float, most: float, name: object = "T
     Args:
         size: height and width of the photo.
         scale: how much larger.
-        most: pixels it may have then; infinity for any number.
+        most: pixels that the enlarged photo may have; infinity for any number.
         name: of the photo, for the message.
 
     Raises:
-        UserError: it would have more, or the scale is none.
+        UserError: the enlarged photo would have more pixels, or the scale is no positive number.
     """
     height, width = size
     scale = POSITIVE.require("scale", scale)
@@ -37,7 +37,7 @@ def enlarged(size: tuple[int, int], scale: float, most: float, name: object = "T
 
 
 def require_room(path: str | Path, scale: float, most: float) -> None:
-    """Refuse a photo that would be too large; a file that is no photo is left to reading, which says why.
+    """Refuse a photo that would become too large; a file that is no photo passes, and is refused when it is read.
 
     Args:
         path: of the photo.

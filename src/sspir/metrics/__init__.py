@@ -1,4 +1,4 @@
-"""What is measured of a picture."""
+"""Metrics of pictures."""
 
 from sspir.metrics.cvvdp import ColorVideoVDP
 from sspir.metrics.detail import ColorShift, GradientRatio, HighFrequencyRatio

@@ -1,4 +1,4 @@
-"""What every image metric has in common: per-image values, and their mean over any number of images."""
+"""Base classes of image metrics: a value per image, and the mean over any number of images."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ WITHOUT_FLOAT64 = ("mps",)
 
 
 class MetricUnavailableError(UserError):
-    """A metric that cannot run here; the text says which package or weights are missing, and where they go."""
+    """A metric cannot run here; the text says which package or weights are missing, and where they go."""
 
 
 class ImageMetric(Metric):
@@ -112,12 +112,12 @@ class PlainMetric(ImageMetric):
             )
         self.metric = metric
         parameters = inspect.signature(metric.update).parameters.values()
-        self._takes = sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
+        self._arguments = sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
 
     @property
     def needs_reference(self) -> bool:  # type: ignore[override]  # said by the metric, not by this class
         """Whether `update` takes a truth."""
-        return self._takes > 1
+        return self._arguments > 1
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
@@ -135,7 +135,7 @@ class PlainMetric(ImageMetric):
             return torch.stack([self._measure(*(each[n : n + 1] for each in images)) for n in range(len(preds))])
 
     def _measure(self, *pictures: Tensor) -> Tensor:
-        """The value of what is given alone, which is what calling a metric gives, without other processes' images."""
+        """The metric's value of one image, (1, 3, H, W) each, without the images of other processes."""
         try:
             return torch.as_tensor(self.metric(*pictures)).reshape(()).to(torch.float64)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -150,7 +150,7 @@ class PlainMetric(ImageMetric):
 
 
 def metric_of(metric: Metric) -> ImageMetric:
-    """A metric of images as it is; any other of torchmetrics as one."""
+    """Return an `ImageMetric` unchanged; wrap any other metric of torchmetrics in `PlainMetric`."""
     return metric if isinstance(metric, ImageMetric) else PlainMetric(metric)
 
 
@@ -167,7 +167,7 @@ class FolderMetric(ImageMetric):
 
 
 def for_float64(images: Tensor) -> Tensor:
-    """The tensor where float64 can be computed: itself, or on the CPU."""
+    """Move a tensor to the CPU if its device knows no float64."""
     return images.cpu() if images.device.type in WITHOUT_FLOAT64 else images
 
 

@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
     Attributes:
         variant: name of the ablation.
-        traits: in which settings they differ from other runs of the variant, as text.
+        traits: the settings in which they differ from other runs of the variant, as text.
     """
 
     variant: str
@@ -70,7 +70,7 @@ class Study:
 
 
 def studies(results: Sequence[ResultSet]) -> list[Study]:
-    """What the results of a sweep's runs say, where there is more than one kind of run."""
+    """One study per experiment and way of evaluating, where there is more than one kind of run."""
     groups: dict[tuple[str, Evaluation], list[tuple[Trained, ResultSet]]] = defaultdict(list)
     for result in results:
         if result.trained and METHOD in result.summary["methods"]:
@@ -86,7 +86,7 @@ def studies(results: Sequence[ResultSet]) -> list[Study]:
 
 
 def validations(runs: Sequence[Run]) -> dict[str, dict[str, list[Row]]]:
-    """Experiment -> validation metric -> a row per kind of run, from where the curves end; where seeds are repeated."""
+    """Experiment -> validation metric -> a row of last values per kind of run, where seeds are repeated."""
     experiments: dict[str, list[tuple[Trained, Run]]] = defaultdict(list)
     for run in runs:
         if run.trained:
@@ -147,12 +147,12 @@ def _rows(kinds: Mapping[Kind, Sequence[Measured]], metric: str, facts: Mapping[
 
 
 def _is_full(kind: Kind) -> bool:
-    """Whether nothing is ablated; what else a sweep varies stands behind: none-lr-0.001."""
+    """Whether nothing is ablated; other settings of a sweep stand behind the variant's name: none-lr-0.001."""
     return kind.variant == FULL or kind.variant.startswith(f"{FULL}-")
 
 
 def _reference(kind: Kind, full: Sequence[Kind]) -> Kind | None:
-    """The full method that a kind is to be compared with: that with the same settings, or the only one."""
+    """The full method to compare a kind with: the one with the same settings, else the only one."""
     alike = [
         each for each in full if each.traits == kind.traits and kind.variant.endswith(each.variant.removeprefix(FULL))
     ]

@@ -64,7 +64,7 @@ def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _holders(roots: Iterable[Path], *names: str) -> list[Path]:
-    """The folders that hold a file or folder of one of the names, each once; what a run has set aside is left out."""
+    """The folders that hold one of the names, each once; files that a run has set aside do not count."""
     found = [
         sorted(
             {path.parent for name in names for path in root.rglob(name) if REPLACED not in path.relative_to(root).parts}
@@ -98,7 +98,7 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
 
 
 def _named(found: Mapping[Path, T]) -> list[T]:
-    """Each with a name of its own: the one it has, where it is the only one, with the folder where it is not."""
+    """Give each a unique name: its own, followed by its folder where several have the same name."""
     folders = unique_names(list(found))
     counts = Counter(each.name for each in found.values())
 

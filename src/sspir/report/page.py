@@ -1,4 +1,4 @@
-"""Build the page: tables and charts as plain HTML, galleries as data for a script that stands in the page itself."""
+"""Build the page: tables and charts as plain HTML, galleries as data for a script in the page."""
 
 import json
 from collections.abc import Mapping, Sequence

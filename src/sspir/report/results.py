@@ -14,7 +14,7 @@ STEP = "evaluated step"  # where it may differ from run to run though the checkp
 
 
 class Evaluation(NamedTuple):
-    """How a run was measured; what differs in it is not compared as seeds.
+    """How a run was measured; runs that were measured in different ways are not compared as seeds of each other.
 
     Attributes:
         benchmark: its name.
@@ -44,7 +44,7 @@ class ResultSet:
         captions: image -> text, where there is one.
         evaluation: how it was measured.
         trained: the run that was measured, if it is one.
-        problems: what of it is lost, in sentences.
+        problems: sentences about pictures that are lost.
     """
 
     name: str
@@ -73,39 +73,39 @@ def read_results(folder: Path) -> ResultSet:
         captions = folder / "captions.json"
         texts = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
         summary["methods"], summary["metrics"], summary["comparisons"]
-        said = summary.get("evaluation", {})
-        evaluation = _evaluation(folder, said)
-        run = _trained(folder, said)
+        record = summary.get("evaluation", {})
+        evaluation = _evaluation(folder, record)
+        run = _trained(folder, record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         words = f"{type(error).__name__}: {error}"
         raise UserError(f"The results in {folder} cannot be read ({words}); measure again.") from error
     name = ""
-    if said:
-        what = f"{run.experiment}/{run.variant}-s{run.seed}" if run else Path(said["run"]).name
+    if record:
+        what = f"{run.experiment}/{run.variant}-s{run.seed}" if run else Path(record["run"]).name
         name = f"{what} on {evaluation.title}"
     return ResultSet(name, summary, values, files, texts, evaluation, run, problems)
 
 
-def _evaluation(folder: Path, said: Mapping[str, Any]) -> Evaluation:
-    if said:
-        settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
-        return Evaluation(said["benchmark"], said.get("checkpoint") or "", settings)
+def _evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
+    if record:
+        settings = ", ".join(f"{key}={value}" for key, value in record["settings"].items())
+        return Evaluation(record["benchmark"], record.get("checkpoint") or "", settings)
     run = _run_above(folder)
     inside = folder.resolve().relative_to(run).as_posix() if run else folder.resolve().name
     return Evaluation(inside.removeprefix("evaluation/"))
 
 
-def _trained(folder: Path, said: Mapping[str, Any]) -> Trained | None:
+def _trained(folder: Path, record: Mapping[str, Any]) -> Trained | None:
     """The run that was measured: the one that the results name, else the one whose folder they lie in."""
     above = _run_above(folder)
-    if not said:
+    if not record:
         return _run_of(above) if above else None
-    if said.get("name") is None:  # a saved pipeline
+    if record.get("name") is None:  # a saved pipeline
         return None
-    named = (said["name"], said["variant"], str(said["seed"]))
-    runs = [_run_of(place) for place in (above, locate(folder, said["run"])) if place]
+    named = (record["name"], record["variant"], str(record["seed"]))
+    runs = [_run_of(place) for place in (above, locate(folder, record["run"])) if place]
     run = next((run for run in runs if run and run[:3] == named), Trained(*named, {}))
-    stopped = {STEP: str(said["step"])} if said["checkpoint"].startswith("last") else {}
+    stopped = {STEP: str(record["step"])} if record["checkpoint"].startswith("last") else {}
     return run._replace(settings={**run.settings, **stopped})
 
 
@@ -117,6 +117,7 @@ def _run_of(folder: Path) -> Trained | None:
 
 
 def _run_above(folder: Path) -> Path | None:
+    """The run folder that a folder of results lies in."""
     parents = folder.resolve().parents
     return next((parent for parent in parents if any((parent / part).is_file() for part in CONFIGS)), None)
 
@@ -135,19 +136,20 @@ def _pictures(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
 
 
 def locate(folder: Path, path: str, *inside: str) -> Path | None:
-    """What a path leads to that was written relative to a folder of results or to a working folder of then.
+    """Find the file that a path in results means; the folder of the results may have been moved since.
 
     Args:
-        folder: of the results that hold the path.
-        path: absolute or relative.
-        inside: where it may lie in the folder besides, such as after a move.
+        folder: of the results.
+        path: absolute, or relative to the folder or to the working folder of the evaluation.
+        inside: other places in the folder where the file may lie.
 
     Returns:
-        From the folder, else from the working folder of now, else from the nearest parent of the folder; None if lost.
+        The file below the folder, else below the present working folder, else below the nearest parent of the folder;
+        None if it is in none of them.
     """
-    of_then = [place / path for place in (Path(), *folder.resolve().parents)]
+    elsewhere = [place / path for place in (Path(), *folder.resolve().parents)]
     return next(
-        (place for place in [folder / path, *(folder / name for name in inside), *of_then] if place.exists()), None
+        (place for place in [folder / path, *(folder / name for name in inside), *elsewhere] if place.exists()), None
     )
 
 

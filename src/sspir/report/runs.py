@@ -1,4 +1,4 @@
-"""Training runs: which they are, what they were asked for, and the curves they logged."""
+"""Training runs: their identity in a sweep, their configuration, and the curves they logged."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ VALIDATION = ("val", "structure", "bicubic")  # what training measures: restored
 
 
 class Trained(NamedTuple):
-    """Which run of a sweep it is.
+    """The identity of a run in a sweep.
 
     Attributes:
         experiment: its name.
@@ -48,7 +48,7 @@ class Run:
         name: folder name, unique in a report.
         curves: logged name -> its curve, validation first.
         settings: flat configuration, "backbone.pixel_attention" -> value as text.
-        refused: why its model cannot be, in a sentence; "" where it can.
+        refused: the sentence with which the model refused its configuration; "" if it did not.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def trained(self) -> Trained | None:
-        """Which run of a sweep it is, if its configuration says so."""
+        """The run's identity in a sweep, if its configuration says so."""
         return trained(self.settings)
 
     @property
@@ -68,7 +68,7 @@ class Run:
 
 
 def trained(settings: Mapping[str, str]) -> Trained | None:
-    """Which run has this configuration, if it is one that `sspir train` writes."""
+    """The identity of the run with this configuration; None if `sspir train` did not write it."""
     if not {"name", "variant", "seed"} <= settings.keys():
         return None
     return Trained(settings["name"], settings["variant"], settings["seed"], settings)
@@ -114,7 +114,7 @@ def read_settings(folder: Path) -> dict[str, str]:
 
 
 def order(name: str) -> tuple[bool, str, int, str]:
-    """Sorts logged names: validation before the rest, the mean over its sets before each, restored before bicubic."""
+    """Sort key of a logged name: validation first, its mean before its sets, restored before bicubic."""
     head = name.partition("/")[0]
     rank = VALIDATION.index(head) if head in VALIDATION else len(VALIDATION)
     return head not in VALIDATION, set_of(name), rank, name

@@ -1,10 +1,10 @@
-"""What runs differ in: the settings that were changed, without copies, seeds, names and places."""
+"""In which settings runs differ, without copies of settings, seeds, names and folders."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-PLACES = ("folder", "name", "variant", "seed")  # what a run is called, and paths hold
+PLACES = ("folder", "name", "variant", "seed")  # of a run; paths in other settings may contain them
 PACE = (  # how fast and how safely a run goes, not what comes out
     "resume",
     "workers",
@@ -41,7 +41,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:
-    """The settings that are not the same in all runs; seeds, names, folders and what holds these aside.
+    """The settings that are not the same in all runs, but for seeds, names, folders and values that contain these.
 
     Args:
         runs: the flat configuration of each.
@@ -54,19 +54,19 @@ def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:
     for values, (key, *copies) in columns.items():
         places = {_without_places(value, run) for value, run in zip(values, runs, strict=True)}
         if len(set(values)) > 1 and len(places) > 1:
-            others = {_word(copy): copy for copy in reversed(copies) if _word(copy) != _word(key)}
+            others = {_last_part(copy): copy for copy in reversed(copies) if _last_part(copy) != _last_part(key)}
             found.append(Setting(key, " = ".join([key, *others.values()]), values))
     return found
 
 
 def _decides(key: str) -> bool:
-    """Whether a setting is one that may decide what comes out, and is no seed."""
-    if _word(key) in ("seed", "other_root"):  # the latter is a copy of the other set's root
+    """Whether a setting may change a run's result, and is no seed."""
+    if _last_part(key) in ("seed", "other_root"):  # the latter is a copy of the other set's root
         return False
     return key not in (*PLACES, *PACE) and not key.startswith("logger.")
 
 
-def _word(key: str) -> str:
+def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 

@@ -65,7 +65,7 @@ def _curves(runs: Sequence[Run]) -> str:
 
 
 def _heading(name: str, several: bool) -> str:
-    """Of what a logged name is, where there may be several validation sets."""
+    """The heading under which the plot of a logged name stands."""
     if name.partition("/")[0] not in VALIDATION:
         return "Steps"
     mean = "Validation, mean over the sets" if several else "Validation"
@@ -75,9 +75,9 @@ def _heading(name: str, several: bool) -> str:
 def _ablation_table(runs: Sequence[Run]) -> str:
     """What the runs differ in, and where their validation ended."""
     columns = {setting.name: setting.values for setting in differing([run.settings for run in runs])}
-    for key, said in (("seed", "-s{}"), ("variant", "{}"), ("name", "{}")):
+    for key, pattern in (("seed", "-s{}"), ("variant", "{}"), ("name", "{}")):
         values = tuple(run.settings.get(key, "") for run in runs)
-        by_name = all(said.format(value) in run.name for value, run in zip(values, runs, strict=True))
+        by_name = all(pattern.format(value) in run.name for value, run in zip(values, runs, strict=True))
         if len(set(values)) > 1 and not by_name:
             columns = {key: values, **columns}
     names = _validation_names(runs)

@@ -1,4 +1,4 @@
-"""Captions for photos that came without, before the first is restored: the captioner's memory is free by then."""
+"""Caption photos that came without a caption, before the first is restored, so that the captioner's memory is free."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _TOGETHER = 8  # photos in memory, for captioners that answer several at a time
 
 
 class Describer:
-    """Asks the pipeline's captioner about photos, and keeps what it says in the journal: a stop loses no answer.
+    """Has the pipeline's captioner caption photos, and keeps the captions in the journal: a stop loses none.
 
     Args:
         pipeline: with the captioner, and what a first restoration needs.
@@ -47,7 +47,7 @@ class Describer:
         self._answers: dict[str, tuple[str, list[str]]] = {}  # name of a job -> caption and warnings
 
     def __call__(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Ask about the jobs' photos, each once, and free the captioner; yields each job when it is settled."""
+        """Caption the jobs' photos, each once, then free the captioner; yields each job when it is done."""
         new = [job for job in jobs if job.name not in self._answers]
         for start in range(0, len(new), _TOGETHER):
             together = new[start : start + _TOGETHER]
@@ -81,13 +81,14 @@ class Describer:
         return self._answers.get(job.name, ("", []))
 
     def _line(self, job: Job) -> dict[str, Any]:
-        """The journal's line of an answer without the caption: where all of it is equal, the answer is still good."""
+        """The journal's line for a caption, without the caption: while the line is the same, the caption is good."""
         restored_by = self.weights if self.captioner_input != "lq" else None
         seen = {"shown": self.captioner_input, "shown_by": restored_by, "scale": self.scale}
-        asked = {"captioner": self.pipeline.captioner.provenance(), **seen}
-        return {**job.content(), **asked, "status": "described", "output": job.output}
+        captioner = {"captioner": self.pipeline.captioner.provenance(), **seen}
+        return {**job.content(), **captioner, "status": "described", "output": job.output}
 
     def _look(self, job: Job) -> Tensor:
+        """The image (3, H, W) of a job's photo that the captioner describes."""
         require_room(job.source, self.scale, self.pipeline.max_output_pixels)
         lq = read_image(job.source, self.max_pixels).tensor()[None]
         return look(self.pipeline, lq, self.pipeline.size_of(lq, self.scale), self.captioner_input)[0]

@@ -1,4 +1,4 @@
-"""What is to be restored and where each result goes: files, folders and patterns to a list of jobs."""
+"""Turn files, folders and patterns into a list of jobs: what is to be restored, and where each result goes."""
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ class Job:
     """One photo to restore.
 
     Attributes:
-        name: its path below the input it was found in, with "/" on every system.
-        source: where it is.
-        target: where the result goes.
-        output: the same below the output folder, with "/".
+        name: path of the photo below the input that it was found in, with "/" on every system.
+        source: path of the photo.
+        target: path of the result.
+        output: path of the result below the output folder, with "/".
     """
 
     name: str
@@ -33,10 +33,10 @@ class Job:
     output: str
 
     def content(self) -> dict[str, Any]:
-        """What tells that the photo is still the same, as JSON holds it.
+        """Path, size and time of the photo, by which a changed photo is noticed.
 
         Raises:
-            OSError: it is gone.
+            OSError: the photo is gone.
         """
         status = self.source.stat()
         return {"source": str(self.source), "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
@@ -46,7 +46,7 @@ def is_file(out: Path) -> bool:
     """Whether an output names a picture to write, not a folder.
 
     Raises:
-        UserError: one of a format that is not written.
+        UserError: the picture's format is not one that is written.
     """
     if out.suffix.lower() in OTHER_SUFFIXES and not out.is_dir():
         raise UserError(f"--out {out} ends in {out.suffix}, which is not written; use one of {', '.join(SUFFIXES)}.")
@@ -107,7 +107,7 @@ def find_jobs(
 
 
 def _only_job(inputs: Sequence[str], out: Path, form: str | None) -> Job:
-    """The one photo that becomes a file of a given name."""
+    """The job of the only photo, whose result is a file of a given name."""
     found = {
         path.resolve(): (root, path)
         for text in inputs

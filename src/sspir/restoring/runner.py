@@ -68,7 +68,7 @@ class Opened:
         job: where it came from and where it goes.
         picture: what the file held.
         lq: (3, h, w) in [0, 1].
-        given: its caption, None to ask the captioner.
+        given: caption from the user; None asks the captioner.
         warnings: sentences for the record.
     """
 
@@ -114,7 +114,7 @@ class JobRunner:
         )
 
     def is_done(self, job: Job) -> bool:
-        """Whether the journal says that this very photo was restored in this very way, and the result is there."""
+        """Whether the photo was restored with the same settings before, by the journal, and the result is there."""
         entry = self.journal.entries.get(job.output, {})
         try:
             same = all(entry.get(key) == value for key, value in self._identity(job).items())
@@ -123,10 +123,10 @@ class JobRunner:
         return same and entry.get("status") == "done" and job.target.is_file()
 
     def run(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Restore the jobs; trouble with one is told in the journal and does not keep the others.
+        """Restore the jobs; a photo that fails is noted in the journal and does not stop the others.
 
         Returns:
-            Name and sentence of each that failed.
+            Name and sentence of each photo that failed.
         """
         for _ in self.describe(jobs):
             pass
@@ -137,7 +137,7 @@ class JobRunner:
         return failed
 
     def describe(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Have every photo that came without a caption described; yields each when it is. `run` does the rest."""
+        """Caption every photo that came without a caption; yields each job when it is done. `run` does the rest."""
         self.journal.begin()
         return self.describer([job for job in jobs if self.caption_of(job) is None])
 
@@ -164,8 +164,8 @@ class JobRunner:
         return Opened(job, picture, picture.tensor(), self.caption_of(job), list(picture.warnings))
 
     def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
-        """Restore a group; what fails together is tried alone. Yields those that failed."""
-        error = self._tried(group, self.request.settings)
+        """Restore a group, and if that fails each photo alone; yields the photos that failed, with their errors."""
+        error = self._error_of(group, self.request.settings)
         if error is not None and len(group) > 1:
             for opened in group:
                 yield from self._attempt([opened])
@@ -175,8 +175,8 @@ class JobRunner:
         if error is not None:
             yield group[0], error
 
-    def _tried(self, group: list[Opened], settings: Sampler) -> Exception | None:
-        """Restore a group; returns why that failed, when nothing of it is in memory any more."""
+    def _error_of(self, group: list[Opened], settings: Sampler) -> Exception | None:
+        """Restore a group; returns the error if that failed, when none of its tensors is in memory any more."""
         try:
             self._restore(group, settings)
         except Exception as error:  # of any library: one photo's trouble, told in its line of the journal
@@ -188,10 +188,10 @@ class JobRunner:
         return failure
 
     def _with_less_memory(self, opened: Opened) -> Exception | None:
-        """Try once more in the smallest pieces; returns why that failed, too."""
+        """Restore a photo once more, in the smallest pieces; returns the error if that failed, too."""
         settings = self.request.settings.low_memory()
         opened.warnings.append(f"there was too little memory; restored in regions of {settings.region} pixels")
-        error = self._tried([opened], settings)
+        error = self._error_of([opened], settings)
         if error is None or not _is_memory(error):
             return error
         height, width = opened.lq.shape[-2:]
@@ -205,10 +205,10 @@ class JobRunner:
         lq = torch.stack([opened.lq for opened in group])
         size = self.pipeline.size_of(lq, self.request.scale)
         captions = [self._caption(opened) for opened in group]
-        drawn = [self._sample(lq, captions, size, number, settings) for number in range(self.request.samples)]
+        samples = [self._sample(lq, captions, size, number, settings) for number in range(self.request.samples)]
         for index, opened in enumerate(group):
-            images = torch.stack([restored.images[index] for restored in drawn])
-            warnings = [*opened.warnings, *(text for restored in drawn for text in restored.warnings)]
+            images = torch.stack([sample.images[index] for sample in samples])
+            warnings = [*opened.warnings, *(text for sample in samples for text in sample.warnings)]
             warnings += self._write(opened, images)
             self.journal.append(
                 {
@@ -216,7 +216,7 @@ class JobRunner:
                     "status": "done",
                     "output": opened.job.output,
                     "size": [size[1], size[0]],
-                    "caption": drawn[0].captions[index],
+                    "caption": samples[0].captions[index],
                     "seconds": round((time.monotonic() - started) / len(group), 3),
                     "peak_memory_mb": round(peak_bytes(device) / 2**20),
                     "warnings": list(dict.fromkeys(warnings)),
@@ -255,7 +255,7 @@ class JobRunner:
         return write_image(job.target, picture.replaced(images[0]))  # last: with it the photo counts as done
 
     def _identity(self, job: Job) -> dict[str, Any]:
-        """What must be equal for a result to be still good."""
+        """Photo, caption and settings of a result: while they are the same, the result is good."""
         given = self.caption_of(job)
         return {
             **job.content(),

@@ -1,4 +1,4 @@
-"""Several restorations of one photo: their mean, and where they disagree, which is where the model invents."""
+"""Several restorations of one photo: their mean, and where they differ, which is where the model invents."""
 
 from io import BytesIO
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What happens around a training step: averaged weights, when to save, what to leave out, when to stop."""
+"""Callbacks of training: averaged weights, saving, steps that are skipped, stopping early."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from sspir.training.strategy import full_tensor, shared_as
 
 
 class EMA(Callback):
-    """Exponential moving average of the trained weights; validation and users get it, the optimizer does not.
+    """Exponential moving average of the trained weights: validation and users get it, training goes on without it.
 
     Args:
-        decay: per step; early on less, (1 + n) / (10 + n), so that the start is forgotten.
+        decay: per step; in step n at most (1 + n) / (10 + n), so that the first weights are forgotten.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -31,7 +31,7 @@ class EMA(Callback):
         self.steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Start from the weights as they are, or go on with those of a checkpoint, which is read by now."""
+        """Start with the weights as they are, or go on with the average of a checkpoint, which was read before."""
         current = _trained(module)
         self.average = {key: shared_as(self.average.get(key, value), value).clone() for key, value in current.items()}
 
@@ -75,6 +75,7 @@ class EMA(Callback):
 
 
 def _trained(module: Any) -> dict[str, Tensor]:
+    """Name in the module -> trained weight, which shares its memory."""
     return {
         f"{name}.{key}": parameter.detach()
         for name, part in module.trainable().items()
@@ -88,11 +89,11 @@ def _assign(module: Any, values: dict[str, Tensor]) -> None:
 
 
 class SaveAtEnd(Checkpoint):
-    """Validates and saves the last step, whatever ends the training, and saves the step at which it is told to stop.
+    """Validates and saves the last step, whatever ends the training, and saves when a signal stops it.
 
-    The checkpoint is written within the step: after the fit Lightning has left the batch's place. It is written before
-    the last validation, which may be long, and again with what that has found. Exceptions other than a request to stop,
-    such as a loss that is not a number, leave the last good checkpoint alone.
+    The checkpoint is written within the step, as Lightning's count of batches has moved on after the fit. It is written
+    before the last validation, which may be long, and again with its results. Other exceptions, such as for a loss that
+    is not a number, leave the last good checkpoint as it is.
 
     Args:
         folder: of the checkpoints.
@@ -102,7 +103,7 @@ class SaveAtEnd(Checkpoint):
         self.path = Path(folder) / LAST
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """Save after the last step, and have Lightning validate it: it does so where it is asked to stop."""
+        """Save after the last step, and ask Lightning to stop, which makes it validate first."""
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or last_epoch:
             trainer.should_stop = True
@@ -117,9 +118,10 @@ class SaveAtEnd(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Have a checkpoint from within a validation say that it is from the step before it.
+        """Mark a checkpoint that is written within a validation as one of the step before the validation.
 
-        Lightning goes on exactly from such, but counts a step twice or not at all after the other.
+        Lightning goes on exactly from a checkpoint of a step; after one of a validation it counts a step twice or not
+        at all.
         """
         if trainer.validating:
             for part in ("total", "current"):
@@ -139,12 +141,12 @@ class SaveAtEnd(Checkpoint):
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Ends a training that validates no better any more; the metric itself says which end is the good one.
+    """Ends a training whose validation no longer improves; the metric says whether higher or lower is better.
 
     Args:
-        monitor: of the validation: METRIC or SET/METRIC.
-        patience: validations without a better value that end the training; a larger one counts from where it stopped.
-        min_delta: by which a value must be better to count, in the metric's unit.
+        monitor: name of the metric: METRIC or SET/METRIC.
+        patience: validations without a better value that end the training; a run may go on with a larger patience.
+        min_delta: by how much a value must be better to count, in the metric's unit.
     """
 
     def __init__(self, monitor: str, patience: int = 10, min_delta: float = 0.0) -> None:
@@ -152,7 +154,7 @@ class EarlyStopping(LightningEarlyStopping):
         self.metric, self.delta = monitor, min_delta
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Ask the module's metric for its good end; the base class wants it before there is a module."""
+        """Take the direction from the module's metric; the base class wants it before there is a module."""
         if stage != "fit":  # which has begun to count
             return
         sets = trainer.datamodule.validation_names  # type: ignore[attr-defined]  # Lightning sets it elsewhere
@@ -161,7 +163,7 @@ class EarlyStopping(LightningEarlyStopping):
         self.min_delta, self.best_score = sign * self.delta, torch.tensor(-sign * torch.inf)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting, with this run's patience."""
+        """Go on counting, with the patience of this run instead of the checkpoint's."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
 
@@ -188,7 +190,7 @@ class SkipNaN(Callback):
         self.ids += batch.ids
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
-        """Drop the gradients of a broken step: an optimizer leaves alone what has none. A scaler must see them."""
+        """Drop gradients that are not finite, so that the optimizer skips the step; a gradient scaler must see them."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         module.log("gradient_norm", norm)  # before it is clipped

@@ -24,14 +24,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints appear whole or not at all: written beside their place, flushed, then moved onto it.
 
     Args:
-        keep: how many of the last ones are there: `last.ckpt`, and `last-1.ckpt`, `last-2.ckpt`, ... from before it.
+        keep: how many of the last checkpoints stay: `last.ckpt`, and `last-1.ckpt`, `last-2.ckpt`, ... from before it.
     """
 
     def __init__(self, keep: int = 1) -> None:
         if keep < 1:
             raise UserError(f"keep_checkpoints={keep} would keep none; choose 1 or more.")
         self.keep = keep
-        self.step: int | None = None  # that `last.ckpt` is of
+        self.step: int | None = None  # of `last.ckpt`
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`.
@@ -58,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def _age(self, last: Path) -> None:
-        """Number the checkpoints that are there one up; `last` itself stays, under two names, until it is replaced."""
+        """Give each checkpoint the name of the next older one; `last` keeps its name too until it is replaced."""
         for number in range(self.keep - 1, 0, -1):
             younger = earlier(last, number - 1)
             if younger.exists():
@@ -66,12 +66,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def earlier(last: Path, number: int) -> Path:
-    """Where the checkpoint `number` saves before the last one is."""
+    """Path of the checkpoint that was written `number` saves before the last one."""
     return last.with_name(f"{last.stem}-{number}{last.suffix}") if number else last
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file's content under another name too, in one step; a link where the file system has them."""
+    """Give a file a second name in one step: by a hard link, or by a copy where the file system has no links."""
     with replacing(target) as partial:
         partial.unlink(missing_ok=True)
         try:
@@ -99,7 +99,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def glance(path: Path) -> dict[str, Any]:
-    """A checkpoint as it is, without comparing its checksums: to read what is small in it.
+    """Read a checkpoint without comparing its checksums, for the small values in it; weights stay on the disk.
 
     Raises:
         Exception: of any kind, where the file is damaged.
@@ -109,7 +109,7 @@ def glance(path: Path) -> dict[str, Any]:
 
 
 def keep_trained(checkpoint: dict[str, Any], trainable: Mapping[str, nn.Module]) -> None:
-    """Leave of a checkpoint's weights those of the parts that are trained, by their names in the module."""
+    """Remove from a checkpoint the weights of parts that are not trained; `trainable` is by name in the module."""
     prefixes = tuple(f"{name}." for name in trainable)
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(prefixes)}
@@ -136,17 +136,17 @@ def require_same_network(checkpoint: Mapping[str, Any], module: nn.Module, train
 
 
 def base_of(backbone: ControlledUNet) -> Tensor | None:
-    """Some weights of the frozen U-Net, by which a checkpoint knows the base it was trained on; None if trained."""
+    """512 weights of the frozen U-Net, by which a checkpoint recognises its base; None if the U-Net is trained."""
     if backbone.train_unet:
         return None
     return full_tensor(backbone.unet.conv_in.weight.detach()).flatten()[:512].float().cpu().clone()
 
 
 def require_base(base: Tensor | None, backbone: ControlledUNet) -> None:
-    """Refuse another frozen U-Net than the one that `base` came from, but for the rounding of half precision.
+    """Refuse a frozen U-Net that is not the one of `base_of`, up to the rounding of half precision.
 
     Raises:
-        UserError: it is another one.
+        UserError: the weights differ.
     """
     if not same_weights(base_of(backbone), base):
         raise UserError(
@@ -156,27 +156,27 @@ def require_base(base: Tensor | None, backbone: ControlledUNet) -> None:
 
 
 def same_weights(weights: Tensor | None, others: Tensor | None) -> bool:
-    """Whether some weights are others, but for the rounding of half precision; none are none."""
+    """Whether two tensors of weights are equal up to the rounding of half precision; None equals only None."""
     if weights is None or others is None:
         return weights is others
     return weights.shape == others.shape and bool((weights - others).norm() <= 5e-3 * others.norm())
 
 
 def marks_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """A few of every weight of frozen parts, by setting: enough to know them again, too little to keep."""
+    """Setting -> the first four numbers of every weight of a frozen part, by which the part is recognised."""
     heads = {name: [weight.detach().flatten()[:4] for weight in part.parameters()] for name, part in parts.items()}
     return {name: torch.cat([torch.zeros(0), *(head.float().cpu() for head in few)]) for name, few in heads.items()}
 
 
 def require_marked(parts: Mapping[str, Any], marks: Mapping[str, Any]) -> None:
-    """Refuse frozen parts that are not those which marks were taken of, but for the rounding of half precision.
+    """Refuse frozen parts whose weights are not those of the marks, up to the rounding of half precision.
 
     Args:
         parts: by their setting.
-        marks: of `marks_of`; what has none is not looked at.
+        marks: of `marks_of`; a part without marks passes.
 
     Raises:
-        UserError: one differs.
+        UserError: a part differs.
     """
     for name, ours in marks_of(parts).items():
         theirs = marks.get(name, ours)
@@ -196,8 +196,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _others(path: Path) -> list[Path]:
     """The other checkpoints beside one: those from before it, then the best one, each the newest first."""
-    found = set(path.parent.glob("*.ckpt")) - {path}
-    return sorted(found, key=lambda other: (not other.name.startswith(f"{path.stem}-"), -other.stat().st_mtime))
+    others = set(path.parent.glob("*.ckpt")) - {path}
+    return sorted(others, key=lambda other: (not other.name.startswith(f"{path.stem}-"), -other.stat().st_mtime))
 
 
 def _is_sound(path: Path) -> bool:
@@ -207,7 +207,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The first system error behind an exception, or what it says in one line."""
+    """The first system error among an exception's causes, else the exception's own first line."""
     cause: BaseException | None = error
     while cause and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__

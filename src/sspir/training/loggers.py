@@ -43,7 +43,7 @@ class JsonLinesLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run folder holds the resolved configuration."""
+        """Do nothing: the run folder holds the resolved configuration."""
 
 
 class StepLogger(WandbLogger):

@@ -123,7 +123,7 @@ class RestorationModule(pl.LightningModule):
         if not self.backbone.train_unet:
             parts.append(self.backbone.unet)
         if not isinstance(self.backbone.unet_image, AttentionAdapter):
-            parts.append(self.refine)  # nobody reads it
+            parts.append(self.refine)  # no image attention reads its tokens
         return parts
 
     def _always_frozen(self) -> dict[str, nn.Module]:
@@ -166,7 +166,7 @@ class RestorationModule(pl.LightningModule):
         )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Settle the image that residuals refer to, once it has had its steps."""
+        """Freeze the Processor's full-size image, to which residuals refer, after `structure_steps`."""
         if self.structure_steps:
             self.backbone.processor.front.requires_grad_(self.global_step < self.structure_steps)
 
@@ -211,7 +211,7 @@ class RestorationModule(pl.LightningModule):
 
     @torch.no_grad()
     def semantics(self, batch: Batch, lq: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Caption tokens, some of them dropped, and the image encoder's tokens of the upscaled lq."""
+        """Prompt embeddings (B, L, D), of some images for the empty caption, and image tokens (B, L, D) of lq."""
         captions = self.captioner(batch.hq if self.caption_source == "hq" else lq, batch.captions)
         dropped = [torch.rand((), generator=each).item() < self.caption_dropout for each in generators]
         captions = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
@@ -219,7 +219,7 @@ class RestorationModule(pl.LightningModule):
 
     @torch.no_grad()
     def latents(self, hq: Tensor, images: list[Tensor], generators: list[torch.Generator] | None = None) -> Tensor:
-        """What is diffused: the truth's latent, or its scaled difference to the latent of the Processor's image."""
+        """Latents (B, C, h, w) that are diffused: the truth's, or its scaled difference to the Processor's image."""
         latents = encode_latents(self.vae, hq, generators)
         if self.residual:
             base = (images[0].detach().float() / 2 + 0.5).clamp(0, 1)
@@ -227,9 +227,9 @@ class RestorationModule(pl.LightningModule):
         return latents
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Restore as a user would, and measure beside bicubic upscaling and the Processor's own image.
+        """Restore a batch as users do, and measure it beside bicubic upscaling and the Processor's own image.
 
-        The denoiser alone keeps the precision of training, which users can give it too; all else computes as for them.
+        Only the denoiser runs in the precision of training; everything else computes in float32, as for users.
 
         Returns:
             The batch as `RestorationOutput`, for callbacks that show it.

@@ -39,16 +39,16 @@ class LogRestorations(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write a panel of this batch, whose `outputs` are a `RestorationOutput`, and of those of the other ranks."""
+        """Write a panel of this batch, whose `outputs` are a `RestorationOutput`, and of the other ranks' batches."""
         share = trainer.datamodule.shares[dataloader_idx]  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         if batch_idx * share.world >= self.count or trainer.sanity_checking:
             return
         place, drawn = share.place(batch_idx), None
         if share.counts(batch_idx) and place < self.count:
             drawn = (dataloader_idx, place), batch.ids[0], outputs.captions[0], _panel(batch, outputs)
-        for found in gathered(drawn):
-            if found is not None and trainer.is_global_zero:
-                self._write(trainer, *found)
+        for panel_of_rank in gathered(drawn):
+            if panel_of_rank is not None and trainer.is_global_zero:
+                self._write(trainer, *panel_of_rank)
 
     def _write(self, trainer: Any, place: tuple[int, int], image: str, caption: str, picture: Image) -> None:
         name = self._name(trainer, image, place)
@@ -60,7 +60,7 @@ class LogRestorations(Callback):
                 logger.log_image(f"panels/{name}", [picture], step, caption=[caption])
 
     def _name(self, trainer: Any, image: str, place: tuple[int, int]) -> str:
-        """The path without its suffix, below its set's name where there are several; more of it if that is taken."""
+        """Name of an image's panel: its path without suffix, below its set's name if there are several; unique."""
         sets = trainer.datamodule.validation_names
         path = Path(sets[place[0]], image) if len(sets) > 1 else Path(image)
         names = (path.with_suffix("").as_posix(), path.as_posix(), f"{path.as_posix()}-{place[1]}")

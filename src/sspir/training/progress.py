@@ -1,4 +1,4 @@
-"""How far a run has come, and how fast: its bar, its pace and its memory."""
+"""The progress bar of a run, its speed and its memory."""
 
 import time
 from typing import Any
@@ -38,12 +38,12 @@ class StepProgress(ProgressBar):
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Say what takes the time now."""
+        """Label the bar "validate"."""
         if self.bar:
             self.bar.set_description("validate")
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Back to training."""
+        """Label the bar "train"."""
         if self.bar:
             self.bar.set_description("train")
 
@@ -55,7 +55,7 @@ class StepProgress(ProgressBar):
 class Pace(Callback):
     """Logs `images_per_second`, of all ranks together, and `memory_gib`, the most in use since it was last logged.
 
-    Nothing waits for the device: over the steps between two lines its pace is that of the loop.
+    It does not wait for the device: over the steps between two lines the device is as fast as the loop.
     """
 
     def __init__(self) -> None:

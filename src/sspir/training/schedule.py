@@ -52,16 +52,17 @@ def rate_at(
         optimizer: makes the optimizer.
         schedule: makes its schedule, whose rate is a function of the step; None keeps the optimizer's.
     """
-    made = optimizer([torch.nn.Parameter(torch.zeros(1))])
+    trial = optimizer([torch.nn.Parameter(torch.zeros(1))])
     if schedule is not None:
-        scheduler = schedule(made)
-        made.step()  # or the schedule warns
+        scheduler = schedule(trial)
+        trial.step()  # or the schedule warns
         scheduler.last_epoch = step - 1
         scheduler.step()
-    return float(made.param_groups[0]["lr"])
+    return float(trial.param_groups[0]["lr"])
 
 
 def _factor(step: int, warmup: int, steps: int, border: int, second: float, last: int) -> float:
+    """The rate at a step over the first peak's; `border` is the step at which the second cosine begins."""
     step = min(step, last)
     height, start, end = (1.0, 0, border) if step < border else (second if border else 1.0, border, steps)
     done = step - start

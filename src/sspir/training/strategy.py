@@ -15,7 +15,7 @@ UNITS = (ResnetBlock2D, Transformer2DModel)
 
 
 def gathered(item: Any) -> list[Any]:
-    """What every process hands in, in the order of ranks; each has to call this, and gets them all."""
+    """The items of all processes in the order of ranks; every process must call this with its own item."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [item]
     items = [None] * torch.distributed.get_world_size()
@@ -39,7 +39,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def shard(network: nn.Module, mesh: Any) -> None:
-    """Share the weights of a network over a mesh of processes, layer by layer. What is shared already stays so.
+    """Share the weights of a network over a mesh of processes, layer by layer; shared weights stay as they are.
 
     Args:
         network: whose layers are called as modules, whatever calls them.
@@ -53,12 +53,12 @@ def shard(network: nn.Module, mesh: Any) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor with all its shares; all processes must ask for it."""
+    """A whole tensor, gathered from its shares; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor on the device of another one, and shared as that is."""
+    """Move a whole tensor to the device of another one, and share it over the processes as the other is."""
     if isinstance(other, DTensor) and not isinstance(tensor, DTensor):
         return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
     return tensor.to(other.device)

@@ -1,4 +1,4 @@
-"""What a validation measures on each of its sets, and what went wrong in it."""
+"""Validation: restore the images of several sets, measure them, and count the failures."""
 
 import logging
 from collections import Counter
@@ -20,7 +20,7 @@ ROWS = ("val", "bicubic", "structure")
 
 
 class Validation(nn.Module):
-    """RestorationOutput images beside bicubic upscaling and the Processor's own, each measured by every metric.
+    """Measures restored images, bicubic upscaling and the Processor's own images by every metric.
 
     Processes share the images; each goes through the same sets in the same order, and gets the numbers of all images.
 
@@ -42,7 +42,7 @@ class Validation(nn.Module):
         self.current = ""  # the set that is being measured
 
     def names(self, sets: Sequence[str]) -> dict[str, Metric]:
-        """Logged name, without its row, -> metric: with several sets METRIC is the mean, SET/METRIC that of one.
+        """Logged name, without its row, -> metric. With several sets METRIC is the mean, SET/METRIC that of one set.
 
         Raises:
             UserError: the name of a set has a slash.
@@ -63,7 +63,7 @@ class Validation(nn.Module):
             sets: of the validation.
 
         Raises:
-            UserError: it is not measured, or is best in the middle.
+            UserError: there is no such metric, or its best value is neither the highest nor the lowest.
         """
         known = self.names(sets)
         if monitor not in known:
@@ -74,7 +74,7 @@ class Validation(nn.Module):
         return "max" if known[monitor].higher_is_better else "min"
 
     def enter(self, name: str, counts: bool = True) -> None:
-        """Go on with a batch of a set; sets come one after the other, so that learned metrics are loaded once.
+        """Begin a batch of a set; the sets come one after the other.
 
         Args:
             name: of the set.
@@ -93,7 +93,7 @@ class Validation(nn.Module):
         size: tuple[int, int],
         ids: Sequence[str],
     ) -> RestorationOutput:
-        """Restore a batch; what is broken in full precision too comes back as it is, named and counted.
+        """Restore a batch; an image that is broken in full precision too is returned as it is, logged and counted.
 
         Args:
             pipeline: as users get it.
@@ -117,7 +117,7 @@ class Validation(nn.Module):
         return restored
 
     def update(self, images: Mapping[str, Tensor], hq: Tensor) -> None:
-        """Measure a batch; what holds NaN is measured in no row, so that rows stay comparable.
+        """Measure a batch; an image with NaN in one row is left out of all rows, so that rows stay comparable.
 
         Args:
             images: row -> (B, 3, H, W) in [0, 1].
@@ -131,7 +131,7 @@ class Validation(nn.Module):
             self.measured[row] += 1
 
     def finish(self) -> dict[str, Tensor]:
-        """Logged names and numbers; begins anew.
+        """Logged name -> number of all sets; the next validation begins anew.
 
         ROW/METRIC is the mean over the images of a set, not the mean of batch means, and NaN where none was whole. With
         several sets that is ROW/SET/METRIC, and ROW/METRIC their mean.

@@ -152,7 +152,11 @@ def processor_config(processor: State, controlnet: State) -> dict[str, Any]:
 
 
 def load_exactly(module: nn.Module, parts: Mapping[str, State]) -> None:
-    """Load every part, or refuse with the list of what is missing, left over or of another shape."""
+    """Load state dicts into the parts of a module, by their names.
+
+    Raises:
+        UserError: tensors are missing, unexpected or of another shape; nothing is loaded, and the sentence lists them.
+    """
     faults: list[str] = []
     for name, state in parts.items():
         part = dict(module.named_children()).get(name, nn.Module())
@@ -175,6 +179,7 @@ def load_exactly(module: nn.Module, parts: Mapping[str, State]) -> None:
 
 
 def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:
+    """Names of the first and the last linear layer's weights."""
     weights = sorted(key for key, value in state.items() if key.endswith("weight") and value.ndim == 2)
     if not weights:
         raise UserError("The Refine layer's file holds no linear layers; it is not the authors' refine.pt.")

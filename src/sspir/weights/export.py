@@ -21,7 +21,7 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
 
     Args:
         run: folder of a trained run.
-        out: folder that is made, with those above it; it must not be there yet, and is there when it is whole.
+        out: folder to make, with those above it; it must not exist, and appears when it is complete.
         checkpoint: "last", "best" or a file name.
         dtype: of the weights on disk, "float32", "float16" or "bfloat16"; the Processor and a linear autoencoder, which
             are small and decide the picture to the last bit, keep float32.
@@ -66,7 +66,7 @@ def card(run: Path, checkpoint: str) -> str:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """What is loaded; the card, and the training configuration with its paths, are there to be edited."""
+    """Name and path of the files that get checksums: all but the card and the configuration, which may be edited."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     named = [(path.relative_to(folder).as_posix(), path) for path in paths]
     return [(name, path) for name, path in named if name not in (CARD, TRAINING)]

@@ -39,12 +39,12 @@ def load_pipeline(
         checkpoint: of a run: "last", "best" or a file name.
         stable_diffusion: for the authors' checkpoint, see `load_authors`.
         clip: for the authors' checkpoint, see `load_authors`.
-        captioner: to use; None takes the one it was trained with. A run knows all of that one's settings, a saved
-            pipeline only its class: where it needs weights, and where it would send photos to another machine, there
-            is none, and a warning says so.
+        captioner: to use; None takes the captioner of the training. A run has all of its settings, a saved pipeline
+            only its class: a captioner that needs weights, or that sends photos to another machine, is left out there,
+            and a warning says so.
 
     Raises:
-        UserError: the folder is none of those, or its files are not what its SHA256SUMS say.
+        UserError: the folder is none of these, or its files do not match its SHA256SUMS.
     """
     pipeline = _load_pipeline(Path(path).expanduser(), checkpoint, stable_diffusion, clip)
     trained_with = pipeline.config.captioner
@@ -95,7 +95,7 @@ def _load_pipeline(
 
 
 def verify(folder: Path) -> None:
-    """Refuse a folder whose files are not what its sums say; one without sums is taken as it is.
+    """Refuse a folder whose files do not match its SHA256SUMS; a folder without the file passes.
 
     Raises:
         UserError: a file is missing or differs.
@@ -112,14 +112,14 @@ def verify(folder: Path) -> None:
 
 
 def weights_time(path: str | Path) -> str:
-    """When the newest weights in a folder were written, for records that must not outlive them."""
+    """When the newest weights in a folder were written, for records that newer weights make invalid."""
     kinds = (".safetensors", ".ckpt", ".bin", ".pt")
     times = [file.stat().st_mtime for file in Path(path).expanduser().rglob("*") if file.suffix in kinds]
     return datetime.fromtimestamp(max(times, default=0), UTC).isoformat(timespec="seconds")
 
 
 def weights_id(pipeline: RestorationPipeline) -> str:
-    """Sixteen digits that tell the weights of two pipelines apart."""
+    """Sixteen digits of a hash of all weights of a pipeline."""
     digest = hashlib.sha256()
     for name, part in sorted(pipeline.components.items()):
         for key, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
