@@ -30,7 +30,7 @@ keep_old_modules()
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for."""
+    """Import the module of a name, and with it torch, only when the name is used."""
     if name not in _PLACES:
         raise AttributeError(f"module 'sspir' has no attribute {name!r}")
     return getattr(import_module(f"sspir.{_PLACES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What a training or evaluation step receives."""
+"""The batch of images that a training or evaluation step receives."""
 
 from dataclasses import dataclass
 

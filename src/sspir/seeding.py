@@ -1,4 +1,4 @@
-"""Seeds: everything that is drawn depends on what it is drawn for, and on nothing else."""
+"""Seeds of random draws: a seed depends only on the purpose of the draw."""
 
 import hashlib
 

@@ -121,7 +121,7 @@ class EndpointCaptioner(Captioner):
         return Request(self.url, json.dumps(body).encode(), headers)
 
     def _answer(self, request: Request) -> bytes:
-        """What the server sends, all of it within the time-out."""
+        """The body of the server's answer, all of it received within the time-out."""
         deadline = time.monotonic() + self.timeout
         received = bytearray()
         with urlopen(request, timeout=self.timeout) as response:

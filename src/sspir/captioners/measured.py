@@ -13,7 +13,7 @@ _LONGEST_SIDE = 512  # pixels looked at: more tells no more and takes longer
 
 
 class MeasuredCaptioner(Captioner):
-    """Describes each image by what can be measured in it; needs no weights and ignores known texts.
+    """Describes each image by measures of it; needs no weights and ignores known texts.
 
     The same image always gets the same words, e.g. "a dark, muted landscape photo, mostly brown and black, in sharp
     focus, with fine detail and vertical lines".

@@ -34,7 +34,7 @@ Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing could 
 
 
 def run(arguments: list[str]) -> int:
-    """Caption what has no caption yet. Returns the exit status."""
+    """Caption the photos that have no caption yet. Returns the exit status."""
     options = _parser().parse_args(arguments)
     if (options.captioner_input == "lq") == bool(options.weights):
         raise UserError(

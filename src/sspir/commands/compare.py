@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":
-    """The metrics that were asked for and can run on these pictures, and name -> why of those that cannot."""
+    """The chosen metrics that can run on these pictures, and name -> reason of the metrics that cannot."""
     from sspir.evaluation.measure import usable
     from sspir.metrics.base import FolderMetric
 

@@ -55,7 +55,7 @@ def _findings(topic: str, overrides: list[str]) -> Iterator[tuple[str, list[str]
 
 
 def _metrics() -> Iterator[tuple[str, list[str]]]:
-    """Each metric with what it lacks."""
+    """Yield each metric, with sentences about the files and packages that it lacks."""
     from sspir.commands.compare import load_metrics
     from sspir.metrics.base import MetricUnavailableError
     from sspir.metrics.weight_files import WEIGHTS, problems

@@ -1,4 +1,4 @@
-"""How the commands read their flags."""
+"""The parser of the commands' flags."""
 
 import argparse
 from typing import NoReturn
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_captioner_input(group: argparse._ActionsContainer, meaning: str) -> None:
-    """Add the flag that says what of a photo a captioner describes; `meaning` is its help."""
+    """Add the flag --captioner-input, which chooses the image that a captioner describes; `meaning` is its help."""
     choices = ("lq", "processor", "restored")
     old = "--shown"  # until version 0.3
     group.add_argument("--captioner-input", old, dest="captioner_input", choices=choices, default="lq", help=meaning)

@@ -202,7 +202,7 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
 
 
 def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
-    """The model's own settings with those of the flags."""
+    """The settings of the model's own sampler, changed by the flags."""
     from dataclasses import replace
 
     from sspir.config.build import build

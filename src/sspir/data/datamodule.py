@@ -98,7 +98,7 @@ class RestorationDataModule(pl.LightningDataModule):
         return Share(photos, self.validation_batch_size, rank, world, most)
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Batch:
-        """Make a `Batch` of what the loader gives, on the device of the step: see `prepare`."""
+        """Turn a loaded batch into a `Batch`, on the device of the step; see `prepare`."""
         training = self.trainer is not None and self.trainer.training
         return self.prepare(batch, training)
 

@@ -1,4 +1,4 @@
-"""What a run was trained on, in a few numbers: enough to notice that a folder of photos has changed."""
+"""The manifest of a run's data sets: counts and hashes, by which changed folders of photos are noticed."""
 
 import hashlib
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ class Key(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a training stands: what the next epoch of batches must start from."""
+    """Epoch and batch at which a training stands, and the process that asks."""
 
     epoch: int
     batch: int  # of this rank, already trained on
@@ -82,7 +82,7 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 def _copies(picks: Tensor) -> Tensor:
-    """How often each pick came before in the list."""
+    """How often each photo of picks (N,) came before in the list, (N,)."""
     values, places = picks.sort(stable=True)
     starts = torch.searchsorted(values, values)  # where the run of equal values begins
     copies = torch.empty_like(picks)

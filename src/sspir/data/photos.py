@@ -1,4 +1,4 @@
-"""The user's own photos, or those that scikit-image carries, for people who have nothing else."""
+"""The user's own photos, or the few photos inside scikit-image for people who have none."""
 
 import hashlib
 from pathlib import Path
@@ -48,7 +48,7 @@ def photos(
 
 
 def skimage_folder() -> Path:
-    """Where scikit-image keeps the photos that come with it."""
+    """The folder in which scikit-image keeps its photos."""
     try:
         import skimage
     except ImportError as error:

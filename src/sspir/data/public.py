@@ -1,4 +1,4 @@
-"""The public data sets: where they come from, what they should look like, and fetching those that may be fetched."""
+"""The public data sets: read their descriptions, check their folders, and download them where that is allowed."""
 
 import hashlib
 import shutil
@@ -32,7 +32,7 @@ class Download:
 
 @dataclass
 class PublicSet:
-    """What `conf/public/NAME.yaml` says; `folders` gives the number of images of each, null for any."""
+    """The description `conf/public/NAME.yaml`; `folders` is folder -> number of images, null for any number."""
 
     title: str
     page: str

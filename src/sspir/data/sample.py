@@ -49,7 +49,7 @@ class Photos(Protocol):
         ...
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """Every file's name below its root, and what tells its content: its size, or a hash where one is at hand."""
+        """Every file's name below its root, with its size or, where one is at hand, a hash of its content, as text."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Degradations: what turns a good photo into a training pair.
+"""Degradations: they turn a good photo into a training pair.
 
 An operation draws its parameters first and applies them later; a `Degradation` is a list of operations, seeded per
 sample. `conf/degradation/` holds the field's pipelines.

@@ -1,4 +1,4 @@
-"""What BSRGAN (arXiv 2103.14006) does otherwise than Real-ESRGAN."""
+"""The operations in which BSRGAN (arXiv 2103.14006) differs from Real-ESRGAN."""
 
 import math
 from collections.abc import Sequence

@@ -78,7 +78,7 @@ class Degradation(nn.Module):
         Raises:
             UserError: where the operations leave images of another size.
         """
-        if hq.device.type == "cpu":  # one after the other: an image stays in the processor's cache
+        if hq.device.type == "cpu":  # one after the other: an image stays in the CPU's cache
             images = [self._apply_in_step(image[None], [steps])[0] for image, steps in zip(hq, params, strict=True)]
         else:
             images = self._apply_in_step(hq, params)

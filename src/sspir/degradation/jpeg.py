@@ -108,7 +108,7 @@ def quantisation_tables(quality: int) -> Tensor:
 
 
 def _floor(values: Tensor) -> Tensor:
-    """Round down; the gradient is that of the identity."""
+    """Round down; gradients pass as through the identity."""
     return values + (values.floor() - values).detach() if values.requires_grad else values.floor()
 
 

@@ -1,4 +1,4 @@
-"""What every degradation is made of: operations that draw their parameters first and apply them later."""
+"""Operations, of which degradations are made: they draw their parameters first and apply them later."""
 
 from collections.abc import Sequence
 from typing import Any

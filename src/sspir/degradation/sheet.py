@@ -75,7 +75,7 @@ def _worded(key: str, value: Any) -> str:
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:
-    """Break a line at spaces where it is wider than this; what follows is indented."""
+    """Break a text at spaces into lines of at most `width` pixels; all but the first are indented."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

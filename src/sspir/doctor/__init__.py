@@ -1,1 +1,1 @@
-"""What an experiment needs before it starts: files, photos, memory."""
+"""The needs of an experiment before it starts: files, photos, memory."""

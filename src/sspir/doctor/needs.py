@@ -1,4 +1,4 @@
-"""What an experiment needs before it can be trained: files, memory, devices."""
+"""Find out what an experiment needs before it can be trained: files, photos, memory, devices."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +50,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
 
 
 def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """The parts that come from somebody's weights, by the setting that points to them."""
+    """Yield the parts that load pretrained weights: the setting that points to the weights, and the node."""
     for name in ("backbone", "vae", "noise_schedule", "text_encoder", "image_encoder", "captioner"):
         node = config[name].get("unet") if name == "backbone" else config[name]
         if isinstance(node, DictConfig) and "path" in node:
@@ -103,7 +103,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _effective_batch(config: DictConfig) -> Finding:
-    """How many images an optimizer step sees."""
+    """The finding about the number of images per optimizer step."""
     trainer = config.trainer
     devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else _devices(trainer)
     world, steps = devices * trainer.num_nodes, trainer.accumulate_grad_batches

@@ -12,7 +12,7 @@ from sspir.encoders.patch import TransformersEncoder, load_vision, preprocess
 
 
 class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
-    """CLIP's vision transformer up to one of its layers; outputs are those before CLIP's final layer norm.
+    """CLIP's vision transformer up to one of its layers; its tokens are taken before CLIP's final layer norm.
 
     Args:
         dim: width of the network.
@@ -66,7 +66,7 @@ class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
         revision: str | None = None,
         dtype: str = "float32",
     ) -> Self:
-        """The vision half of somebody's CLIP, frozen; the paper's is "openai/clip-vit-large-patch14".
+        """The frozen vision half of a pretrained CLIP; the paper's is "openai/clip-vit-large-patch14".
 
         Args:
             path: a local folder or a hub id.
@@ -78,7 +78,7 @@ class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
             dtype: of the weights: "float32", "bfloat16" or "float16".
 
         Raises:
-            UserError: if the weights cannot be had or do not have that width or layer.
+            UserError: the weights cannot be loaded, or lack the width or layer.
         """
         from transformers import CLIPVisionModel
 

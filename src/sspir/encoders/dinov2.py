@@ -1,4 +1,4 @@
-"""DINOv2 as image encoder: tokens learned from images alone, which say where things are rather than what they are."""
+"""DINOv2 as image encoder: learned from images alone, its tokens tell rather where things are than what they are."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -71,7 +71,7 @@ class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
         revision: str | None = None,
         dtype: str = "float32",
     ) -> Self:
-        """Somebody's DINOv2, frozen.
+        """A frozen pretrained DINOv2.
 
         Args:
             path: a local folder or a hub id, e.g. "facebook/dinov2-large".
@@ -83,7 +83,7 @@ class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
             dtype: of the weights: "float32", "bfloat16" or "float16".
 
         Raises:
-            UserError: if the weights cannot be had or do not have that width or layer.
+            UserError: the weights cannot be loaded, or lack the width or layer.
         """
         from transformers import Dinov2Model
 

@@ -17,11 +17,11 @@ _KEPT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 
 
 class TextOutput(NamedTuple):
-    """What one window of 77 tokens becomes.
+    """Embeddings of one window of 77 tokens.
 
     Attributes:
         last_hidden_state: (B, 77, D) of both models, joined.
-        pooled: (B, D) the second model's embedding of the whole text, and zeros.
+        pooled: (B, D) the second model's embedding of the whole text, padded with zeros.
     """
 
     last_hidden_state: Tensor
@@ -50,7 +50,7 @@ class DualTextEncoder(ModelMixin, ConfigMixin):
         """The text models of a Stable Diffusion XL: `text_encoder` and `text_encoder_2` of a folder or hub id.
 
         Raises:
-            UserError: if they cannot be had.
+            UserError: the weights cannot be loaded.
         """
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 

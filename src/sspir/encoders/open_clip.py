@@ -21,7 +21,7 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_c
 
 
 class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
-    """The vision tower of an open_clip model; outputs are those before its final layer norm.
+    """The vision tower of an open_clip model; its tokens are taken before the final layer norm.
 
     Args:
         vision: open_clip's `vision_cfg` of a plain vision transformer.
@@ -64,7 +64,7 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
         revision: str | None = None,
         dtype: str = "float32",
     ) -> Self:
-        """A frozen vision tower with somebody's weights.
+        """A frozen pretrained vision tower.
 
         Args:
             path: a checkpoint of open_clip, a folder with one and its open_clip_config.json, or a hub id of such.
@@ -76,7 +76,7 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
             dtype: of the weights: "float32", "bfloat16" or "float16".
 
         Raises:
-            UserError: if the weights cannot be had or are of another model.
+            UserError: the weights cannot be loaded, or are of another model.
         """
         described, file = _find(path, revision, model)
         vision = described["vision_cfg"]
@@ -119,7 +119,7 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
 
 
 def _find(path: str, revision: str | None, model: str | None) -> tuple[dict[str, Any], Path | None]:
-    """What a model is, and the file of its weights (None where only shapes are built)."""
+    """A model's configuration, and the file of its weights (None where only shapes are built)."""
     given = Path(path).expanduser()
     folder, file = (given.parent, given) if given.is_file() else (given, None)
     shapes = builds_shapes_only()

@@ -25,7 +25,7 @@ class PatchEncoder(ModelMixin, ConfigMixin):
 
     @property
     def dim(self) -> int:
-        """Width of a token, D: that of the network times the number of layers."""
+        """Width of a token, D: the network's width times the number of chosen layers."""
         raise NotImplementedError
 
     @property
@@ -75,7 +75,7 @@ class TransformersEncoder(PatchEncoder):
 
     @classmethod
     def _from_vision(cls, vision: Any, layers: list[int], dtype: str, **settings: Any) -> Self:
-        """A frozen encoder with the weights of somebody's network, up to the last of the layers that are taken.
+        """Build a frozen encoder with the weights of a pretrained network, up to the last of the chosen layers.
 
         Args:
             vision: the network.
@@ -115,7 +115,7 @@ def load_vision(
         The network, and the numbers of the layers.
 
     Raises:
-        UserError: the weights cannot be had, or do not have that width or layer.
+        UserError: the weights cannot be loaded, or lack the width or layer.
     """
     vision = load_transformers(cls, path, "image_encoder.path", revision=revision)
     layers = chosen_layers(layer, vision.config.num_hidden_layers, path)

@@ -60,7 +60,7 @@ class TextEncoder:
             dtype: of the weights: "float32", "bfloat16" or "float16".
 
         Raises:
-            UserError: if the model cannot be had or has another width.
+            UserError: the model cannot be loaded, or has another width.
         """
         from transformers import CLIPTextModel
 

@@ -120,7 +120,7 @@ def _measure(metrics: Mapping[str, ImageMetric], image: str, method: str, pictur
 
 
 def usable(metrics: Mapping[str, Metric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
-    """Load what the metrics need; returns those that can run, and name -> why of those that cannot."""
+    """Load the metrics' networks; returns the metrics that can run, and name -> reason of the metrics that cannot."""
     ready: dict[str, ImageMetric] = {}
     missing: dict[str, str] = {}
     for name, metric in ((name, metric_of(metric)) for name, metric in metrics.items()):

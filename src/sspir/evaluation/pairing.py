@@ -30,7 +30,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A picture without a counterpart: which image, in whose folder, and what is wrong in one sentence."""
+    """A picture without a counterpart: its image and method, and one sentence that says what is wrong."""
 
     image: str
     method: str

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a mean and of paired differences: what a table of averages needs beside it."""
+"""Bootstrap intervals of means and of paired differences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ def best_of(facts: dict[str, Any], means: dict[str, float]) -> set[str]:
 
 
 def comparison_text(summary: dict[str, Any]) -> str:
-    """Which differences between methods are significant, and which methods do not beat plain noise."""
+    """Sentences about significant differences between methods, and about methods that do not beat plain noise."""
     pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for comparison in summary["comparisons"]:
         if not comparison["b"].startswith(NOISE):

@@ -121,7 +121,7 @@ class PlainMetric(ImageMetric):
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
-        """As the metric says."""
+        """The direction of the torchmetrics metric."""
         return self.metric.higher_is_better
 
     def score(self, preds: Tensor, target: Tensor | None = None) -> Tensor:

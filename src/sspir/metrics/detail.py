@@ -1,4 +1,4 @@
-"""How much detail and which colours an image has, beside the truth's: plain numbers that explain the others.
+"""Plain measures of detail and colour against the truth, which explain other metrics.
 
 The two ratios are best at 1. Noise raises both: a ratio near 1 is no proof of detail without the noise control.
 """

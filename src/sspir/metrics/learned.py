@@ -114,7 +114,7 @@ def _values(model: Any, *images: Tensor) -> Tensor:
 
 @contextmanager
 def _no_downloads() -> Iterator[None]:
-    """Hugging Face asks its server even about files in its cache, unless it is told not to."""
+    """Within, Hugging Face does not ask its server, which it does even about files in its cache."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

@@ -111,7 +111,7 @@ def haar(planes: Tensor, size: int) -> Tensor:
 
 
 def similarity(a: Tensor, b: Tensor, constant: float) -> Tensor:
-    """How alike two magnitudes are, in (0, 1], element by element."""
+    """Similarity of two tensors of magnitudes, in (0, 1], element by element."""
     return (2 * a * b + constant) / (a.square() + b.square() + constant)
 
 

@@ -1,4 +1,4 @@
-"""Which files the learned metrics need, where they have to be, and what their checksums begin with."""
+"""The files of weights that the learned metrics need: place, checksum and source."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class WeightFile:
 
     @property
     def path(self) -> Path:
-        """Where the file has to be."""
+        """The path at which the metric looks for the file."""
         if self.folder:
             return Path(torch.hub.get_dir(), self.folder, self.name)
         from huggingface_hub import constants, try_to_load_from_cache
@@ -44,7 +44,7 @@ class WeightFile:
         return Path(constants.HF_HUB_CACHE, "models--" + self.name.replace("/", "--"))
 
     def problem(self) -> str | None:
-        """What is wrong with the file, in words, or None."""
+        """A sentence if the file is missing or broken, else None."""
         if not self.path.is_file():
             checksum = f" (sha256 {self.sha256}{'...' if len(self.sha256) < 64 else ''})" if self.sha256 else ""
             return f"{self.path} is missing; put {self.source}{self.name if self.folder else ''}{checksum} there"

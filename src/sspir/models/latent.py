@@ -1,4 +1,4 @@
-"""Images to latents and back, whatever the autoencoder: the one place that knows its scaling and its range."""
+"""Encode images to latents and decode them, with the scaling and the range of any autoencoder."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +40,8 @@ def encode_latents(
 
     def moments(tiles: list[Tensor]) -> Tensor:
         encoded = vae.encode(tiles[1])
-        found: Tensor = encoded.latent_dist.parameters if "latent_dist" in encoded else encoded.latents
-        return found
+        parameters: Tensor = encoded.latent_dist.parameters if "latent_dist" in encoded else encoded.latents
+        return parameters
 
     pixels, factor = (2 * images - 1).to(vae.dtype), factor_of(vae)
     places = pixels.new_empty(len(pixels), 0, pixels.shape[-2] // factor, pixels.shape[-1] // factor)

@@ -1,14 +1,14 @@
-"""Parts that wait in the processor's memory until they are used: accelerate's hooks, and what runs a part in pieces."""
+"""Offloading: parts that wait in the CPU's memory until accelerate's hooks bring them to the device."""
 
 import torch
 from torch import nn
 
 
 def fetch(part: nn.Module) -> None:
-    """Have a part brought to where it runs, as a call of the part itself would; nothing happens without a hook.
+    """Move a part to the device that it runs on, as a call of its `forward` would; does nothing without a hook.
 
     Hooks of accelerate, which diffusers' `enable_model_cpu_offload` attaches, act when a module's own `forward` is
-    called. Whoever calls the layers inside a part one by one says so here first.
+    called. Code that calls the layers inside a part one by one calls this function first.
     """
     hook = getattr(part, "_hf_hook", None)
     if hook is not None:
@@ -16,7 +16,7 @@ def fetch(part: nn.Module) -> None:
 
 
 def execution_device(part: nn.Module) -> torch.device:
-    """Where a part runs, which is not where its weights are while they wait."""
+    """The device that a part runs on; its weights may wait on another one."""
     for module in part.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:

@@ -1,4 +1,4 @@
-"""Where somebody's pretrained weights are: a folder here, the hub's cache, or the hub, which may be out of reach."""
+"""Find pretrained weights: in a local folder, in the hub's cache, or on the hub, which may be out of reach."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: s
         revision: commit, tag or branch of the hub id.
 
     Raises:
-        UserError: if it is neither in place nor within reach.
+        UserError: the weights are not here, and the hub cannot be reached.
     """
     if Path(path).expanduser().is_dir() or in_cache(path, subfolder, revision):
         return False
@@ -52,7 +52,7 @@ def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: s
 
 
 def require_hub_id(path: str, setting: str) -> None:
-    """Refuse what looks like a folder that does not exist, and a file."""
+    """Refuse a path that cannot be a hub id: a file, or a folder that does not exist."""
     if Path(path).expanduser().is_file():
         raise UserError(f"{path} is a file; {setting} must be a folder or a hub id, give it beside a single file.")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:

@@ -1,4 +1,4 @@
-"""Stable Diffusion in one .safetensors file, the layout of its original releases, told apart by its shapes."""
+"""Load Stable Diffusion from one .safetensors file, the layout of its original releases; shapes tell the version."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def load_single_file(cls: Any, path: str, subfolder: str, dtype: str, shapes_onl
 
 
 def _base_of(path: str) -> str:
-    """Which family's shapes the U-Net in a file has."""
+    """Name in `SHAPES` of the Stable Diffusion whose U-Net a file holds."""
     from safetensors import SafetensorError, safe_open
 
     file = Path(path).expanduser()

@@ -109,7 +109,7 @@ def validations(runs: Sequence[Run]) -> dict[str, dict[str, list[Row]]]:
 
 
 def _by_kind(members: Sequence[tuple[Trained, T]]) -> dict[Kind, list[tuple[Trained, T]]]:
-    """Runs of one experiment by what they are besides their seed, the full method first."""
+    """Group the runs of one experiment that differ in nothing but their seed, the full method first."""
     varied: dict[str, str] = {}  # setting -> its name
     for variant in dict.fromkeys(run.variant for run, _ in members):
         of_variant = [run.settings for run, _ in members if run.variant == variant]

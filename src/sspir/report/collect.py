@@ -18,7 +18,7 @@ T = TypeVar("T", ResultSet, Run)
 
 
 class Collected(NamedTuple):
-    """What a report shows.
+    """The results and runs that a report shows.
 
     Attributes:
         results: folders of results.

@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultSet:
-    """What `sspir compare` or `sspir evaluate` wrote into a folder.
+    """The results that `sspir compare` or `sspir evaluate` wrote into a folder.
 
     Attributes:
         name: which run was measured how, or the folder's name; unique in a report.
@@ -123,7 +123,7 @@ def _run_above(folder: Path) -> Path | None:
 
 
 def _pictures(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
-    """What `images.csv` lists, found again, and a sentence per method on what is lost."""
+    """The pictures that `images.csv` lists, and a sentence per method whose pictures are lost."""
     files: dict[str, dict[str, Path]] = {}
     lost: dict[str, list[str]] = {}
     for row in _csv(folder / "images.csv") if (folder / "images.csv").exists() else []:

@@ -42,7 +42,7 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What training wrote into a run folder.
+    """Curves and configuration of a run folder.
 
     Attributes:
         name: folder name, unique in a report.
@@ -127,7 +127,7 @@ def set_of(name: str) -> str:
 
 
 def _history(folder: Path) -> Iterator[dict[str, Any]]:
-    """What was logged at each step."""
+    """Yield the values that were logged at each step, with the step."""
     if (folder / "metrics.jsonl").exists():
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
             try:

@@ -47,7 +47,7 @@ def _cell(row: Row | None) -> str:
 
 
 def over_seeds(runs: Sequence[Run]) -> str:
-    """Where the validation of each experiment's variants ended, over their seeds."""
+    """Tables of the last validation of each experiment's variants: mean and spread over seeds."""
     tables = []
     for experiment, of_metrics in validations(runs).items():
         kinds = dict.fromkeys(row.variant for rows in of_metrics.values() for row in rows)

@@ -15,7 +15,7 @@ MOST_SWEEPS = 6  # scatter plots of a setting against a result
 
 
 def runs_section(runs: Sequence[Run]) -> str:
-    """Curves of all runs, where they ended and in what they differ, and their configurations."""
+    """The section about runs: curves, last validation and differing settings, configurations."""
     parts = ["<section><h2>Training</h2>", _not_applicable([run for run in runs if run.refused])]
     runs = [run for run in runs if not run.refused]
     if not runs:
@@ -30,7 +30,7 @@ def runs_section(runs: Sequence[Run]) -> str:
 
 
 def _not_applicable(runs: Sequence[Run]) -> str:
-    """What a sweep asked for that a model refuses by design."""
+    """A table of the runs whose model refused its configuration by design."""
     rows = [
         f"<tr><th>{escape(run.name)}</th><td>not applicable</td><td>{escape(run.refused)}</td></tr>" for run in runs
     ]
@@ -38,7 +38,7 @@ def _not_applicable(runs: Sequence[Run]) -> str:
 
 
 def _configurations(runs: Sequence[Run]) -> str:
-    """What all runs share, once, and the rest of each."""
+    """The settings that all runs share, once, and the other settings of each run."""
     shared = dict(set.intersection(*(set(run.settings.items()) for run in runs))) if len(runs) > 1 else {}
     of_all = {key: value for key, value in runs[0].settings.items() if key in shared}
     lists = {"Configuration that all runs share": of_all}
@@ -73,7 +73,7 @@ def _heading(name: str, several: bool) -> str:
 
 
 def _ablation_table(runs: Sequence[Run]) -> str:
-    """What the runs differ in, and where their validation ended."""
+    """A table of the settings in which the runs differ, and of their last validation."""
     columns = {setting.name: setting.values for setting in differing([run.settings for run in runs])}
     for key, pattern in (("seed", "-s{}"), ("variant", "{}"), ("name", "{}")):
         values = tuple(run.settings.get(key, "") for run in runs)

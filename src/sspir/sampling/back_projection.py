@@ -1,19 +1,20 @@
-"""The knob from realism to faithfulness: what a restored image must not contradict."""
+"""The knob from realism to faithfulness: back-projection towards the low-quality image."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def back_project(lq: Tensor, images: Tensor, fidelity: float) -> Tensor:
-    """Draw restored images towards what was photographed.
+    """Draw restored images towards the low-quality ones.
 
-    One step of back-projection (Irani and Peleg, 1991): the image, low-passed and downsampled like the photo, is
-    compared with it, and the difference, upsampled, is taken off by that share. What the photo does not show is kept.
+    One step of back-projection (Irani and Peleg, 1991): the restored image is downsampled to the size of the
+    low-quality one, and `fidelity` times their difference, upsampled, is added. Detail that the low-quality image
+    cannot show stays.
 
     Args:
         lq: (B, 3, h, w) in [0, 1].
         images: (B, 3, H, W) in [0, 1].
-        fidelity: 0 changes nothing.
+        fidelity: share of the difference; 0 changes nothing, 1 adds all of it.
 
     Returns:
         (B, 3, H, W) in [0, 1].

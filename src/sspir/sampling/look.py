@@ -1,4 +1,4 @@
-"""What a captioner is shown of a photo: many describe blur and noise as if they had been photographed."""
+"""The image that a captioner describes: many captioners describe blur and noise as if they belonged to the scene."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ CAPTIONER_INPUTS = ("lq", "processor", "restored")
 
 
 def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str = "lq", steps: int = 8) -> Tensor:
-    """A photo as it is, or after a first restoration.
+    """The image of a photo that a captioner describes: the photo itself, or a first restoration of it.
 
     Args:
         pipeline: a `RestorationPipeline`.
@@ -23,13 +23,13 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
         size: (H, W) of the restored image, reduced to 1024 pixels on its longest side.
         captioner_input: "lq", the photo as it is, enlarged as in training; "processor", the Processor's clean image;
             "restored", a quick restoration that no words steer.
-        steps: of that.
+        steps: denoising steps of the quick restoration.
 
     Returns:
         (B, 3, H, W) in [0, 1].
 
     Raises:
-        CaptionerUnavailableError: there is no such image.
+        CaptionerUnavailableError: the model cannot make this image.
     """
     shrink = min(1.0, LARGEST_SEEN / max(size))
     height, width = (max(1, round(side * shrink)) for side in size)
@@ -56,7 +56,7 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
 def captions_of(
     pipeline: Any, images: Sequence[Tensor], given: Sequence[str | None], scale: float | None, captioner_input: str
 ) -> list[str]:
-    """The captions that were given and, for None, the captioner's, which is freed before diffusion needs the memory.
+    """The given captions, with the captioner's where None is given; the captioner is freed afterwards.
 
     Args:
         pipeline: a `RestorationPipeline`.
@@ -67,6 +67,6 @@ def captions_of(
     """
     asked = [image[None] for image, text in zip(images, given, strict=True) if text is None]
     looks = [look(pipeline, lq, pipeline.size_of(lq, scale), captioner_input)[0] for lq in asked]
-    said = iter(pipeline.captioner(looks, [""] * len(looks)) if looks else [])
+    captions = iter(pipeline.captioner(looks, [""] * len(looks)) if looks else [])
     pipeline.captioner.close()
-    return [next(said) if text is None else text for text in given]
+    return [next(captions) if text is None else text for text in given]

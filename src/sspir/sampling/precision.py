@@ -1,4 +1,4 @@
-"""Which precision restoring computes in: the denoiser in its weights' or the caller's autocast, all else in float32."""
+"""The precision of restoring: the denoiser runs in its weights' type or the caller's autocast, all else in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def plain(device: torch.device) -> torch.autocast:
-    """No autocast: what is computed within is what users get."""
+    """A context without autocast: what is computed within has the precision that users get."""
     return torch.autocast(device.type, enabled=False)
 
 

@@ -1,4 +1,4 @@
-"""What a restoration will look like, shown while it is made, for next to nothing."""
+"""Rough previews of a restoration while it is made, at next to no cost."""
 
 import torch
 from diffusers import DDPMScheduler

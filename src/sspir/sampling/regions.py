@@ -67,7 +67,7 @@ def spans_of(length: int, side: int, overlap: int, multiple: int) -> list[Span]:
 
 
 class Upscaler:
-    """Any part of what `sspir.models.latent.upscale` would make of an image, up to rounding, without the rest.
+    """Computes parts of the image that `sspir.models.latent.upscale` would make, up to rounding, without the whole.
 
     Args:
         lq: (B, 3, h, w) in [0, 1].

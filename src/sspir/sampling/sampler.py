@@ -1,4 +1,4 @@
-"""How a photo is restored: solver, number of steps, starting point, guidance, and what follows."""
+"""Settings of restoring: solver, number of steps, starting point, guidance, colours, tiles."""
 
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -178,6 +178,6 @@ class Sampler:
 
 
 def _fitting(kind: type, config: dict[str, Any]) -> dict[str, Any]:
-    """Those keys of a noise schedule's configuration that a solver knows, without notes for loading."""
+    """The settings of a noise schedule that a solver's constructor takes too."""
     known = signature(kind).parameters
     return {key: value for key, value in config.items() if key in known}

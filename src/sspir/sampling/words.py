@@ -1,4 +1,4 @@
-"""The words of diffusers' pipelines, which mean here what they mean there."""
+"""Let our pipeline take the arguments of diffusers' pipelines, in their meaning."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -23,7 +23,7 @@ SAME = {
     "callback_on_step_end": "on_step",
     "shown": "captioner_input",  # ours, until version 0.3
 }
-"""What is called otherwise here."""
+"""Argument of diffusers -> our argument."""
 
 ABSENT = {
     **dict.fromkeys(("height", "width"), "give scale=2.0, or another number; the sides follow the photo's"),
@@ -35,7 +35,7 @@ ABSENT = {
     **dict.fromkeys(("callback", "callback_steps"), "give on_step or callback_on_step_end"),
     "return_dict": "the result is a RestorationOutput",
 }
-"""What there is no such thing of here, and what to do instead."""
+"""Argument of diffusers that has no counterpart here -> what to do instead."""
 
 
 def with_words_of_diffusers(call: Call) -> Call:
@@ -57,22 +57,22 @@ def with_words_of_diffusers(call: Call) -> Call:
 
 def _in_our_words(given: dict[str, Any]) -> dict[str, Any]:
     foreign = {*SAME, *ABSENT, "callback_on_step_end_tensor_inputs"}
-    said = {word: value for word, value in given.items() if word in foreign and value is not None}
+    given_words = {word: value for word, value in given.items() if word in foreign and value is not None}
     kept = {word: value for word, value in given.items() if word not in foreign}
-    if absent := next((word for word in said if word in ABSENT), None):
+    if absent := next((word for word in given_words if word in ABSENT), None):
         raise UserError(f"There is no {absent} here: {ABSENT[absent]}.")
-    tensors = said.pop("callback_on_step_end_tensor_inputs", ())
+    tensors = given_words.pop("callback_on_step_end_tensor_inputs", ())
     if {*tensors} - {"latents"}:
         raise UserError(f"callback_on_step_end_tensor_inputs={tensors} must be ['latents'].")
-    for word, value in said.items():
+    for word, value in given_words.items():
         if kept.get(SAME[word]) is not None:
             raise UserError(f"{word} and {SAME[word]} are two words for one setting; give one of them.")
-        kept[SAME[word]] = _meant(word, value, given["self"])
+        kept[SAME[word]] = _our_value(word, value, given["self"])
     return kept
 
 
-def _meant(word: str, value: Any, pipeline: Any) -> Any:
-    """What we call what a word of diffusers has for its value."""
+def _our_value(word: str, value: Any, pipeline: Any) -> Any:
+    """The value of one of diffusers' arguments, as our own argument takes it."""
     if word == "generator":
         return [_seed(each) for each in value] if isinstance(value, list | tuple) else _seed(value)
     if word == "callback_on_step_end":
@@ -83,7 +83,7 @@ def _meant(word: str, value: Any, pipeline: Any) -> Any:
 
 
 def _seed(generator: Any) -> int:
-    """The seed that a generator was made with: what was drawn from it since does not count."""
+    """The seed that a generator was made with, whatever was drawn from it since."""
     if not isinstance(generator, torch.Generator):
         raise UserError(f"generator must be a torch.Generator or a list of them, not {type(generator).__name__}.")
     return generator.initial_seed()

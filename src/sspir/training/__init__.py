@@ -23,7 +23,7 @@ __all__ = list(PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning, which takes seconds, only for what needs it."""
+    """Import the module of a name, and with it Lightning, which takes seconds, only when the name is used."""
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a JSON-lines file of our own, and W&B."""
+"""Loggers of a run's numbers: a JSON-lines file of our own, and W&B."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class JsonLinesLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Of the logger."""
+        """Name of the logger."""
         return "jsonl"
 
     @property

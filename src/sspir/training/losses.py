@@ -1,4 +1,4 @@
-"""What training minimises: the noise, and the Processor's images in colour and in frequency."""
+"""The losses of training: of the noise, and of the Processor's images in colour and in frequency."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -66,7 +66,7 @@ class RestorationLoss(nn.Module):
         return bool(self.rgb or self.frequency)
 
     def noise(self, prediction: Tensor, target: Tensor, snr: Tensor, prediction_type: str) -> Tensor:
-        """Mean squared error of what the network predicts.
+        """Mean squared error of the network's prediction, weighted by `min_snr_gamma`.
 
         Args:
             prediction: (B, C, h, w).

@@ -136,7 +136,7 @@ class RestorationModule(pl.LightningModule):
         return parts if self.refine in self.frozen() else {**parts, "refine": self.refine}
 
     def train(self, mode: bool = True) -> Self:
-        """Switch training mode for what is trained; frozen parts stay in evaluation mode."""
+        """Switch the mode of the trained parts; frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in self.frozen():
             part.eval()
@@ -248,12 +248,12 @@ class RestorationModule(pl.LightningModule):
         return restored
 
     def on_validation_epoch_end(self) -> None:
-        """Log what was measured."""
+        """Log the metrics of the validation."""
         self.validated_at = self.global_step
         self.log_dict(self.validation.finish(), sync_dist=False)
 
     def configure_optimizers(self) -> Any:
-        """An optimizer over exactly the trainable parts; clipping covers what it holds."""
+        """An optimizer over exactly the trainable parts, and so clipping over them, and its schedule."""
         parameters = [parameter for part in self.trainable().values() for parameter in part.parameters()]
         optimizer = self.optimizer(parameters)
         if self.schedule is None:
@@ -272,7 +272,7 @@ class RestorationModule(pl.LightningModule):
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained, the configuration and the generator; frozen networks stay where they came from."""
+        """Leave out frozen networks, and add their marks, the configuration and the generator's state."""
         keep_trained(checkpoint, self.trainable())
         checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
         checkpoint["frozen"] = marks_of(self._always_frozen())

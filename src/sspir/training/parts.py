@@ -1,4 +1,4 @@
-"""Which parts make a model together: widths, channels and factors that must agree."""
+"""Check that the parts of a model fit each other: widths, channels and factors must agree."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How the learning rate goes over a training."""
+"""Schedules of the learning rate."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One network spread over many processes (FSDP 2), for what one GPU cannot hold."""
+"""Spread one network over many processes (FSDP 2), if one GPU cannot hold it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a person calls "the weights": a run folder, a saved pipeline, the authors' checkpoint, or what ships here."""
+"""Load a pipeline from whatever people call "the weights": a run, a saved pipeline, the authors' checkpoint."""
 
 import hashlib
 import logging
