@@ -6,11 +6,6 @@ from sspir.captioners.measured import MeasuredCaptioner
 from sspir.captioners.vision_language import VisionLanguageCaptioner
 
 __all__ = [
-    "CaptionError",
-    "Captioner",
-    "EndpointCaptioner",
-    "MeasuredCaptioner",
-    "NoCaption",
-    "Precomputed",
+    "CaptionError", "Captioner", "EndpointCaptioner", "MeasuredCaptioner", "NoCaption", "Precomputed",
     "VisionLanguageCaptioner",
-]
+]  # fmt: skip

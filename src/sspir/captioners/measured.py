@@ -69,7 +69,7 @@ def light(grey: Tensor) -> list[str]:
 
 
 def colourfulness(picture: Tensor) -> str:
-    """How much colour there is in an image (1, 3, H, W)."""
+    """A word for the amount of colour in an image (1, 3, H, W)."""
     amount = measure.colourfulness(picture)
     if amount < 0.012:
         return "black-and-white"

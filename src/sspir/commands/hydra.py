@@ -34,6 +34,9 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         function: "module:name", imported once the configuration is sound.
         arguments: Hydra's: overrides and flags.
 
+    Returns:
+        0, the exit status.
+
     Raises:
         UserError: the configuration is not sound, or the function says so; of a multirun, with a line for each job.
     """

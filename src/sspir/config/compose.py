@@ -39,7 +39,7 @@ class OwnConfigurations(SearchPathPlugin):
 
 
 def _places(folders: Sequence[Path]) -> list[Path]:
-    """Where groups of configurations are folders, in the order in which they are looked for."""
+    """The folders that hold groups of configurations, in the order in which a group is looked for."""
     return [place for folder in folders for place in (folder / "conf", folder) if place.is_dir()]
 
 

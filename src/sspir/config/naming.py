@@ -89,6 +89,7 @@ def _choice(group: str, node: str) -> str:
 
 
 def _unnamed(node: dict[str, Any]) -> str:
+    """The class or function that a node names, and digits that tell the node apart."""
     return f"{str(node.get('_target_', '')).rpartition('.')[2]}-{_digits(json.dumps(node))}"
 
 

@@ -11,15 +11,8 @@ from sspir.data.shards import Shards
 from sspir.moved import old_names_of
 
 __all__ = [
-    "Crop",
-    "CroppedPhotos",
-    "ImageFolder",
-    "Mixture",
-    "PairedFolder",
-    "Photo",
-    "RestorationDataModule",
-    "Shards",
+    "Crop", "CroppedPhotos", "ImageFolder", "Mixture", "PairedFolder", "Photo", "RestorationDataModule", "Shards",
     "photos",
-]
+]  # fmt: skip
 
 __getattr__ = old_names_of(__name__)

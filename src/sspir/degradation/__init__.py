@@ -15,25 +15,9 @@ from sspir.degradation.sharpen import Quantize, Sharpen
 from sspir.moved import old_names_of
 
 __all__ = [
-    "JPEG",
-    "AnisotropicBlur",
-    "Blur",
-    "Chain",
-    "CorrelatedNoise",
-    "Degradation",
-    "Downsample",
-    "GaussianNoise",
-    "NearestDownsample",
-    "OneOf",
-    "Operation",
-    "PoissonNoise",
-    "Quantize",
-    "RandomResize",
-    "Resize",
-    "Sharpen",
-    "Shuffled",
-    "Sinc",
-    "Sometimes",
-]
+    "JPEG", "AnisotropicBlur", "Blur", "Chain", "CorrelatedNoise", "Degradation", "Downsample", "GaussianNoise",
+    "NearestDownsample", "OneOf", "Operation", "PoissonNoise", "Quantize", "RandomResize", "Resize", "Sharpen",
+    "Shuffled", "Sinc", "Sometimes",
+]  # fmt: skip
 
 __getattr__ = old_names_of(__name__)

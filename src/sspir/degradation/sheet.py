@@ -62,6 +62,7 @@ def contact_sheet(degradation: Degradation, photo: Tensor, seeds: Sequence[int],
 
 
 def _worded(key: str, value: Any) -> str:
+    """A parameter of a step in words, "" where there is nothing to say."""
     if value is None or value is False or (key == "rotation" and value == 0):
         return ""
     if value is True:

@@ -113,6 +113,7 @@ def _effective_batch(config: DictConfig) -> Finding:
 
 
 def _devices(trainer: DictConfig) -> int:
+    """Number of devices that "auto" stands for."""
     return max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
 
 

@@ -8,10 +8,5 @@ from sspir.encoders.patch import PatchEncoder
 from sspir.encoders.text import TextEncoder
 
 __all__ = [
-    "CLIPImageEncoder",
-    "DINOv2ImageEncoder",
-    "NoImageEncoder",
-    "OpenCLIPImageEncoder",
-    "PatchEncoder",
-    "TextEncoder",
-]
+    "CLIPImageEncoder", "DINOv2ImageEncoder", "NoImageEncoder", "OpenCLIPImageEncoder", "PatchEncoder", "TextEncoder",
+]  # fmt: skip

@@ -29,7 +29,7 @@ class TextOutput(NamedTuple):
 
 
 class DualTextEncoder(ModelMixin, ConfigMixin):
-    """Both text models, side by side: layers before the last of each, and the pooled text of the second.
+    """Both text models side by side: the layer before the last of each, and the pooled text of the second.
 
     Args:
         first: configuration of CLIP ViT-L's text model.

@@ -197,7 +197,7 @@ class Evaluation:
         self.journal.append({"output": place, "image": _name(batch), "evaluation": self.identity, **facts})
 
     def collect(self, results: Results) -> dict[str, str]:
-        """Add the rows of all images to the results; returns name of an image -> caption."""
+        """Add the rows of all images, of the metrics asked for, to the results; returns image -> caption."""
         entries = [self.journal.entries[place] for place in self.places]
         for entry in entries:
             rows = [Row(**row) for row in entry["rows"]]

@@ -8,18 +8,6 @@ from sspir.metrics.psnr_ssim import MSSSIM, PSNR, SSIM
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
 
 __all__ = [
-    "FID",
-    "GMSD",
-    "MSSSIM",
-    "NIQE",
-    "PSNR",
-    "SSIM",
-    "VIF",
-    "ColorShift",
-    "ColorVideoVDP",
-    "GradientRatio",
-    "HaarPSI",
-    "HighFrequencyRatio",
-    "LearnedFullReference",
-    "LearnedNoReference",
-]
+    "FID", "GMSD", "MSSSIM", "NIQE", "PSNR", "SSIM", "VIF", "ColorShift", "ColorVideoVDP", "GradientRatio", "HaarPSI",
+    "HighFrequencyRatio", "LearnedFullReference", "LearnedNoReference",
+]  # fmt: skip

@@ -51,7 +51,7 @@ def _configurations(runs: Sequence[Run]) -> str:
 
 
 def _curves(runs: Sequence[Run]) -> str:
-    """One plot per logged name, under a heading per validation set."""
+    """The plots as HTML: one per logged name, under a heading per validation set."""
     names = sorted({name for run in runs for name in run.curves}, key=order)
     several = any(map(set_of, names))
     groups: dict[str, list[str]] = {}

@@ -159,6 +159,7 @@ class JobRunner:
         yield from waiting.values()
 
     def _open(self, job: Job) -> Opened:
+        """Read a job's photo, unless its result would be too large."""
         require_room(job.source, self.request.scale, self.pipeline.max_output_pixels)
         picture = read_image(job.source, self.max_pixels)
         return Opened(job, picture, picture.tensor(), self.caption_of(job), list(picture.warnings))
