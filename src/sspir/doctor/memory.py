@@ -1,14 +1,12 @@
 """How much memory a training step needs, found by running it on tensors that have shapes and no contents."""
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,10 +43,10 @@ class Estimate:
 
 
 def estimate_step(module: Any, batch_size: int, size: int, precision: str, averaged: bool, states: int = 2) -> Estimate:
-    """Run a training step's forward and backward pass on the meta device.
+    """Run a training step's forward and backward pass on fake tensors of a CPU.
 
     Args:
-        module: a `RestorationModule` built within `sspir.pretrained.load.shapes_only`.
+        module: a `RestorationModule` built within `sspir.pretrained.load.shapes_only`; its weights are fake afterwards.
         batch_size: images per device.
         size: side of the images, pixels.
         precision: Lightning's name, such as "32-true" or "bf16-mixed".
@@ -58,12 +56,14 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     trained = [parameter for part in module.trainable().values() for parameter in part.parameters()]
     everything = list(module.parameters())
     of_trained, of_all = (sum(p.numel() * p.element_size() for p in part) for part in (trained, everything))
-    live = LiveBytes([*everything, *module.buffers()])
-    module.train()
-    with torch.device("meta"), _as_kernels_do(HALF.get(precision)) as end_autocast, live:
-        loss = _loss(module, batch_size, size)
-        end_autocast()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+    half = HALF.get(precision)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module.train().to_empty(device="cpu")
+        live = LiveBytes([*module.parameters(), *module.buffers()])
+        with live:
+            with torch.autocast("cpu", half, enabled=half is not None):
+                loss = _loss(module, batch_size, size)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
     count = sum(parameter.numel() for parameter in trained)
     return Estimate(
         trained=count,
@@ -122,61 +122,3 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
-
-
-class _Flash(torch.autograd.Function):
-    """Attention that keeps its inputs, its output and a number per query, and never the matrix of all pairs."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        made = query.new_empty((*query.shape[:-1], value.shape[-1]))
-        ctx.save_for_backward(query, key, value, made, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        return made
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
-
-
-@contextmanager
-def _as_kernels_do(dtype: torch.dtype | None) -> Iterator[Callable[[], None]]:
-    """Products and attention take the memory that they take with contents; `torch.autocast` passes over the rest.
-
-    Args:
-        dtype: of products and attention under autocast; None without.
-
-    Yields:
-        What to call when the forward pass ends: until then autocast keeps trained weights in that type.
-    """
-    kept: dict[int, Tensor] | None = {}
-
-    def end() -> None:
-        nonlocal kept
-        kept = None
-
-    def cast(value: Any) -> Any:
-        if dtype is None or not isinstance(value, Tensor) or value.dtype != torch.float32:
-            return value
-        made = value.to(dtype)
-        if kept is not None and isinstance(value, nn.Parameter) and value.requires_grad:
-            kept.setdefault(id(value), made)
-        return made
-
-    def lower(real: Any) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            return real(*map(cast, args), **{key: cast(value) for key, value in kwargs.items()})
-
-        return run
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        attended: Tensor = _Flash.apply(cast(query), cast(key), cast(value))
-        return attended
-
-    real = {name: getattr(F, name) for name in ("linear", "conv2d", "scaled_dot_product_attention")}
-    for name, function in real.items():
-        setattr(F, name, attend if name == "scaled_dot_product_attention" else lower(function))
-    try:
-        yield end
-    finally:
-        for name, function in real.items():
-            setattr(F, name, function)
