@@ -5,8 +5,11 @@ SSPIR := $(VENV)/bin/sspir
 EXP ?= ssp_ir
 RUN ?= runs/$(EXP)/none-s0
 BENCH ?= photos
+# Extras whose tests run in continuous integration; ray has an environment of its own
+TESTED := dev,demo,joblib,slurm,parquet,perceptual
+EXTRAS := $(if $(CI),$(TESTED),dev,demo)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
+.PHONY: help setup demo test test-slow test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +19,7 @@ setup: $(VENV)/ready  ## make the virtual environment .venv
 $(VENV)/ready: pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
-	$(PYTHON) -m pip install --quiet --editable '.[dev,demo]'
+	$(PYTHON) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: setup  ## restore some photos with the model that comes along: make demo ARGS="--photos DIR"
@@ -27,6 +30,17 @@ test: setup  ## run the fast tests
 
 test-slow: setup  ## run the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)
+
+# Without `setup`, which asks the network: PYTHON=python3 takes an environment that has all that is needed
+test-gpu:  ## run the tests that take a GPU, or two
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu $(ARGS)
+
+# All but torch, which is that of .venv
+test-lowest: setup  ## run the fast tests with the lowest versions that pyproject.toml allows
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[$(TESTED)]'
+	.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
 
 lint: setup  ## check style and types
 	$(VENV)/bin/ruff check .
@@ -68,4 +82,4 @@ smoke-sd15: setup  ## one training step and one restoration at Stable Diffusion'
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
 
 clean:  ## remove what can be made again, but no runs
-	rm -rf $(VENV) .venv-ray dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-ray .venv-lowest dist build .mypy_cache .ruff_cache .pytest_cache

@@ -19,6 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(3600))
+        gpu = item.get_closest_marker("gpu")
+        if gpu and torch.cuda.device_count() < gpu.args[0]:
+            item.add_marker(pytest.mark.skip(reason=f"takes {gpu.args[0]} GPU, of which there are fewer here"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sspir.__main__ import main
+from tests.needs import lacks, needs
 
 EVIL = "</script><script>document.title='stolen'</script><img src=x onerror=alert(1)>"
 
@@ -45,9 +46,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    webdriver = needs("selenium.webdriver", "dev")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("no chromium with chromedriver on this machine")
+        lacks("no chromium with chromedriver on this machine")
     options = webdriver.ChromeOptions()
     for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"):
         options.add_argument(flag)

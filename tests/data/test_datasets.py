@@ -25,6 +25,7 @@ from sspir.errors import UserError
 from sspir.evaluation import Benchmark
 from sspir.evaluation.pairing import match
 from sspir.images.io import list_images
+from tests.needs import needs
 from tests.pipelines import write_photo
 
 
@@ -180,9 +181,7 @@ def test_names_are_compared_in_one_form_of_unicode(tmp_path: Path) -> None:
 
 
 def test_captions_in_parquet(folder: Path, tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow", reason="an extra")
-    from pyarrow import parquet
-
+    pa, parquet = needs("pyarrow", "parquet"), needs("pyarrow.parquet", "parquet")
     parquet.write_table(pa.table({"file_name": ["0/0.png"], "caption": ["a cat"]}), tmp_path / "c.parquet")
     assert find_captions(tmp_path / "c.parquet")(folder, "0/0.png") == "a cat"
 

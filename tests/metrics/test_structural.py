@@ -11,10 +11,11 @@ from torch import Tensor
 from torchmetrics.functional.image import visual_information_fidelity
 
 from sspir.errors import UserError
-from sspir.metrics.base import FullReferenceMetric, MetricUnavailableError
+from sspir.metrics.base import FullReferenceMetric
 from sspir.metrics.cvvdp import ColorVideoVDP
 from sspir.metrics.detail import ColorShift, GradientRatio, HighFrequencyRatio, to_lab
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
+from tests.needs import needs
 
 METRICS = [VIF(), HaarPSI(), GMSD(), HighFrequencyRatio(), GradientRatio(), ColorShift()]
 by_class = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
@@ -73,7 +74,7 @@ def test_vif_agrees_with_torchmetrics(photo: Tensor, noise: Tensor) -> None:
 
 @pytest.mark.parametrize(("metric", "name"), [(VIF(), "vif_p"), (GMSD(), "gmsd"), (HaarPSI(), "haarpsi")])
 def test_agrees_with_piq(metric: FullReferenceMetric, name: str, photo: Tensor, noise: Tensor) -> None:
-    piq = pytest.importorskip("piq", reason="piq, the second implementation, is not installed")
+    piq = needs("piq", "dev")
     for preds in damaged(photo, noise):
         for size in ((133, 141), (132, 141), (100, 96)):  # odd and even sides
             a, b = (image[..., : size[0], : size[1]] for image in (preds, photo))
@@ -156,11 +157,8 @@ def test_ratios_tell_blur_from_noise(photo: Tensor, noise: Tensor) -> None:
 
 
 def test_color_video_vdp(photo: Tensor, noise: Tensor) -> None:
+    needs("pycvvdp", "perceptual")
     metric = ColorVideoVDP()
-    try:
-        metric.require()
-    except MetricUnavailableError as error:
-        pytest.skip(str(error))
     assert metric.score(photo, photo).item() == pytest.approx(10)
     values = [metric.score((photo + s * noise).clamp(0, 1), photo).item() for s in (0.02, 0.1)]
     assert 10 > values[0] > values[1] > 0
@@ -168,7 +166,7 @@ def test_color_video_vdp(photo: Tensor, noise: Tensor) -> None:
 
 def test_color_video_vdp_in_threads(photo: Tensor, noise: Tensor) -> None:
     """The library's model remembers the size of its last image: threads must not share one."""
-    pytest.importorskip("pycvvdp", reason="cvvdp is not installed")
+    needs("pycvvdp", "perceptual")
     metric = ColorVideoVDP()
     pairs = [((photo + 0.05 * noise).clamp(0, 1)[..., :size], photo[..., :size]) for size in (141, 96, 120, 64) * 3]
     alone = [metric.score(*pair).item() for pair in pairs]

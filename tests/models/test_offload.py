@@ -13,6 +13,7 @@ from torch import nn
 from sspir.errors import UserError
 from sspir.models import controlled_unet, latent
 from sspir.sampling.pipeline import RestorationPipeline
+from tests.devices import DEVICES, same
 from tests.pipelines import photo, tiny_pipeline
 
 LQ = photo(16, 12)
@@ -71,34 +72,42 @@ def test_unfetched_it_would_compute_with_nothing(
         assert not torch.equal(restored(pipeline), wanted)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_model_offloading_calls_each_hook_and_changes_nothing(
-    pipeline: RestorationPipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: RestorationPipeline, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accelerate.hooks import CpuOffload
 
-    wanted, fetched = restored(pipeline), []
+    wanted, fetched = restored(pipeline.to(device)), []
     before = CpuOffload.pre_forward
     monkeypatch.setattr(
         CpuOffload, "pre_forward", lambda self, module, *a, **k: fetched.append(module) or before(self, module, *a, **k)
     )
-    pipeline.enable_model_cpu_offload(device="cpu")
-    assert torch.equal(restored(pipeline), wanted)
+    pipeline.to("cpu").enable_model_cpu_offload(device=device)
+    assert same(restored(pipeline), wanted)
     assert {id(part) for part in fetched} == {id(part) for part in networks(pipeline).values()}
-    assert torch.equal(restored(pipeline), wanted)  # hooks were put back for the next call
+    assert same(restored(pipeline), wanted)  # hooks were put back for the next call
+    assert pipeline.unet.device.type == "cpu"
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_sequential_offloading_keeps_no_weights_and_changes_nothing(
-    pipeline: RestorationPipeline, tmp_path: Path
+    pipeline: RestorationPipeline, device: str, tmp_path: Path
 ) -> None:
-    wanted = restored(pipeline)
-    for part in networks(pipeline).values():  # what diffusers does, which knows no execution on a CPU
+    wanted = restored(pipeline.to(device))
+    pipeline.to("cpu")
+    if device == "cuda":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    for part in (
+        networks(pipeline).values() if device == "cpu" else ()
+    ):  # what that does; it knows no execution on a CPU
         cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
     for _ in range(2):
-        assert torch.equal(restored(pipeline), wanted)
+        assert same(restored(pipeline), wanted)
     for name in ("unet", "controlnet", "text_encoder", "image_encoder", "processor", "unet_pixel"):
         assert {parameter.device.type for parameter in getattr(pipeline, name).parameters()} == {"meta"}, name
     with pytest.raises(UserError, match=r"cannot be saved; call remove_all_hooks\(\) first"):
         pipeline.save_pretrained(tmp_path / "again")
     pipeline.remove_all_hooks()
     pipeline.save_pretrained(tmp_path / "again")
-    assert torch.equal(restored(RestorationPipeline.from_pretrained(tmp_path / "again")), wanted)
+    assert same(restored(RestorationPipeline.from_pretrained(tmp_path / "again").to(device)), wanted)

@@ -1,4 +1,4 @@
-"""Broken steps under the gradient scaler of fp16: a real scaler, optimizer and trainer, on the CPU."""
+"""Broken steps under the gradient scaler of fp16: a real scaler, optimizer and trainer."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.training.callbacks import SkipNaN
+from tests.devices import ACCELERATORS, DEVICES
 
 
 class Steep(pl.LightningModule):
@@ -35,34 +36,37 @@ class Steep(pl.LightningModule):
         )
 
 
-def fit(module: Steep, steps: int) -> SkipNaN:
+def fit(module: Steep, steps: int, device: str) -> SkipNaN:
     broken = SkipNaN(limit=3)
     pl.Trainer(
-        accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu")], callbacks=[broken], max_steps=steps,
+        accelerator=ACCELERATORS[device], devices=1, plugins=[MixedPrecision("16-mixed", device)], callbacks=[broken],
+        max_steps=steps,
         gradient_clip_val=None if module.fused else 1.0, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
     ).fit(module)  # fmt: skip
     return broken
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_scaler_may_look_for_its_scale(fused: bool) -> None:
+def test_a_scaler_may_look_for_its_scale(fused: bool, device: str) -> None:
     module = Steep(16.0, fused)
     before = module.layer.weight.detach().clone()
-    broken = fit(module, 8)
+    broken = fit(module, 8, device)
     assert module.scales == [65536.0 / 2**n for n in range(6)] + [2048.0] * 2  # above that 16 * scale is no fp16 number
     assert (broken.overflowed, broken.skipped) == (5, 0)
     assert module.trainer.callback_metrics["overflowed_steps"] == 5
-    assert torch.allclose(module.layer.weight, before - 0.3, atol=0.01)  # three steps of Adam
+    assert torch.allclose(module.layer.weight.cpu(), before - 0.3, atol=0.01)  # three steps of Adam
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_scale_that_is_used_up_stops_the_run(fused: bool) -> None:
+def test_a_scale_that_is_used_up_stops_the_run(fused: bool, device: str) -> None:
     module = Steep(float("nan"), fused)
     before = module.layer.weight.detach().clone()
     with pytest.raises(
         UserError, match=r"3 steps in a row .* with the images a\.png; the last checkpoint is a good one"
     ):
-        fit(module, 99)
+        fit(module, 99, device)
     assert module.scales == [65536.0 / 2**n for n in range(20)]
-    assert torch.equal(module.layer.weight, before)
+    assert torch.equal(module.layer.weight.cpu(), before)

@@ -273,4 +273,4 @@ class JobRunner:
 
 def _is_memory(error: Exception) -> bool:
     """Whether memory ran out: of the process, of a GPU, or of torch's allocator, which says so in words only."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
