@@ -80,9 +80,9 @@ def _folder(
 def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: int, crop: int) -> int:
     """Write a sheet of the centre of one photo."""
     from sspir.data.crop import Crop
-    from sspir.data.cropped import chw_tensor
     from sspir.degradation.sheet import contact_sheet
     from sspir.images.io import Picture, read_image, write_image
+    from sspir.images.picture import chw_tensor
     from sspir.images.room import MAX_OUTPUT_PIXELS
     from sspir.seeding import sample_seed
 
