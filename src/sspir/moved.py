@@ -8,6 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from sspir.files import led
+
 # All names are below sspir.
 MODULES = {
     "build": "config.build",
@@ -196,12 +198,13 @@ def named(node: Any) -> Any:
     return {key: present(str(child)) if key == "_target_" else named(child) for key, child in node.items()}
 
 
-def present_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A training's configuration, as plain mappings, with today's settings; other configurations come back as they are.
+def as_before(now: Any, before: Any) -> Any:
+    """What was recorded before, where it is the same under older names of classes; else what is recorded now."""
+    return before if named(before) == named(now) else now
 
-    Args:
-        config: composed, resolved, or a part of one with the keys of the top; may be of before.
-    """
+
+def present_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A training's configuration, resolved or not, as plain mappings, with today's settings; others as they are."""
     config = {key: _present_set(node) if key in ("dataset", "data") else node for key, node in config.items()}
     if isinstance(module := config.get("module"), dict) and "backbone" in module:
         config["module"] = {**module, "backbone": _present_backbone(module["backbone"])}
@@ -270,3 +273,33 @@ def present_overrides(overrides: Iterable[str]) -> Iterator[str]:
         for old, new in SETTINGS.items():
             if equals and key.lstrip("+") == new:
                 yield f"++{old}={_NOTHING}"
+
+
+def present_changes(changes: Iterable[str], config: Any) -> list[str]:
+    """Changes "key=value" of a configuration, those of old settings under their new names where it has these."""
+    parts = [change.partition("=") for change in changes]
+    return ["".join((new if _at(config, new := SETTINGS.get(key, key)) else key, *rest)) for key, *rest in parts]
+
+
+def with_references(record: dict[str, Any], shipped: dict[str, Any]) -> dict[str, Any]:
+    """A resolved record of before with references to the run's folder, and to settings of which it holds copies.
+
+    Args:
+        record: as plain mappings.
+        shipped: `conf/train.yaml`, whose references in `data` and `module` are meant.
+    """
+    whole = led(record, record["folder"], "${folder}")
+    for part in ("data", "module"):
+        for name, source in shipped[part].items():
+            if str(source).startswith("${") and whole[part].get(name, ...) == _at(whole, source[2:-1]):
+                whole[part][name] = source
+    if whole["backbone"].get("processor") == whole["processor"]:
+        whole["backbone"]["processor"] = "${processor}"
+    return {**whole, "folder": record["folder"]}
+
+
+def _at(node: Any, key: str) -> Any:
+    """What stands at a dotted key; None if nothing does."""
+    for name in key.split("."):
+        node = node.get(name) if hasattr(node, "get") else None
+    return node

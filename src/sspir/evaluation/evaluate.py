@@ -17,7 +17,7 @@ from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.measure import NOISE, Row, measure_image, usable
-from sspir.evaluation.record import as_recorded, identity_of, record_of
+from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
 from sspir.files import Journal, write_bytes
@@ -26,7 +26,7 @@ from sspir.images.panel import to_picture
 from sspir.memory import choose_device
 from sspir.metrics.base import ImageMetric
 from sspir.models.latent import upscale
-from sspir.moved import named
+from sspir.moved import as_before, named
 from sspir.numbers import COUNT, SEED
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
@@ -63,7 +63,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     record = record_of(config, pipeline, benchmark, sampler, device.type)
     done = _summary(out)
-    record = as_recorded(record, done.get("evaluation"))
+    record["inputs"] = as_before(record["inputs"], done.get("evaluation", {}).get("inputs"))
     evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record)
     left = evaluation.left()
     if not left and named(done.get("evaluation")) == named(record):

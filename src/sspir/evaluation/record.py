@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from sspir.config.naming import plain, settings_of
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
-from sspir.moved import named
 from sspir.numbers import LIMIT
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
@@ -85,12 +84,6 @@ def _content(benchmark: Benchmark, count: int) -> str:
             if picture is not None:
                 digest.update(picture.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def as_recorded(record: dict[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A record with the inputs of an earlier one, where these are the same under older names of classes."""
-    inputs = (before or {}).get("inputs")
-    return {**record, "inputs": inputs} if named(inputs) == named(record["inputs"]) else record
 
 
 def identity_of(record: Mapping[str, Any]) -> str:

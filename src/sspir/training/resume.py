@@ -53,7 +53,7 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     long_enough = 0 < config.trainer.max_steps <= summary["step"]
     if not long_enough:  # it may have been ended by something else, such as early stopping
-        recorded, now = _settings(folder / CONFIG), _flat(config)
+        recorded, now = _flat(_record(folder)), _flat(config)
         changed = any(_matches(key, _ENDS) for key in _differing(recorded, now))
         if not recorded or changed or not (folder / CHECKPOINTS / LAST).is_file():
             return None
@@ -137,12 +137,12 @@ def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
     """The configuration of what a folder holds: the checkpoint's own, else that of the folder."""
     with suppress(Exception):  # damage is told where all of it is loaded
         return present_config(glance(checkpoint)["config"])
-    return _settings(folder / CONFIG, flat=False)
+    return _record(folder)
 
 
-def _settings(path: Path, flat: bool = True) -> dict[str, Any]:
-    config: Any = read_record(path) if path.is_file() else OmegaConf.create()
-    return _flat(config) if flat else OmegaConf.to_container(config)  # type: ignore[return-value]  # a mapping
+def _record(folder: Path) -> dict[str, Any]:
+    record: Any = read_record(folder / CONFIG) if (folder / CONFIG).is_file() else OmegaConf.create()
+    return OmegaConf.to_container(record)  # type: ignore[return-value]  # a mapping
 
 
 def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
