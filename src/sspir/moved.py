@@ -91,7 +91,7 @@ NAMES = {
     "evaluation_record.settings_of": "config.naming.settings_of",
     "metrics.fidelity.luma": "metrics.psnr_ssim.y_channel",
     "models.sharding.whole": "training.strategy.full_tensor",
-    "pipeline.Restored": "sampling.restoration.RestorationOutput",
+    "pipeline.Restored": "sampling.output.RestorationOutput",
     "pretrained.builds_shapes_only": "pretrained.load.builds_shapes_only",
     "pretrained.load_diffusers": "pretrained.load.load_diffusers",
     "pretrained.load_preprocessor": "pretrained.load.load_preprocessor",

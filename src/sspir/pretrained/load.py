@@ -74,7 +74,7 @@ def load_transformers(
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         raise refusal(cls, path, setting, "model.safetensors", subfolder, local, error) from error
     _require_whole(cls, path, setting, info)
-    return model.eval() if quantization else _unmapped(model.eval())
+    return model.eval() if quantization else unmapped(model.eval())
 
 
 def _shape(cls: Any, config: dict[str, Any], dtype: str) -> Any:
@@ -128,7 +128,7 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
         from sspir.pretrained.single_file import load_single_file
 
         part = load_single_file(cls, path, subfolder, dtype, builds_shapes_only())
-        return _unmapped(part) if isinstance(part, torch.nn.Module) else part
+        return unmapped(part) if isinstance(part, torch.nn.Module) else part
     is_scheduler = issubclass(cls, SchedulerMixin)
     if builds_shapes_only():
         loaded = cls.from_config(find_shape(path, "backbone.path", subfolder, revision))
@@ -144,7 +144,7 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
         return loaded
     model, info = loaded
     _require_whole(cls, path, "backbone.path", info)
-    return _unmapped(model)
+    return unmapped(model)
 
 
 def load_unet(path: str, revision: str | None = None) -> Any:
@@ -233,7 +233,7 @@ def require_whole(folder: Path, name: str, part: Any) -> None:
         )
 
 
-def _unmapped(model: Any) -> Any:
+def unmapped(model: Any) -> Any:
     """Take weights out of the mapped file: its addresses make some kernels round differently, and files change."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

@@ -23,7 +23,8 @@ from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files
 from sspir.restoring.samples import write_samples
 from sspir.sampling.loop import Step
-from sspir.sampling.pipeline import RestorationOutput, RestorationPipeline
+from sspir.sampling.output import RestorationOutput
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)

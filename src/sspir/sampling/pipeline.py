@@ -1,6 +1,6 @@
 """From a low-quality image to a restored one: the only sampler loop there is."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,6 @@ from sspir.captioners.measured import MeasuredCaptioner
 from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import caption_ids
 from sspir.errors import UserError
-from sspir.images.panel import to_pil
 from sspir.images.photo import Photo, to_tensor
 from sspir.images.room import MAX_OUTPUT_PIXELS, enlarged, require_room
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
@@ -24,14 +23,13 @@ from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
-from sspir.pretrained.load import require_whole
+from sspir.pretrained.load import require_whole, unmapped
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
-from sspir.sampling.restoration import RestorationOutput, restore_batch
+from sspir.sampling.output import RestorationOutput, as_type, grouped
+from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.words import with_words_of_diffusers
-
-__all__ = ["RestorationOutput", "RestorationPipeline"]
 
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
@@ -181,15 +179,14 @@ class RestorationPipeline(DiffusionPipeline):
         images = [to_tensor(photo)[0] for photo in photos]
         sizes = [self.size_of(image, scale) for image in images]
         texts = captions_of(self, images, captions, scale, captioner_input)
-        results: list[RestorationOutput | None] = [None] * len(photos)
-        for group in batched_by(range(len(photos)), lambda index: tuple(images[index].shape), batch):
+        results: dict[int, RestorationOutput] = {}
+        for group in grouped([image.shape for image in images], batch):
             lq, given = torch.stack([images[index] for index in group]), [texts[index] for index in group]
             together = self.restore(lq, given, sizes[group[0]], [seeds[index] for index in group], settings, on_step)
-            for number, index in enumerate(group):
-                results[index] = together[number]
-        done = [result for result in results if result is not None]
+            results |= {index: together[number] for number, index in enumerate(group)}
+        done = [results[index] for index in range(len(photos))]
         return RestorationOutput(
-            [_as_type(result.images[0], output_type) for result in done],
+            [as_type(result.images[0], output_type) for result in done],
             [result.structure[0][0] for result in done if result.structure],
             [result.captions[0] for result in done],
             [warning for result in done for warning in result.warnings],
@@ -199,6 +196,8 @@ class RestorationPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load what `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`.
 
+        `sspir.weights.load.load_pipeline` checks a stranger's folder for code and strange classes first; this does not.
+
         Raises:
             UserError: a part of a local folder lacks weights, which the libraries would draw at random.
         """
@@ -206,10 +205,7 @@ class RestorationPipeline(DiffusionPipeline):
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 require_whole(Path(pretrained_model_name_or_path), name, part)
-        # Weights stay in the mapped file, at addresses that some kernels round differently for; and files change
-        for part in pipeline.components.values():
-            for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
-                parameter.data = parameter.data.clone()
+                unmapped(part)
         return pipeline
 
     def in_dtype(self, dtype: str | torch.dtype) -> Self:
@@ -293,30 +289,11 @@ class RestorationPipeline(DiffusionPipeline):
         size = size or self.size_of(lq)
         seeds = list(range(len(lq))) if seeds is None else list(seeds)
         texts = [f"{caption} {settings.caption_suffix}".strip() for caption in captions]
-        lengths = [caption_ids(self.tokenizer, [text]).shape[1] for text in texts]
-        groups = list(batched_by(range(len(lq)), lambda index: lengths[index], len(lq)))
+        groups = grouped([caption_ids(self.tokenizer, [text]).shape[1] for text in texts], len(lq))
         # A caption is embedded at its own length, so that no neighbour's changes it
         parts = [
-            restore_batch(
-                self, lq[group], [texts[n] for n in group], size, [seeds[n] for n in group], settings, on_step
-            )
-            for group in groups
+            restore_batch(self, lq[some], [texts[n] for n in some], size, [seeds[n] for n in some], settings, on_step)
+            for some in groups
         ]
         self.maybe_free_model_hooks()
         return parts[0] if len(parts) == 1 else RestorationOutput.joined(parts, [n for group in groups for n in group])
-
-
-def batched_by(indices: Sequence[int], key: Callable[[int], Hashable], batch: int) -> Iterator[list[int]]:
-    """Indices of one key together, at most `batch` in a group, in the order in which they come."""
-    groups: dict[Hashable, list[int]] = {}
-    for index in indices:
-        groups.setdefault(key(index), []).append(index)
-    for group in groups.values():
-        yield from (group[start : start + batch] for start in range(0, len(group), batch))
-
-
-def _as_type(image: Tensor, output_type: str) -> Any:
-    """(3, H, W) in [0, 1] as what the caller asked for."""
-    if output_type == "pil":
-        return to_pil(image)
-    return image.permute(1, 2, 0).cpu().numpy() if output_type == "np" else image

@@ -1,7 +1,6 @@
 """One batch of images restored: priors once, the sampler's loop, decoding, colours; large images region by region."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -12,55 +11,20 @@ from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
 from sspir.encoders.text import encode_captions
-from sspir.errors import UserError
 from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode_latents, encode_latents, factor_of, upscale
 from sspir.sampling.back_projection import back_project
 from sspir.sampling.loop import OnStep, Priors, sample
+from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
 from sspir.sampling.precision import autocast_of, halves_of, in_full, plain
 from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
 
 _VAE_TILE = 64  # latent pixels: what Stable Diffusion was trained on
-REPAIRED = "the result in half precision was NaN or black; restored in float32"
 LARGEST_SEEN = 1024
 """Longest side, in pixels, at which captioner and image encoder are shown an image larger than a region."""
-
-
-@dataclass
-class RestorationOutput:
-    """What restoring returns.
-
-    Attributes:
-        images: (B, 3, H, W) in [0, 1]; from a call of the pipeline a list of pictures.
-        structure: the Processor's images in [0, 1], largest first; empty where it predicts none.
-        captions: the texts that steered.
-        warnings: sentences about what went differently than asked.
-    """
-
-    images: Any
-    structure: list[Tensor]
-    captions: list[str]
-    warnings: list[str] = field(default_factory=list)
-
-    def __getitem__(self, index: int) -> "RestorationOutput":
-        """One image of a batch, as a batch of one."""
-        image, structure = self.images[index : index + 1], [images[index : index + 1] for images in self.structure]
-        return RestorationOutput(image, structure, self.captions[index : index + 1], self.warnings)
-
-    @classmethod
-    def joined(cls, parts: Sequence["RestorationOutput"], order: Sequence[int]) -> "RestorationOutput":
-        """Several batches as one; `order` holds the place of each of their images in it."""
-        places = [order.index(place) for place in range(len(order))]
-        captions = [caption for part in parts for caption in part.captions]
-        return cls(
-            torch.cat([part.images for part in parts])[places],
-            [torch.cat(images)[places] for images in zip(*(part.structure for part in parts), strict=True)],
-            [captions[place] for place in places],
-            [warning for part in parts for warning in part.warnings],
-        )
 
 
 class Restoration:
@@ -253,20 +217,6 @@ def structure_of(backbone: ControlledUNet, padded: Tensor) -> tuple[Tensor, list
     embedding = backbone.controlnet.controlnet_cond_embedding
     features, images = backbone.structure(padded.to(next(embedding.parameters(), padded).dtype))
     return features, [(image.float() / 2 + 0.5).clamp(0, 1) for image in images]
-
-
-class BrokenError(UserError):
-    """A result that holds NaN or infinity, or is black all over, in full precision too.
-
-    Attributes:
-        restored: the result.
-    """
-
-    def __init__(self, restored: RestorationOutput) -> None:
-        super().__init__(
-            "The network's result holds NaN or is black all over; check the weights, or take another sampler or start."
-        )
-        self.restored = restored
 
 
 def restore_batch(

@@ -13,7 +13,7 @@ from sspir.batch import Batch
 from sspir.images.io import Picture, write_image
 from sspir.images.panel import panel
 from sspir.models.latent import upscale
-from sspir.sampling.restoration import RestorationOutput
+from sspir.sampling.output import RestorationOutput
 from sspir.training.strategy import gathered
 
 

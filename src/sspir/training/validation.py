@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from sspir.errors import UserError
-from sspir.sampling.pipeline import RestorationOutput, RestorationPipeline
-from sspir.sampling.restoration import REPAIRED, BrokenError
+from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
+from sspir.sampling.pipeline import RestorationPipeline
 from sspir.seeding import sample_seed
 from sspir.training.strategy import gathered
 
