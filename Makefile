@@ -5,8 +5,8 @@ SSPIR := $(VENV)/bin/sspir
 EXP ?= ssp_ir
 RUN ?= runs/$(EXP)/none-s0
 BENCH ?= photos
-# Extras whose tests run in continuous integration; ray has an environment of its own
-TESTED := dev,demo,joblib,slurm,parquet,perceptual
+# Extras whose tests run in continuous integration
+TESTED := dev,demo,joblib,parquet,perceptual
 EXTRAS := $(if $(CI),$(TESTED),dev,demo)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
@@ -39,7 +39,7 @@ test-gpu:  ## run the tests that take a GPU, or two
 test-lowest: setup  ## run the fast tests with the lowest versions that pyproject.toml allows
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[$(TESTED)]'
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[$(TESTED),slurm]'
 	.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
 
 lint: setup  ## check style and types
