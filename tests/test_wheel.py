@@ -31,9 +31,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "demo", "tests", "*.egg-info"))
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source, cwd=folder)
-    run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "env", cwd=folder)
     python = folder / "env" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--no-deps", "--quiet", *folder.glob("*.whl"), cwd=folder)
+    install = ["install", "--no-deps", "--quiet", *folder.glob("*.whl")]
+    run(sys.executable, "-m", "pip", "--python", python, *install, cwd=folder)
     site = next((folder / "env" / "lib").glob("python*/site-packages"))
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python.parent

@@ -39,15 +39,20 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def launch(device: str, folder: Path, photos: Path, processes: int, *changes: str) -> None:
-    places = [f"folder={folder}", f"dataset.train.root={photos}", *validation_sets(photos)]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone",
-        "-m", "sspir", "train", *OVERRIDES, *PLAIN, *places, f"batch_size={2 // processes}",
-        f"trainer.devices={processes}", f"trainer.accelerator={ACCELERATORS[device]}", "trainer.precision=32-true",
+def settings(device: str, photos: Path, processes: int) -> list[str]:
+    return [
+        *PLAIN, *validation_sets(photos), f"batch_size={2 // processes}", f"trainer.devices={processes}",
+        f"trainer.accelerator={ACCELERATORS[device]}", "trainer.precision=32-true",
         "trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "trainer.gradient_clip_val=0.5",
         "module.structure_steps=1",  # a step in which the ControlNet has no gradients
-        *changes,
+        "matmul_precision=highest",
+    ]  # fmt: skip
+
+
+def launch(device: str, folder: Path, photos: Path, *changes: str) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir", "train",
+        *OVERRIDES, f"folder={folder}", f"dataset.train.root={photos}", *settings(device, photos, 2), *changes,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}  # float32 as a CPU knows it
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
@@ -57,7 +62,9 @@ def launch(device: str, folder: Path, photos: Path, processes: int, *changes: st
 @pytest.fixture(scope="module")
 def one(device: str, tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("one") / "run"
-    launch(device, folder, photo_folder, 1, "trainer=ddp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        tiny_run(folder, photo_folder, *settings(device, photo_folder, 1))
     return folder
 
 
@@ -69,8 +76,8 @@ def test_two_processes_are_one_with_twice_the_batch(
 ) -> None:
     two = tmp_path / "two"
     if stopped:
-        launch(device, two, photo_folder, 2, f"trainer={trainer}", f"trainer.max_steps={stopped}")
-    launch(device, two, photo_folder, 2, f"trainer={trainer}")
+        launch(device, two, photo_folder, f"trainer={trainer}", f"trainer.max_steps={stopped}")
+    launch(device, two, photo_folder, f"trainer={trainer}")
     tolerance = 1e-6 if device == "cpu" else TOLERANCE
     ours, theirs = (load_checkpoint(find_checkpoint(folder)) for folder in (two, one))
     for part in ("state_dict", "ema"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -19,19 +20,13 @@ from tests.needs import needs
 from tests.runs import OVERRIDES
 
 
-def sweep(root: Path, photos: Path, *overrides: str) -> subprocess.CompletedProcess:
+def swept(photos: Path, *overrides: str) -> list[str]:
     places = [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
-    command = [
-        sys.executable,
-        "-m",
-        "sspir",
-        "train",
-        "--multirun",
-        *OVERRIDES,
-        *places,
-        "trainer.max_steps=2",
-        *overrides,
-    ]
+    return ["train", "--multirun", *OVERRIDES, *places, "trainer.max_steps=2", *overrides]
+
+
+def sweep(root: Path, photos: Path, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sspir", *swept(photos, *overrides)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=400)
 
@@ -42,18 +37,19 @@ def finished(root: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
-def test_finished_runs_are_skipped_and_what_a_model_refuses_is_passed_over(photo_folder: Path, tmp_path: Path) -> None:
-    first = sweep(tmp_path, photo_folder, "ablation=no_controlnet,none")
-    assert first.returncode == 0, first.stderr[-3000:]
+def test_finished_runs_are_skipped_and_what_a_model_refuses_is_passed_over(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(swept(photo_folder, "ablation=no_controlnet,none")) == 0
     told = "residual needs a Processor with a front that predicts a full-size image, and a ControlNet"
-    assert re.search(rf"Passed over: .*ablation=no_controlnet.*{told}", first.stdout)
+    assert re.search(rf"Passed over: .*ablation=no_controlnet.*{told}", capsys.readouterr().out)
     before = finished(tmp_path)
     assert set(before) == {"none-s0"}
     assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert re.search(rf"no_controlnet-s0</th><td>not applicable</td><td>[^<]*{told}", page)
-    done = sweep(tmp_path, photo_folder, "ablation=no_rgb_loss,none,no_frequency_loss")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(swept(photo_folder, "ablation=no_rgb_loss,none,no_frequency_loss")) == 0
     after = finished(tmp_path)
     assert set(after) == {"no_rgb_loss-s0", "none-s0", "no_frequency_loss-s0"}
     assert all(after[name] == when for name, when in before.items())
@@ -107,21 +103,22 @@ def test_ablations_and_seeds_have_their_names_and_order_does_not_matter() -> Non
     assert with_swept(more) == more  # no multirun
 
 
+def slow(*given: Any) -> Any:
+    return pytest.param(*given, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("launcher", "package", "options"),
     [
         ("joblib", "hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
-        ("submitit_local", "hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
-        ("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=1"]),
+        slow("submitit_local", "hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
+        slow("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=1"]),
     ],
 )
 def test_launchers_of_the_ecosystem_run_sweeps(
     launcher: str, package: str, options: list[str], photo_folder: Path, tmp_path: Path
 ) -> None:
-    if launcher == "ray":  # has an environment of its own, so it may lack in continuous integration, too
-        pytest.importorskip(f"hydra_plugins.{package}", reason="it is in .venv-ray, which `make sweep-ray` makes")
-    else:
-        needs(f"hydra_plugins.{package}", "joblib,slurm")
+    needs(f"hydra_plugins.{package}", {"joblib": "joblib", "ray": "ray"}.get(launcher, "slurm"))
     done = sweep(tmp_path, photo_folder, f"hydra/launcher={launcher}", *options, "seed=0,1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(finished(tmp_path)) == {"none-s0", "none-s1"}
