@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -199,16 +197,6 @@ def test_bad_arguments_are_one_sentence(folders: Path, extra: list[str], words: 
     message = capsys.readouterr().err.strip().splitlines()
     assert len(message) == 1
     assert words in message[0]
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys; from sspir.__main__ import main\n"
-        "try: main(['compare', '--help'])\n"
-        "finally: assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "examples:" in done.stdout
 
 
 @pytest.mark.skipif(not REALSR.is_dir(), reason="no published outputs; set SSPIR_SHARED to their folder")
