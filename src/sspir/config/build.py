@@ -11,7 +11,7 @@ from sspir.errors import UserError
 
 
 def build(node: Any) -> Any:
-    """What a configuration node describes.
+    """Build the object that a configuration node describes.
 
     Raises:
         UserError: its constructor, or one further in, raised something.
@@ -23,7 +23,7 @@ def build(node: Any) -> Any:
 
 
 def refusal(error: InstantiationException) -> UserError:
-    """The sentence of a constructor that refused: its own where it is one for people, else what could not be made."""
+    """The sentence for a constructor that failed: its own `UserError`, else one that names what cannot be made."""
     cause = error.__cause__ or error
     while isinstance(cause, InstantiationException) and cause.__cause__:
         error, cause = cause, cause.__cause__

@@ -30,7 +30,7 @@ def config_root() -> Path:
 
 
 class OwnConfigurations(SearchPathPlugin):
-    """Has Hydra look for every group in people's own folders first: in FOLDER/conf, and beside it for experiments."""
+    """Lets Hydra look for every group in users' own folders first: in FOLDER/conf, for experiments in FOLDER."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Put the folders before `conf/`."""
@@ -76,7 +76,7 @@ def choices(group: str) -> list[str]:
 
 
 def told(error: Exception) -> UserError | None:
-    """The sentence for people in an error, where there is one: our own, or what Hydra says of a configuration."""
+    """The `UserError` in an error, where there is one: our own, or one with Hydra's message; else None."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, YAMLError | OmegaConfBaseException):

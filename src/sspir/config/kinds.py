@@ -1,4 +1,4 @@
-"""What each setting of a training may be: which classes and functions, of which packages."""
+"""The classes and functions that each setting of a training may name."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ Key = tuple[Any, ...]
 
 
 class Kind(NamedTuple):
-    """What a setting may be: a class by its base and the package that defines it, or one of our functions by name.
+    """The values of a setting: classes by base class and defining package, and our own functions by name.
 
     Packages are as narrow as they can be: torchmetrics.multimodal runs code from the hub, and Lightning's loggers send
     keys and pictures to any address.
@@ -91,13 +91,13 @@ SAVED = Kind(
 
 
 def kind_of(key: Key) -> Kind:
-    """What may stand at a place of a record."""
+    """The kind of value that may stand at a place of a record."""
     own = key[1:2] if key[:1] == ("module",) and len(key) > 1 else key[:1]
     return KINDS.get(".".join(map(str, own)), _network())
 
 
 def fits(target: Any, kind: Kind) -> bool:
-    """Whether a dotted path leads to what a kind may be; nothing is imported but from its packages."""
+    """Whether a dotted path names a value of a kind; only the kind's packages are imported to find out."""
     if not isinstance(target, str):
         return False
     root = target.partition(".")[0]
@@ -115,7 +115,7 @@ def fits(target: Any, kind: Kind) -> bool:
 
 
 def _found(target: str) -> Any:
-    """What Hydra finds there; None if nothing is."""
+    """The object that Hydra finds under a dotted path; None if there is none."""
     try:
         return get_object(target)
     except Exception:  # whatever importing has raised

@@ -1,4 +1,4 @@
-"""What an evaluation is of, in words: settings that differ from the default ones, and the name of its folder."""
+"""Name an evaluation: the settings that differ from the default ones, and the name of its folder."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ LONGEST = 120  # characters of a folder's name
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:
-    """In what an evaluation differs from the default one on its benchmark: dotted key -> value, choices by their name.
+    """The settings that differ from the default evaluation on the benchmark: dotted key -> value, choices by name.
 
     Args:
         config: composed `conf/evaluate.yaml`.
@@ -43,7 +43,7 @@ def folder_name(config: DictConfig) -> str:
 
 
 def _default(benchmark: str) -> Mapping[str, Any]:
-    """The configuration of the default evaluation on a benchmark; one that is not shipped has none to compare with."""
+    """The settings of the default evaluation on a benchmark; plain ones for a benchmark that is not shipped."""
     try:
         return _composed(benchmark)
     except UserError:
@@ -78,7 +78,7 @@ def _differences(now: Any, default: Any, key: str) -> dict[str, Any]:
 
 @cache
 def _choice(group: str, node: str) -> str:
-    """The name of the shipped choice that a node (as JSON) is, else what it makes and digits that tell it apart."""
+    """The name of the shipped choice that equals a node (as JSON), else `_unnamed`."""
     for path in sorted((config_root() / "conf" / group).glob("*.yaml")):
         choice = OmegaConf.load(path)
         if "defaults" in choice:

@@ -1,4 +1,4 @@
-"""The runs of a sweep are named by what the sweep varies."""
+"""Name the runs of a sweep by the settings that the sweep varies."""
 
 import hashlib
 import re
@@ -33,7 +33,7 @@ def with_swept(arguments: list[str]) -> list[str]:
 
 
 def swept(keys: Sequence[str]) -> str:
-    """What a sweep's current job has for its varied settings, as a part of a folder's name; "" outside a sweep."""
+    """The current job's values of a sweep's settings, as a part of a folder's name; "" outside a sweep."""
     if not keys or not HydraConfig.initialized():
         return ""
     overrides = (text.lstrip("+").partition("=") for text in HydraConfig.get().overrides.task)
@@ -53,9 +53,9 @@ def ablated(ablations: Mapping[str, bool]) -> str:
 
 
 def name_variant(config: DictConfig) -> None:
-    """Make what a sweep varies a part of the variant's name, for tables and records; the folder stays the same.
+    """Add a sweep's settings to the variant's name, for tables and records; the folder stays the same.
 
-    The name then stands for itself, without what it was made of.
+    `sweep` and `ablations`, of which the name was made, become empty.
     """
     config.variant += swept(config.sweep)
     config.sweep, config.ablations = [], {}

@@ -1,4 +1,4 @@
-"""What is taken from a stranger: a record may name networks and settings, but run no code of its choice."""
+"""Check records and pipelines of strangers: they may name networks and settings, but run no code of their choice."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, found by running it on tensors that have shapes and no contents."""
+"""Estimate the memory of a training step by running it on tensors that have shapes and no contents."""
 
 import weakref
 from dataclasses import dataclass

@@ -100,7 +100,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
 
     @property
     def after_text(self) -> bool:
-        """Whether it stands after the text attention of a layer."""
+        """Whether the adapter stands after the text attention of a layer."""
         return bool(self.config.after_text)
 
     @classmethod

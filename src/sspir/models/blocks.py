@@ -1,4 +1,4 @@
-"""How the blocks of a stock U-Net are run one layer at a time, with attention of ours between their layers."""
+"""Run the blocks of a stock U-Net layer by layer, with our attention between the layers."""
 
 from collections.abc import Callable
 from functools import partial

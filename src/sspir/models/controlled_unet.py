@@ -28,7 +28,7 @@ Processor = StructureProcessor | NoProcessor
 
 
 class ControlledUNetOutput(NamedTuple):
-    """What one call predicts.
+    """The predictions of one call.
 
     Attributes:
         noise: (B, 4, h, w), the noise (or velocity, or sample: whatever the network is trained for).
@@ -46,7 +46,7 @@ class ControlledUNet(nn.Module):
 
     Args:
         unet: Stable Diffusion's, frozen unless `train_unet`.
-        controlnet: trained; its conditioning embedding is run by the processor.
+        controlnet: trained; the Processor runs its conditioning embedding.
         processor: the structure prior.
         unet_image: image cross-attention in the U-Net, before text unless it says otherwise.
         controlnet_image: the same in the ControlNet.

@@ -17,9 +17,9 @@ _AT_ONCE = 1 << 21  # scores computed at a time: 4 MiB, which stay in the cache
 def bf16_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key' / sqrt(d)) value.
 
-    torch's kernel computes scores in float32 whatever it is given. Products of bfloat16 matrices, without the maximum
-    that a softmax subtracts, take less time, for heads whose scores are small, as the lengths of their queries and keys
-    show. Other heads, devices and types, and what would not pay, take torch's kernel.
+    torch's kernel computes scores in float32, whatever type it gets. For heads whose scores are small, which a bound by
+    the lengths of queries and keys shows, products of bfloat16 matrices without a softmax's maximum take less time. All
+    other heads, devices and types, and inputs that are too small to gain, take torch's kernel.
 
     Args:
         query: (B, H, N, d).
@@ -49,13 +49,13 @@ def bf16_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _base_two(width: int) -> float:
-    """What makes products of queries and keys exponents of two."""
+    """The factor that turns products of queries and keys (..., width) into exponents of two."""
     return math.log2(math.e) / math.sqrt(width)
 
 
 @torch.no_grad()
 def _largest(query: Tensor, key: Tensor) -> Tensor:
-    """What no exponent of (n, N, d) and (n, L, d) exceeds, (n): the longest query times the longest key."""
+    """A bound (n) of the exponents of queries (n, N, d) and keys (n, L, d): the longest query times the longest key."""
     longest = [torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax(dim=1) for x in (query, key)]
     return longest[0] * longest[1] * _base_two(query.shape[2])
 
@@ -100,7 +100,7 @@ class _Products(torch.autograd.Function):
 
 
 def _weights(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Some heads, some rows of their queries, and the weights (heads, rows, L) that those give the keys, unscaled."""
+    """Yield slices of heads and of query rows, with the unscaled weights (heads, rows, L) of the keys."""
     (count, length, _), tokens = query.shape, key.shape[1]
     together, rows = (max(1, _AT_ONCE // scores) for scores in (length * tokens, tokens))
     room = query.new_empty(min(together, count) * min(rows, length) * tokens)

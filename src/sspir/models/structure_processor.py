@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class StructureProcessor(ModelMixin, ConfigMixin):
-    """RGB heads over a ControlNet's conditioning embedding: what they predict is supervised (SSP-IR).
+    """RGB heads over a ControlNet's conditioning embedding, whose predictions are supervised (SSP-IR).
 
     The embedding itself stays the ControlNet's own module, so that a trained ControlNet loads in stock diffusers.
 
@@ -49,12 +49,12 @@ class StructureProcessor(ModelMixin, ConfigMixin):
 
     @property
     def multiple(self) -> int:
-        """What an image's sides must be multiples of; both factors are powers of two."""
+        """The number of which an image's sides must be multiples; a power of two."""
         return max(2 ** len(self.heads), self.config.front_factor)
 
     @property
     def predicts_image(self) -> bool:
-        """Whether the first image is a full-size one, so that a diffusion may restore what it lacks."""
+        """Whether the first image has full size, so that the diffusion can restore a residual to it."""
         return bool(self.config.front_features)
 
     def full_size(self, lq: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Somebody's pretrained weights, from a folder, a file or the hub: every one accounted for, or refused.
+"""Load pretrained weights from a folder, a file or the hub; files that lack a weight are refused.
 
 transformers and diffusers draw missing weights at random and only log it; a prior of random weights would train
 without a word.
@@ -54,7 +54,7 @@ def load_transformers(
         revision: commit, tag or branch of a hub id.
         dtype: of the weights; "auto": as in the file.
         quantization: configuration of transformers for 8- or 4-bit weights.
-        device: to load quantized weights to; others come to the processor's memory.
+        device: to load quantized weights to; others come to the CPU's memory.
 
     Raises:
         UserError: if the folder is missing or incomplete, the hub cannot be reached, or weights are missing.
@@ -87,7 +87,7 @@ def _shape(cls: Any, config: dict[str, Any], dtype: str) -> Any:
 
 
 def load_preprocessor(path: str, setting: str, revision: str | None = None) -> Any:
-    """The processor of a vision-language model: tokenizer, image preprocessing and chat template.
+    """The preprocessor of a vision-language model: tokenizer, image preprocessing and chat template.
 
     Raises:
         UserError: as `load_transformers`, or if it has no chat template.
@@ -96,14 +96,14 @@ def load_preprocessor(path: str, setting: str, revision: str | None = None) -> A
 
     local = not must_come_from_hub(path, setting, revision=revision)
     try:
-        processor = AutoProcessor.from_pretrained(
+        preprocessor = AutoProcessor.from_pretrained(
             path, revision=revision or "main", local_files_only=local, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise refusal(AutoProcessor, path, setting, "tokenizer.json", "", local, error) from error
-    if not getattr(processor, "chat_template", None):
+    if not getattr(preprocessor, "chat_template", None):
         raise UserError(f"{path} ({setting}) has no chat template; take a model that answers questions about images.")
-    return processor
+    return preprocessor
 
 
 def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = None, dtype: str = "float32") -> Any:

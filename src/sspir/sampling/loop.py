@@ -19,15 +19,15 @@ from sspir.sampling.sampler import Sampler
 
 
 class Step(NamedTuple):
-    """What is told after a denoising step.
+    """State of the loop after a denoising step.
 
     Attributes:
         number: of the step, from 1.
         total: number of steps.
         latents: (B, C, h, w), still noisy.
-        timestep: scalar, on the CPU: where the network was asked.
-        preview: call it for what the result would be by now, (B, 3, h, w) in [0, 1], rough and at the latents' size;
-            it costs less than a thousandth of decoding, and nothing where it is not called.
+        timestep: scalar, on the CPU: the timestep that the network was called at.
+        preview: a function that returns the result foreseen at this step, (B, 3, h, w) in [0, 1], rough and at the
+            latents' size; it costs less than a thousandth of decoding.
     """
 
     number: int
@@ -42,7 +42,7 @@ OnStep = Callable[[Step], Tensor | None]
 
 
 class Priors(NamedTuple):
-    """What steers the denoising of B images; computed once, used at every step.
+    """The three priors of B images, computed once and used at every step.
 
     Attributes:
         prompt_embeds: (B, L, D) of the captions; with guidance (2 B, L, D), those of the negative caption first.
@@ -82,7 +82,7 @@ def sample(
         generators: one per image, so that an image's noise does not depend on its batch.
         on_step: called after each step, see `OnStep`.
         noise: (B, C, h, w) to start with; drawn from the generators by default.
-        show: makes of the clean latents (B, C, h, w) that a step foresees what `Step.preview` returns.
+        show: predicted clean latents (B, C, h, w) -> what `Step.preview` returns.
 
     Returns:
         (B, C, h, w).
@@ -187,7 +187,7 @@ class Predictor:
 
 
 def predict(predictor: Predictor, latents: Tensor, timestep: Tensor) -> Tensor:
-    """Guided prediction (B, C, h, w) of one step for latents (B, C, h, w)."""
+    """Prediction (B, C, h, w) of one step for latents (B, C, h, w), under classifier-free guidance where it acts."""
     settings = predictor.settings
     *unguided, conditional = predictor(latents, timestep)
     if not unguided:

@@ -109,7 +109,7 @@ class RestorationPipeline(DiffusionPipeline):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As diffusers does, which would put the captioner itself into the saved configuration, and the sampler.
+        """Keep captioner and sampler out of diffusers' saved configuration, which gets the sampler's settings alone.
 
         Any callable is taken for a captioner.
         """
@@ -152,7 +152,7 @@ class RestorationPipeline(DiffusionPipeline):
             captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
             on_step: called after each step with a `Step`: its number, how many there are, the latents, and a preview
-                of the result that costs next to nothing. Latents that it returns are gone on with.
+                of the result that costs next to nothing. The loop goes on with latents that it returns.
             batch: images of one size that are restored together; how many changes no picture.
             changes: fields of `Sampler` to use instead of the pipeline's, such as steps=20 or guidance=5.5. The words
                 of diffusers do too (`sspir.sampling.words.SAME`); a generator stands for the seed it was made with.
@@ -194,7 +194,7 @@ class RestorationPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """Load what `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`.
+        """Load a pipeline that `save_pretrained` wrote; arguments as of `DiffusionPipeline.from_pretrained`.
 
         `sspir.weights.load.load_pipeline` checks a stranger's folder for code and strange classes first; this does not.
 
@@ -209,7 +209,7 @@ class RestorationPipeline(DiffusionPipeline):
         return pipeline
 
     def in_dtype(self, dtype: str | torch.dtype) -> Self:
-        """Run the denoiser in a type such as "bfloat16"; what runs once per image keeps float32 and its precision."""
+        """Run the denoiser in a type such as "bfloat16"; parts that run once per image stay in float32."""
         kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         for part in self.backbone.children():
             if part is not self.backbone.processor:
@@ -227,7 +227,7 @@ class RestorationPipeline(DiffusionPipeline):
         return self
 
     def save_pretrained(self, *arguments: Any, **settings: Any) -> None:
-        """As diffusers does.
+        """Save the pipeline as diffusers does.
 
         Raises:
             UserError: the weights are offloaded layer by layer.
@@ -250,7 +250,7 @@ class RestorationPipeline(DiffusionPipeline):
         return kept if scale is None else scale
 
     def caption(self, lq: Tensor, size: tuple[int, int], captioner_input: str = "lq") -> list[str]:
-        """What the captioner says of lq (B, 3, h, w); `size` and `captioner_input` as of `sspir.sampling.look.look`."""
+        """Captions of lq (B, 3, h, w); `size` and `captioner_input` as of `sspir.sampling.look.look`."""
         return self.captioner(look(self, lq, size, captioner_input), [""] * len(lq))
 
     def settings(self, **changes: Any) -> Sampler:

@@ -24,11 +24,11 @@ from sspir.sampling.sampler import Sampler
 
 _VAE_TILE = 64  # latent pixels: what Stable Diffusion was trained on
 LARGEST_SEEN = 1024
-"""Longest side, in pixels, at which captioner and image encoder are shown an image larger than a region."""
+"""Longest side, in pixels, to which an image larger than a region is reduced for captioner and image encoder."""
 
 
 class Restoration:
-    """What restoring a batch shares among its regions.
+    """Restores a batch, at once (`whole`) or region by region (`in_regions`); holds what the regions share.
 
     Args:
         pipeline: a `RestorationPipeline`.
@@ -60,8 +60,7 @@ class Restoration:
         self.multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
         together = max(1, settings.tile_batch // len(lq)) if settings.tile == "auto" else settings.tile_batch
         self.settings = replace(settings, tile=self._tile(settings), tile_batch=together)
-        # A residual refers to the Processor's picture: faithful is to leave that as it is, not to put the noise of the
-        # photo back
+        # A residual refers to the Processor's picture, which fidelity keeps instead of the noise of the photo
         self.residual_share = (1 - settings.fidelity) / pipeline.config.residual if pipeline.config.residual else 1.0
         self.drawn = 0.0 if pipeline.config.residual else settings.fidelity
         negatives = [settings.negative_caption] * len(captions) if settings.guided else []
@@ -109,14 +108,14 @@ class Restoration:
         return refined.to(self.backbone.unet.dtype)
 
     def whole(self) -> RestorationOutput:
-        """Everything at once: the images, and the Processor's."""
+        """Restore all at once; returns the images, and the Processor's."""
         upscaled = upscale(self.lq, self.size)
         images, structure = self.part(upscaled, self.embed(upscaled), self.on_step)
         images = fix_colour(images, upscaled, self.settings.colour, self.settings.colour_strength)
         return RestorationOutput(back_project(self.lq, images, self.drawn), structure, self.captions, self.warnings)
 
     def in_regions(self) -> RestorationOutput:
-        """Region by region: the images alone, as the Processor's of the whole would double the memory."""
+        """Restore region by region; returns no images of the Processor, which would double the memory."""
         height, width = self.size
         # Smaller than what is still done at once: the canvas needs its share of the memory
         side = (self.settings.region or max(self.size)) * 5 // 8
@@ -258,6 +257,6 @@ def restore_batch(
 
 
 def _broken(images: Tensor, lq: Tensor) -> bool:
-    """Whether an image holds NaN or infinity (which survive every clamp), or is black where its original is not."""
+    """Whether any image holds NaN or infinity (which survive every clamp), or is black while its original is not."""
     totals, given = images.sum(dim=(1, 2, 3)), lq.mean(dim=(1, 2, 3))
     return not bool(torch.isfinite(totals).all()) or bool(((totals == 0) & (given > 0.01)).any())

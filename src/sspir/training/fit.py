@@ -138,7 +138,7 @@ def _validate_last_step(trainer: pl.Trainer, module: Any, data: Any) -> None:
 
 
 def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> None:
-    """Write what was asked for, and with what it is done; warn where a run goes on or is repeated with other photos.
+    """Write configuration and environment; warn where a run goes on or is repeated with other photos.
 
     Raises:
         UserError: the folder takes no files.
@@ -161,7 +161,7 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
 
 
 def _built_module(folder: Path, config: DictConfig) -> Any:
-    """The module; what it refuses by design is noted in the folder, for reports of a sweep."""
+    """Build the module; if it refuses its configuration by design, note that in the folder for reports."""
     try:
         return build_module(config)
     except InstantiationException as error:
@@ -172,7 +172,7 @@ def _built_module(folder: Path, config: DictConfig) -> Any:
 
 
 def _built(nodes: DictConfig) -> list[Any]:
-    """What the named nodes describe; an experiment switches one off by setting it to null."""
+    """Build the nodes of a mapping; an experiment switches a node off by setting it to null."""
     return [built for built in instantiate(nodes).values() if built is not None]
 
 
@@ -183,14 +183,14 @@ def _interval(trainer: DictConfig) -> Any:
 
 
 def _best_checkpoint(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
-    """Keeps the checkpoint that validates best; it comes first, so that what is saved after it knows of it."""
+    """The callback that keeps the best checkpoint; it comes first, so that later checkpoints hold its state."""
     return ModelCheckpoint(
         folder / CHECKPOINTS, filename="best", monitor=f"val/{monitor}", mode=mode, enable_version_counter=False
     )
 
 
 def _keep_a_best(checkpoints: Path) -> None:
-    """Where nothing was validated the last checkpoint is the best."""
+    """Make the last checkpoint the best one if nothing was validated."""
     last, best = checkpoints / LAST, checkpoints / "best.ckpt"
     if last.is_file() and not best.is_file():
         link_or_copy(last, best)
@@ -206,7 +206,7 @@ def _tell_loggers(trainer: pl.Trainer, config: dict[str, Any], validated: Mappin
 
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
-    """Say in words what is trained, and the effective batch."""
+    """Log the numbers of parameters, and the effective batch."""
     trained = sum(parameter.numel() for part in module.trainable().values() for parameter in part.parameters())
     total = sum(parameter.numel() for parameter in module.parameters())
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
@@ -220,7 +220,7 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
 
 @contextmanager
 def _without_false_alarms() -> Iterator[None]:
-    """Without what Lightning says of every run of ours, where nothing is amiss."""
+    """Within, without Lightning's warnings that every run of ours causes and that mean nothing."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
     with warnings.catch_warnings():
         for message in _FALSE_ALARMS:

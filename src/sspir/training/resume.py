@@ -1,4 +1,4 @@
-"""Where a training starts: what its folder holds, whether that is the same run, and what may have changed since."""
+"""Decide where a training starts: whether its folder holds the same run, and which settings may have changed."""
 
 import json
 import logging
@@ -116,7 +116,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
-    """Make a checkpoint the last one, and drop what a kill has torn and the record of steps that will be made again."""
+    """Make a checkpoint the last one; drop files that a kill has torn, and logged steps that will be made again."""
     for old in (folder / SUMMARY, folder / NOT_APPLICABLE, *(folder / CHECKPOINTS).glob(".*")):
         old.unlink(missing_ok=True)
     if checkpoint and checkpoint.name != LAST:
@@ -134,7 +134,7 @@ def _step_of(line: str) -> float:
 
 
 def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
-    """The configuration of what a folder holds: the checkpoint's own, else that of the folder."""
+    """The configuration of a checkpoint, else the one of its run folder."""
     with suppress(Exception):  # damage is told where all of it is loaded
         return present_config(glance(checkpoint)["config"])
     return _record(folder)
@@ -146,7 +146,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
-    """Refuse to go on with, or to skip, a run that was another one; say what changes the result of one that goes on.
+    """Refuse a run folder of another configuration; warn of changed settings that change the result.
 
     Raises:
         UserError: the configurations differ in what decides the result.
@@ -172,7 +172,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _names(key: str) -> list[str]:
-    """A setting and those that it may be a copy of: `data.train.root` is one of `dataset.train.root`."""
+    """A setting and the settings that it may copy: `data.train.root` is a copy of `dataset.train.root`."""
     top, _, rest = key.partition(".")
     return [key, rest, f"dataset.{rest}"] if top in ("data", "module") else [key]
 

@@ -1,4 +1,4 @@
-"""A run folder: what training leaves behind, and the way back from it to a model."""
+"""A run folder: the files of a training, and how a model is rebuilt from them."""
 
 import logging
 import os
@@ -78,7 +78,7 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """What a run was made with: code, versions, machine, command."""
+    """The environment of a run: command, code, versions, machine."""
     return {
         "command": sys.argv,
         "code": _git("rev-parse", "HEAD"),
@@ -91,7 +91,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the checkout that this code is in; "" for an installed package."""
+    """The output of a git command in the checkout of this code; "" for an installed package."""
     here = Path(__file__).parents[1]
     try:
         done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
