@@ -23,16 +23,6 @@ class NoImageEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         self.register_buffer("token", torch.zeros(1, 1, dim))
 
-    @property
-    def dim(self) -> int:
-        """Width of the token, D."""
-        return int(self.config.dim)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, L."""
-        return 1
-
     def forward(self, images: Tensor) -> Tensor:
         """Zeros (B, 1, D) for images (B, 3, H, W)."""
         return self.token.expand(len(images), -1, -1)

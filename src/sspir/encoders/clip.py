@@ -8,10 +8,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from sspir.encoders.patch import TransformersEncoder, load_vision, preprocess
+from sspir.encoders.patch import PatchEncoder, frozen_encoder, load_vision, preprocess
 
 
-class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
+class CLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
     """CLIP's vision transformer up to one of its layers; its tokens are taken before CLIP's final layer norm.
 
     Args:
@@ -84,7 +84,7 @@ class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
 
         vision, layers = load_vision(CLIPVisionModel, path, dim, layer, revision)
         own = {"feed_forward": vision.config.intermediate_size, "activation": vision.config.hidden_act}
-        return cls._from_vision(vision, layers, dtype, class_token=class_token, **own)
+        return frozen_encoder(cls, vision, layers, dtype, class_token=class_token, **own)
 
     @classmethod
     def tiny(
@@ -102,11 +102,6 @@ class CLIPImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
             return cls(
                 dim=dim, depth=depth, heads=2, image_size=image_size, patch_size=patch_size, class_token=class_token
             ).eval()
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, L."""
-        return int((self.config.image_size // self.config.patch_size) ** 2 + self.config.class_token)
 
     def pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as the authors'."""

@@ -7,13 +7,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from sspir.encoders.patch import TransformersEncoder, load_vision, preprocess
+from sspir.encoders.patch import PatchEncoder, frozen_encoder, load_vision, preprocess
 from sspir.errors import UserError
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's preprocessor has them
 
 
-class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
+class DINOv2ImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
     """DINOv2's vision transformer; every output passes its final layer norm, as in its own `get_intermediate_layers`.
 
     Args:
@@ -95,12 +95,7 @@ class DINOv2ImageEncoder(TransformersEncoder, ModelMixin, ConfigMixin):
                 f"take {input_size // patch * patch}."
             )
         own = {"mlp_ratio": vision.config.mlp_ratio, "swiglu": vision.config.use_swiglu_ffn, "input_size": input_size}
-        return cls._from_vision(vision, layers, dtype, class_token=class_token, **own)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, L."""
-        return int((self.config.input_size // self.config.patch_size) ** 2 + self.config.class_token)
+        return frozen_encoder(cls, vision, layers, dtype, class_token=class_token, **own)
 
     def pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as DINOv2's preprocessor without its crop."""

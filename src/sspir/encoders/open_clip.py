@@ -93,17 +93,6 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
             _load(encoder, file, depth)
         return encoder.eval()
 
-    @property
-    def dim(self) -> int:
-        """Width of a token, D."""
-        return int(self.config.vision["width"]) * len(self.config.taken)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, L."""
-        rows, columns = self.tower.grid_size
-        return int(rows * columns + self.config.class_token)
-
     def pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as open_clip's "squash"."""
         return preprocess(images, self.config.vision["image_size"], self.config.mean, self.config.std, antialias=True)

@@ -1,7 +1,7 @@
 """The base classes of image encoders: one preprocessing, and patch tokens of chosen layers."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers
 
+E = TypeVar("E", bound="PatchEncoder")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -18,20 +19,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class PatchEncoder(ModelMixin, ConfigMixin):
     """A frozen vision transformer: whole images to tokens, with the same preprocessing in training and restoring.
 
-    A new encoder is a class that builds its network, says how many tokens of what width there are, and gives the
-    hidden states of its chosen layers. `ModelMixin` saves and loads it, also as a part of a pipeline; the class names
-    it as a base once more, as diffusers looks for it in the module of the class.
+    A new encoder is a class that builds its network and gives the hidden states of its chosen layers. `ModelMixin`
+    saves and loads it, also as a part of a pipeline; the class names it as a base once more, as diffusers looks for it
+    in the module of the class.
     """
-
-    @property
-    def dim(self) -> int:
-        """Width of a token, D: the network's width times the number of chosen layers."""
-        raise NotImplementedError
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, L."""
-        raise NotImplementedError
 
     def pixels(self, images: Tensor) -> Tensor:
         """The network's input for images (B, 3, H, W) in [0, 1] of any size: see `preprocess`."""
@@ -65,38 +56,30 @@ class PatchEncoder(ModelMixin, ConfigMixin):
         return torch.nn.Module.to(self, getattr(torch, dtype))
 
 
-class TransformersEncoder(PatchEncoder):
-    """A `PatchEncoder` around a vision transformer of transformers, `vision`."""
+def frozen_encoder(cls: type[E], vision: Any, layers: list[int], dtype: str, **settings: Any) -> E:
+    """Build a frozen encoder with the weights of a pretrained network, up to the last of the chosen layers.
 
-    @property
-    def dim(self) -> int:
-        """Width of a token, D."""
-        return int(self.config.dim) * len(self.config.taken or [-1])
-
-    @classmethod
-    def _from_vision(cls, vision: Any, layers: list[int], dtype: str, **settings: Any) -> Self:
-        """Build a frozen encoder with the weights of a pretrained network, up to the last of the chosen layers.
-
-        Args:
-            vision: the network.
-            layers: of `chosen_layers`.
-            dtype: of the weights.
-            settings: the constructor's other arguments.
-        """
-        found = vision.config
-        encoder = cls(
-            dim=found.hidden_size,
-            depth=layers[-1],
-            heads=found.num_attention_heads,
-            image_size=found.image_size,
-            patch_size=found.patch_size,
-            taken=layers,
-            weights_dtype=dtype,
-            **settings,
-        )
-        weights = vision.state_dict()
-        encoder.vision.load_state_dict({name: weights[name] for name in encoder.vision.state_dict()})
-        return encoder.eval()
+    Args:
+        cls: `CLIPImageEncoder` or `DINOv2ImageEncoder`.
+        vision: a network of transformers.
+        layers: of `chosen_layers`.
+        dtype: of the weights.
+        settings: the constructor's other arguments.
+    """
+    found = vision.config
+    encoder: Any = cls(
+        dim=found.hidden_size,
+        depth=layers[-1],
+        heads=found.num_attention_heads,
+        image_size=found.image_size,
+        patch_size=found.patch_size,
+        taken=layers,
+        weights_dtype=dtype,
+        **settings,
+    )
+    weights = vision.state_dict()
+    encoder.vision.load_state_dict({name: weights[name] for name in encoder.vision.state_dict()})
+    return encoder.eval()
 
 
 def load_vision(

@@ -27,13 +27,11 @@ class ImageMetric(Metric):
         needs_reference: `update(preds, target)` where true, `update(preds)` where false.
         higher_is_better: None for ratios, which are best at `ideal`.
         ideal: the value of a perfect restoration, where it is not an end of the scale.
-        limits: smallest and largest possible value.
     """
 
     needs_reference: ClassVar[bool] = True
     higher_is_better: bool | None = True
     ideal: ClassVar[float | None] = None
-    limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
     is_differentiable = False
     full_state_update = False
     score: Callable[..., Tensor]  # (preds) or (preds, target) -> a value per image

@@ -18,8 +18,6 @@ class ColorVideoVDP(FullReferenceMetric):
         display: the viewing condition, a name of cvvdp's `display_models.json`.
     """
 
-    limits = (0.0, 10.0)
-
     def __init__(self, display: str = "standard_4k") -> None:
         super().__init__()
         self.display = display

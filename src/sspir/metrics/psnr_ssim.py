@@ -109,8 +109,6 @@ class ChannelMetric(FullReferenceMetric):
         UserError: other channels.
     """
 
-    limits = (0.0, 1.0)
-
     def __init__(self, channels: str = "y", crop: int = 0) -> None:
         super().__init__()
         if channels not in ("y", "rgb"):
@@ -120,8 +118,6 @@ class ChannelMetric(FullReferenceMetric):
 
 class PSNR(ChannelMetric):
     """`psnr`, averaged over images."""
-
-    limits = (0.0, 80.0)
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Decibels (B,), higher is better."""

@@ -118,8 +118,6 @@ def similarity(a: Tensor, b: Tensor, constant: float) -> Tensor:
 class VIF(FullReferenceMetric):
     """`vif`, averaged over images."""
 
-    limits = (0.0, 1.0)
-
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Share of the truth's information (B,), 1 for identical images, higher is better."""
         return vif(preds, target)
@@ -129,7 +127,6 @@ class GMSD(FullReferenceMetric):
     """`gmsd`, averaged over images."""
 
     higher_is_better = False
-    limits = (0.0, 1.0)
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Deviation (B,), 0 for identical images, lower is better."""
@@ -138,8 +135,6 @@ class GMSD(FullReferenceMetric):
 
 class HaarPSI(FullReferenceMetric):
     """`haarpsi`, averaged over images."""
-
-    limits = (0.0, 1.0)
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Similarity (B,) in [0, 1], higher is better."""

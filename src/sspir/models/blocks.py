@@ -154,16 +154,9 @@ def refuse_unknown(unet: UNet2DConditionModel) -> None:
     }
     known |= {"addition_embed_type": (None, "text_time"), "conv_in_kernel": (3,), "conv_out_kernel": (3,)}
     absent = (
-        "class_embed_type",
-        "num_class_embeds",
-        "encoder_hid_dim",
-        "time_embedding_act_fn",
-        "timestep_post_act",
-        "time_cond_proj_dim",
-        "dual_cross_attention",
-        "attention_type",
-        "center_input_sample",
-    )
+        "class_embed_type", "num_class_embeds", "encoder_hid_dim", "time_embedding_act_fn", "timestep_post_act",
+        "time_cond_proj_dim", "dual_cross_attention", "attention_type", "center_input_sample",
+    )  # fmt: skip
     wrong = [key for key, values in known.items() if unet.config[key] not in values]
     wrong += [key for key in absent if unet.config[key] not in (None, False, "default")]
     if wrong:

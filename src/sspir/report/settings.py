@@ -6,14 +6,9 @@ from typing import Any, NamedTuple
 
 PLACES = ("folder", "name", "variant", "seed")  # of a run; paths in other settings may contain them
 PACE = (  # how fast and how safely a run goes, not what comes out
-    "resume",
-    "workers",
-    "data.workers",
-    "threads",
-    "checkpoint_every",
-    "callbacks.last.every_n_train_steps",
+    "resume", "workers", "data.workers", "threads", "checkpoint_every", "callbacks.last.every_n_train_steps",
     "keep_checkpoints",
-)
+)  # fmt: skip
 
 
 class Setting(NamedTuple):
