@@ -84,7 +84,7 @@ def _call(module: str, name: str, config: DictConfig) -> Any:
 
 
 def _sentence(error: UserError) -> str:
-    """The sentence, of a multirun with the job's overrides before it."""
+    """The error's sentence; in a multirun the job's overrides stand before it."""
     running = HydraConfig.get()
     if running.mode is not RunMode.MULTIRUN:
         return str(error)

@@ -61,7 +61,7 @@ class Crop:
         if self.size % scale or min(hq.shape[:2]) < self.size:
             raise UserError(
                 f"A patch of {self.size} pixels does not fit a pair of {hq.shape[1]}x{hq.shape[0]} pixels at scale "
-                f"{scale}: choose a multiple of {scale} of at most {min(hq.shape[:2])}."
+                f"{scale}: set crop.size to a multiple of {scale} of at most {min(hq.shape[:2])}."
             )
         small = self.size // scale
         row, column = (

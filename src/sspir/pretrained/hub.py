@@ -60,7 +60,7 @@ def require_hub_id(path: str, setting: str) -> None:
 
 
 def in_cache(path: str, subfolder: str = "", revision: str | None = None, names: tuple[str, ...] = ()) -> Path | None:
-    """The configuration (or the first of other `names`) of a hub id in the hub's cache, None if it is not there."""
+    """Path of a hub id's configuration (or the first of other `names`) in the hub's cache; None if it is not there."""
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         return None
     from huggingface_hub import try_to_load_from_cache
