@@ -3,9 +3,8 @@
 import json
 import logging
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from sspir.errors import UserError
 
@@ -17,12 +16,8 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-class Captions(Protocol):
-    """Finds the caption of a photo."""
-
-    def __call__(self, path: Path, name: str) -> str:
-        """The caption of the photo at `path`, called `name` below its root; "" if there is none."""
-        ...
+Captions = Callable[[Path, str], str]
+"""(path of a photo, its name below its root) -> its caption, "" if there is none."""
 
 
 def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Captions:
