@@ -72,17 +72,15 @@ MODULES = {
 }
 """Old module -> new module."""
 
+ROOMS = {"config": "config.compose", "pretrained": "pretrained.load", "weights": "weights.load"}
+"""Room that was a module -> where most of what stood in it is."""
+
 NAMES = {
     "callbacks.LogRestorations": "training.panels.LogRestorations",
     "callbacks.StepProgress": "training.progress.StepProgress",
     "config.EvaluateConfig": "config.schema.EvaluateConfig",
     "config.TrainConfig": "config.schema.TrainConfig",
-    "config.choices": "config.compose.choices",
-    "config.compose_config": "config.compose.compose_config",
     "config.home": "config.compose.config_root",
-    "config.load_choice": "config.compose.load_choice",
-    "config.register": "config.compose.register",
-    "config.told": "config.compose.told",
     "data.Benchmark": "evaluation.benchmark.Benchmark",
     "data.cropped.to_tensor": "images.picture.chw_tensor",
     "degradation.sample_seed": "seeding.sample_seed",
@@ -92,16 +90,9 @@ NAMES = {
     "metrics.fidelity.luma": "metrics.psnr_ssim.y_channel",
     "models.sharding.whole": "training.strategy.full_tensor",
     "pipeline.Restored": "sampling.output.RestorationOutput",
-    "pretrained.builds_shapes_only": "pretrained.load.builds_shapes_only",
-    "pretrained.load_diffusers": "pretrained.load.load_diffusers",
-    "pretrained.load_preprocessor": "pretrained.load.load_preprocessor",
-    "pretrained.load_transformers": "pretrained.load.load_transformers",
     "pretrained.marks_of": "training.checkpoint.marks_of",
     "pretrained.processor_of": "pretrained.load.load_preprocessor",
-    "pretrained.refusal": "pretrained.load.refusal",
     "pretrained.require_marked": "training.checkpoint.require_marked",
-    "pretrained.require_whole": "pretrained.load.require_whole",
-    "pretrained.shapes_only": "pretrained.load.shapes_only",
     "priors.image_encoder.DINOv2ImageEncoder": "encoders.dinov2.DINOv2ImageEncoder",
     "priors.image_encoder.NoImageEncoder": "encoders.base.NoImageEncoder",
     "priors.image_encoder.OpenCLIPImageEncoder": "encoders.open_clip.OpenCLIPImageEncoder",
@@ -111,10 +102,6 @@ NAMES = {
     "restoring.restore.Restorer": "restoring.runner.JobRunner",
     "sweep.Stop": "commands.stop.Stop",
     "weights.AUTHORS_SAMPLER": "weights.authors.SAMPLER",
-    "weights.step_of": "weights.load.step_of",
-    "weights.verify": "weights.load.verify",
-    "weights.weights_id": "weights.load.weights_id",
-    "weights.weights_time": "weights.load.weights_time",
 }
 """What went elsewhere than the rest of its module: old name -> new name."""
 
@@ -159,7 +146,7 @@ def old_name(module: str, name: str) -> Any:
         AttributeError: there was no such name.
     """
     old = f"{module.removeprefix('sspir.')}.{name}"
-    moved = MODULES.get(module.removeprefix("sspir."))
+    moved = {**MODULES, **ROOMS}.get(module.removeprefix("sspir."))
     new = NAMES.get(old) or (f"{moved}.{name}" if moved and not name.startswith("__") else "")
     place, _, attribute = f"sspir.{new}".rpartition(".")
     if not new or not hasattr(import_module(place), attribute):
