@@ -56,7 +56,7 @@ def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> 
     assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(1, 12), pytest.param(20, 160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "steps"), [(1, 8), pytest.param(20, 160, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_ends_as_unbroken(kills: int, steps: int, photo_folder: Path, tmp_path: Path) -> None:
     luck = random.Random(kills)
     broken, whole = tmp_path / "broken", tmp_path / "whole"
