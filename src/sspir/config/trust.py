@@ -73,7 +73,7 @@ def check_record(record: Any, path: Path, own: Collection[Any] = ()) -> None:
     for key, target in targets(record):
         if target not in own and not fits(target, kind_of(key)):
             raise UserError(
-                f"{path} is not loaded: its {_dotted(key)} names {target}, which does not belong there and would run; "
+                f"{path} is not loaded: its {dotted(key)} names {target}, which does not belong there and would run; "
                 f"if it is your own code, name its folder in {outside.VARIABLE}."
             )
 
@@ -94,18 +94,18 @@ def check_places(record: DictConfig, path: Path, changes: Collection[str]) -> No
         sends = isinstance(made, type) and issubclass(made, EndpointCaptioner)
         if sends and not any(change.startswith("captioner.url=") for change in changes):
             raise UserError(
-                f"{path} is not repeated: its {_dotted(key)} would send the photos to the address that stands there; "
+                f"{path} is not repeated: its {dotted(key)} would send the photos to the address that stands there; "
                 f"give the address yourself by captioner.url=URL."
             )
     folder = str(record.folder)
-    for key, value in _leaves(record):
+    for key, value in leaves(record):
         if key[0] not in ("callbacks", "logger") or not isinstance(value, str):
             continue
         inside = f"{value}/".startswith(f"{folder}/")
         leads_away = key[-1] in ("folder", "dirpath", "save_dir") or value.startswith(("/", "~"))
         if ".." in Path(value).parts or (leads_away and not inside):
             raise UserError(
-                f"{path} is not repeated: its {_dotted(key)} is {value}, outside of the run's folder {folder}; write a "
+                f"{path} is not repeated: its {dotted(key)} is {value}, outside of the run's folder {folder}; write a "
                 f"place in that folder there."
             )
 
@@ -120,7 +120,7 @@ def check_pipeline(folder: Path) -> None:
         if file.suffix in _CODE:
             raise UserError(f"{file} can run code; a saved pipeline holds .safetensors and .json: save it again so.")
         if file.name.endswith(("config.json", "model_index.json")):
-            settings = {name for key, _ in _leaves(json.loads(file.read_text(encoding="utf-8"))) for name in key}
+            settings = {name for key, _ in leaves(json.loads(file.read_text(encoding="utf-8"))) for name in key}
             if found := settings & _HOOKS:
                 raise UserError(f"{file} asks for code by its {min(found)}; take that out if you trust the pipeline.")
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -142,21 +142,22 @@ def targets(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _require_literal(record: Any, path: Path, may_refer: bool = False) -> None:
-    for key, value in _leaves(record):
+    for key, value in leaves(record):
         literal = key if may_refer and key[-1:] != ("_target_",) else (*key, value)
         if any("${" in str(text) for text in literal) or _reads_more(value):
             raise UserError(
-                f"{path} is not loaded: its {_dotted(key)} is {value}, which would be filled in from this machine; "
+                f"{path} is not loaded: its {dotted(key)} is {value}, which would be filled in from this machine; "
                 f"write the value itself there if you trust the run."
             )
 
 
-def _leaves(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+def leaves(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Place and value of every leaf of a configuration, with nothing filled in; an empty mapping or list is a leaf."""
     children = _children(node)
     if not children:
         yield path, node
     for key, child in children.items():
-        yield from _leaves(child, (*path, key))
+        yield from leaves(child, (*path, key))
 
 
 def _children(node: Any) -> dict[Any, Any]:
@@ -165,5 +166,6 @@ def _children(node: Any) -> dict[Any, Any]:
     return plain if isinstance(plain, dict) else dict(enumerate(plain)) if isinstance(plain, list) else {}
 
 
-def _dotted(key: Key) -> str:
+def dotted(key: Key) -> str:
+    """A place as text: "dataset.train.roots.0"."""
     return ".".join(map(str, key))

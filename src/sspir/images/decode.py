@@ -65,20 +65,23 @@ def decode_picture(path: Path, data: bytes, max_pixels: int) -> Picture:
         raise ImageError(f"{path} is broken or cut off ({error}); copy or download it again.") from error
 
 
-def header_size(path: Path) -> tuple[int, int]:
+def read_size(path: str | Path) -> tuple[int, int]:
     """Height and width of a photo by its header, not turned upright; no pixel is decoded.
 
     Raises:
-        OSError: the file cannot be read.
-        ImageError: it is no picture.
+        ImageError: the file cannot be read, or is no picture.
     """
-    with path.open("rb") as file:
-        start = file.read(24)
-        if start.startswith(png.SIGNATURE) and len(start) == 24:
-            width, height = struct.unpack(">II", start[16:])
-        else:
-            source = io.BytesIO(path.read_bytes().lstrip()) if start[:1].isspace() else file
-            width, height = _opened(path, source).size
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(24)
+            if start.startswith(png.SIGNATURE) and len(start) == 24:
+                width, height = struct.unpack(">II", start[16:])
+            else:
+                source = io.BytesIO(path.read_bytes().lstrip()) if start[:1].isspace() else file
+                width, height = _opened(path, source).size
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
     return height, width
 
 

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from sspir.files import write_bytes
-from sspir.images.decode import decode_picture, header_size
+from sspir.images.decode import decode_picture
+from sspir.images.decode import read_size as read_size
 from sspir.images.encode import encode_picture
 from sspir.images.picture import ImageError as ImageError
 from sspir.images.picture import Picture as Picture
@@ -103,18 +104,6 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     if not data:
         raise ImageError(f"{path} is an empty file; copy or download it again.")
     return decode_picture(path, data, max_pixels)
-
-
-def read_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of a photo from its header, not turned upright.
-
-    Raises:
-        ImageError: as of `read_image`.
-    """
-    try:
-        return header_size(Path(path))
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
 
 
 def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[str]:

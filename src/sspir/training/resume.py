@@ -10,7 +10,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sspir.config.trust import check_record, read_record, targets
+from sspir.config.trust import check_record, dotted, leaves, read_record, targets
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED, write_text
 from sspir.moved import named, present_config
@@ -183,13 +183,8 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
 
 def _flat(node: Any) -> dict[str, Any]:
     """The leaves of a configuration by their dotted path, classes by their present names."""
-    return _leaves(named(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node), "")
-
-
-def _leaves(node: Any, path: str) -> dict[str, Any]:
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    leaves = {name: leaf for key, child in children for name, leaf in _leaves(child, f"{path}.{key}").items()}
-    return leaves or ({path.removeprefix("."): node} if path else {})
+    plain = named(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
+    return {dotted(key): leaf for key, leaf in leaves(plain) if key}
 
 
 def _hold(config: DictConfig, before: dict[str, Any]) -> None:
