@@ -1,4 +1,4 @@
-"""What a configuration must hold."""
+"""What a configuration must hold; values stand in conf/train.yaml and conf/evaluate.yaml."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,20 +30,20 @@ class TrainConfig:
     """
 
     name: str = MISSING
-    variant: str = "none"
-    ablations: dict[str, bool] = field(default_factory=dict)
-    seed: int = 0
-    scale: int = 4
-    sweep: list[str] = field(default_factory=list)
+    variant: str = MISSING
+    ablations: dict[str, bool] = MISSING
+    seed: int = MISSING
+    scale: int = MISSING
+    sweep: list[str] = MISSING
     folder: str = MISSING
-    batch_size: int = 16
-    workers: int = 0
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    monitor: str = "psnr_y"
-    resume: str = "auto"
-    matmul_precision: str = "high"
-    threads: int | None = None
+    batch_size: int = MISSING
+    workers: int = MISSING
+    checkpoint_every: int = MISSING
+    keep_checkpoints: int = MISSING
+    monitor: str = MISSING
+    resume: str = MISSING
+    matmul_precision: str = MISSING
+    threads: int | None = MISSING
     backbone: Any = MISSING
     vae: Any = MISSING
     noise_schedule: Any = MISSING
@@ -59,7 +59,7 @@ class TrainConfig:
     sampler: Any = MISSING
     metric: Any = MISSING
     optimizer: Any = MISSING
-    schedule: Any = None
+    schedule: Any = None  # of an optimizer that has none
     module: Any = MISSING
     trainer: Any = MISSING
     callbacks: dict[str, Any] = field(default_factory=dict)
@@ -88,15 +88,15 @@ class EvaluateConfig:
     """
 
     run: str = MISSING
-    checkpoint: str = "last"
+    checkpoint: str = MISSING
     benchmark: Any = MISSING
     metric: Any = MISSING
     captioner: Any = None
-    sampler: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = MISSING
     out: str = MISSING
-    seed: int = 0
-    limit: int | None = None
-    crop_border: int = 0
-    noise_control: bool = False
-    device: str = "auto"
-    wandb: Any = None
+    seed: int = MISSING
+    limit: int | None = MISSING
+    crop_border: int = MISSING
+    noise_control: bool = MISSING
+    device: str = MISSING
+    wandb: Any = MISSING
