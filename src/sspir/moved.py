@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -145,8 +146,12 @@ def old_name(module: str, name: str) -> Any:
     Raises:
         AttributeError: there was no such name.
     """
-    old = f"{module.removeprefix('sspir.')}.{name}"
-    moved = {**MODULES, **ROOMS}.get(module.removeprefix("sspir."))
+    room = module.removeprefix("sspir.")
+    old, moved = f"{room}.{name}", {**MODULES, **ROOMS}.get(room)
+    if room in ROOMS and find_spec(
+        f"{module}.{name}"
+    ):  # `from ROOM import FILE` asks the room before it imports the file
+        raise AttributeError(f"module {module!r} has not imported {name!r}")
     new = NAMES.get(old) or (f"{moved}.{name}" if moved and not name.startswith("__") else "")
     place, _, attribute = f"sspir.{new}".rpartition(".")
     if not new or not hasattr(import_module(place), attribute):
