@@ -148,9 +148,7 @@ def old_name(module: str, name: str) -> Any:
     """
     room = module.removeprefix("sspir.")
     old, moved = f"{room}.{name}", {**MODULES, **ROOMS}.get(room)
-    if room in ROOMS and find_spec(
-        f"{module}.{name}"
-    ):  # `from ROOM import FILE` asks the room before it imports the file
+    if room in ROOMS and find_spec(f"{module}.{name}"):  # a file, for which Python asks before it imports it
         raise AttributeError(f"module {module!r} has not imported {name!r}")
     new = NAMES.get(old) or (f"{moved}.{name}" if moved and not name.startswith("__") else "")
     place, _, attribute = f"sspir.{new}".rpartition(".")
