@@ -217,6 +217,8 @@ def test_the_environment_is_not_read_for_a_record(
         ("name", "${${variant}:HOME}"),
         ("variant", "${ oc.env:HOME}"),
         ("variant", "${oc.select:none,${oc.env:HOME}}"),
+        ("module.vae", "${oc.select:vae.at${seed},{_target_: os.mkdir}}"),
+        ("module.vae", "${oc.select:vae${sweep},x}"),
         ("data._target_", "sspir.data.${variant}"),
         ("data.${oc.env:HOME}", "x"),
     ],
@@ -232,7 +234,11 @@ def test_what_was_composed_refers_to_its_own_settings_alone(key: str, value: str
 def test_what_was_composed_is_checked_as_it_comes_out(run: Path, tmp_path: Path) -> None:
     composed = yaml.safe_load((run / COMPOSED).read_text())
     made, nodes = planted(tmp_path)
-    for key, value in (("vae", nodes["module.vae"]), ("callbacks.panels.folder", "${folder}/../..")):
+    for key, value in (
+        ("vae", nodes["module.vae"]),
+        ("callbacks.panels.folder", "${folder}/../.."),
+        ("callbacks.panels.folder", composed["folder"]),  # inside as it was recorded, but not when that is repeated
+    ):
         (run / COMPOSED).write_text(yaml.safe_dump(changed(composed, key, value)))
         with pytest.raises(UserError, match=f"its {key} "):
             repetition(run, [f"folder={tmp_path / 'again'}"])

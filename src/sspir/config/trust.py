@@ -17,7 +17,8 @@ from sspir.moved import present_config
 
 _CODE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HOOKS = {"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"}  # modules, kernels of the hub
-_REFERENCE = re.compile(r"\$\{(?:[\w.]+\}|oc\.select:)")  # to other settings, which reads nothing of this machine
+# To another setting, or plain text: none reads this machine, or becomes another node as a setting is changed
+_REFERENCE = re.compile(r"\$\{(?:[\w.]+|oc\.select: *[\w.]+ *, *[\w./-]+ *)\}")
 
 
 def read_record(path: Path, may_refer: bool = False) -> DictConfig:

@@ -46,8 +46,10 @@ def repetition(folder: Path, changes: Sequence[str]) -> Any:
         OmegaConf.set_struct(config, True)
         recorded: Any = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         check_record(recorded, path)
-        check_places(recorded, path, changes)
         changed: Any = OmegaConf.merge(config, OmegaConf.from_dotlist(present_changes(changes, config)))
+        moved: Any = OmegaConf.merge(config, {"folder": changed.folder})  # a place written out in full does not move
+        moved = OmegaConf.create(OmegaConf.to_container(moved, resolve=True))
+        check_places(moved, path, changes)
         if changed.folder == recorded.folder:
             raise UserError("Say where the repetition goes: folder=SOMEWHERE.")
     except UserError:
