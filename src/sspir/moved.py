@@ -94,6 +94,7 @@ NAMES = {
     "pretrained.marks_of": "training.checkpoint.marks_of",
     "pretrained.processor_of": "pretrained.load.load_preprocessor",
     "pretrained.require_marked": "training.checkpoint.require_marked",
+    "priors.captioner.to_picture": "captioners.base.pil_image",
     "priors.image_encoder.DINOv2ImageEncoder": "encoders.dinov2.DINOv2ImageEncoder",
     "priors.image_encoder.NoImageEncoder": "encoders.base.NoImageEncoder",
     "priors.image_encoder.OpenCLIPImageEncoder": "encoders.open_clip.OpenCLIPImageEncoder",
@@ -101,7 +102,10 @@ NAMES = {
     "priors.image_encoder.encoder_of": "encoders.base.encoder_of",
     "restoring.journal.NAME": "restoring.jobs.JOURNAL",
     "restoring.restore.Restorer": "restoring.runner.JobRunner",
+    "sampling.fidelity.drawn_to": "sampling.back_projection.back_project",
     "sweep.Stop": "commands.stop.Stop",
+    "sweep.StoppedError": "commands.stop.StoppedError",
+    "weights.AUTHORS_PARTS": "weights.authors.PARTS",
     "weights.AUTHORS_SAMPLER": "weights.authors.SAMPLER",
 }
 """What went elsewhere than the rest of its module: old name -> new name."""
