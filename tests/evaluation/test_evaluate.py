@@ -233,11 +233,14 @@ def test_a_finished_evaluation_of_before_is_left_alone(
         for name, old in names.items():
             text = text.replace(name, old)
         (tmp_path / file).write_text(text)
-    before = (tmp_path / "restored").stat().st_mtime_ns
+    before = times(tmp_path)
     assert call()["evaluation"]["inputs"]["benchmark"]["_target_"] == "sspir.data.Benchmark"
     assert "is finished; nothing to do" in caplog.text
-    assert call("+metric.mine._target_=sspir.metrics.ColorShift")["evaluation"]["metrics"]["mine"]
-    assert (tmp_path / "restored").stat().st_mtime_ns >= before
+    assert times(tmp_path) == before
+    assert call("~metric.ssim_y")["evaluation"]["metrics"].keys() == {"psnr_y"}  # taken from what was measured before
+    after, pictures = times(tmp_path), [name for name in before if name.startswith("restored/")]
+    assert pictures
+    assert [after[name] for name in pictures] == [before[name] for name in pictures]
 
 
 def test_more_metrics_are_measured_and_fewer_are_taken_from_what_was(run: Path, captioned: list[str]) -> None:
