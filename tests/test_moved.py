@@ -36,3 +36,12 @@ def test_a_module_of_such_a_room_may_come_first() -> None:
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_old_module_is_found_below_its_package() -> None:
+    import_module("sspir.pipeline")
+    import_module("sspir.priors.text_encoder")
+    with pytest.warns(DeprecationWarning, match=r"sspir\.pipeline\.RestorationPipeline is now sspir\.sampling"):
+        assert sspir.pipeline.RestorationPipeline is sspir.RestorationPipeline
+    assert sspir.priors.text_encoder.TextEncoder is import_module("sspir.encoders").TextEncoder
+    assert callable(sspir.train)  # which was a module of that name too

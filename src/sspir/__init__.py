@@ -1,5 +1,6 @@
 """Experiment framework for diffusion-based realistic image restoration."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,5 +33,7 @@ keep_old_modules()
 def __getattr__(name: str) -> Any:
     """Import the module of a name, and with it torch, only when the name is used."""
     if name not in _PLACES:
+        if old := sys.modules.get(f"{__name__}.{name}"):
+            return old
         raise AttributeError(f"module 'sspir' has no attribute {name!r}")
     return getattr(import_module(f"sspir.{_PLACES[name]}"), name)

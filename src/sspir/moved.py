@@ -88,7 +88,10 @@ NAMES = {
     "evaluate.device_of": "memory.choose_device",
     "evaluation_record.folder_name": "config.naming.folder_name",
     "evaluation_record.settings_of": "config.naming.settings_of",
+    "images.io.write_atomically": "files.write_bytes",
     "metrics.fidelity.luma": "metrics.psnr_ssim.y_channel",
+    "models.latent.decode": "models.latent.decode_latents",
+    "models.latent.encode": "models.latent.encode_latents",
     "models.sharding.whole": "training.strategy.full_tensor",
     "pipeline.Restored": "sampling.output.RestorationOutput",
     "pretrained.marks_of": "training.checkpoint.marks_of",
@@ -104,8 +107,6 @@ NAMES = {
     "restoring.restore.Restorer": "restoring.runner.JobRunner",
     "sampling.fidelity.drawn_to": "sampling.back_projection.back_project",
     "sweep.Stop": "commands.stop.Stop",
-    "sweep.StoppedError": "commands.stop.StoppedError",
-    "weights.AUTHORS_PARTS": "weights.authors.PARTS",
     "weights.AUTHORS_SAMPLER": "weights.authors.SAMPLER",
 }
 """What went elsewhere than the rest of its module: old name -> new name."""
@@ -126,7 +127,7 @@ class _OldModule(ModuleType):
     """What is asked of an old module is taken from where it is now."""
 
     def __getattr__(self, name: str) -> Any:
-        return old_name(self.__name__, name)
+        return sys.modules.get(f"{self.__name__}.{name}") or old_name(self.__name__, name)
 
 
 def keep_old_modules() -> None:

@@ -13,6 +13,7 @@ from sspir.images.decode import read_size as read_size
 from sspir.images.encode import encode_picture
 from sspir.images.picture import ImageError as ImageError
 from sspir.images.picture import Picture as Picture
+from sspir.moved import old_names_of
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -136,3 +137,6 @@ def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[s
             f"{path} cannot be written: {error.strerror}; free the disk or choose another folder."
         ) from error
     return lost
+
+
+__getattr__ = old_names_of(__name__)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sspir.models.offload import fetch
 from sspir.models.tiling import tiled
+from sspir.moved import old_names_of
 
 
 def factor_of(vae: Any) -> int:
@@ -85,3 +86,6 @@ def upscale(lq: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(lq.shape[-2:]) == tuple(size):
         return lq
     return F.interpolate(lq, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+__getattr__ = old_names_of(__name__)
