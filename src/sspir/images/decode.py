@@ -136,10 +136,8 @@ def _require_one_picture(path: Path, data: bytes, image: Any) -> None:
     """Refuse animations and documents, but not a preview that phones (MPO) and editors (TIFF) put behind the photo."""
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if image.format == "TIFF":
-        reduced, image = (
-            [],
-            _opened(path, io.BytesIO(data)),
-        )  # seeking in the image itself would change how it is oriented
+        # Seeking in the image itself would change how it is oriented
+        reduced, image = [], _opened(path, io.BytesIO(data))
         for page in range(pages):
             image.seek(page)
             reduced.append(bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED))
