@@ -52,7 +52,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
 def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """Yield the parts that load pretrained weights: the setting that points to the weights, and the node."""
     for name in ("backbone", "vae", "noise_schedule", "text_encoder", "image_encoder", "captioner"):
-        node = config[name].get("unet") if name == "backbone" else config[name]
+        node = config[name].get("unet", config[name])  # of the backbone, unless it is one of somebody's own
         if isinstance(node, DictConfig) and "path" in node:
             yield f"{name}.path" if name not in ("vae", "noise_schedule") else "backbone.path", node
 

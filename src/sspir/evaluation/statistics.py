@@ -53,7 +53,7 @@ def orient(facts: Mapping[str, Any], values: Any) -> Any:
         values: of the metric.
     """
     if facts["ideal"] is not None:
-        return -np.abs(np.log(values / facts["ideal"]))
+        return -np.abs(np.log(np.maximum(values / facts["ideal"], 1e-12)))  # a ratio of 0 is the worst
     return values if facts["higher_is_better"] else -values
 
 

@@ -35,7 +35,10 @@ def repetition(folder: Path, changes: Sequence[str]) -> Any:
     shipped: Any = OmegaConf.to_container(OmegaConf.load(config_root() / "conf" / "train.yaml"))
     if path.name == CONFIG:
         log.info("%s has no %s: of copies of a setting only those in data and module follow it.", folder, COMPOSED)
-        record = with_references(record, shipped)
+        try:
+            record = with_references(record, shipped)
+        except KeyError as error:
+            raise UserError(f"{path} is no record of a training: it has no {error}; copy the run again.") from error
     known = {field.name for field in fields(TrainConfig)}
     try:
         config: Any = OmegaConf.merge(
