@@ -20,6 +20,7 @@ COMMANDS = {
     "data": "describe, check and download the public data sets",
     "compare": "measure any methods' output folders against the truth",
     "report": "one self-contained HTML page about results and training runs",
+    "weights": "get what LPIPS and DISTS need, once",
     "doctor": "what is there, what is missing, and where to put it",
 }
 

@@ -77,6 +77,8 @@ ROOMS = {"config": "config.compose", "pretrained": "pretrained.load", "weights":
 """Room that was a module -> where most of what stood in it is."""
 
 NAMES = {
+    "metrics.LearnedFullReference": "metrics.distance.PerceptualMetric",
+    "metrics.learned.LearnedFullReference": "metrics.distance.PerceptualMetric",
     "callbacks.LogRestorations": "training.panels.LogRestorations",
     "callbacks.StepProgress": "training.progress.StepProgress",
     "config.EvaluateConfig": "config.schema.EvaluateConfig",

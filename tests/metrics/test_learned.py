@@ -13,7 +13,7 @@ from sspir.evaluation.results import Results
 from sspir.evaluation.table import summary_table
 from sspir.files import sha256
 from sspir.metrics.base import MetricUnavailableError
-from sspir.metrics.learned import FID, LearnedFullReference, LearnedNoReference
+from sspir.metrics.learned import FID, LearnedNoReference
 from sspir.metrics.weight_files import WEIGHTS, WeightFile, problems
 
 
@@ -27,16 +27,13 @@ def _no_weights_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def test_what_is_missing_is_named_with_path_and_checksum(tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_path() -> None:
     metrics = {
-        "lpips": LearnedFullReference("lpips"),
         "fid": FID(),
         "musiq": LearnedNoReference("musiq"),
     }
     ready, missing = usable(metrics)
     assert not ready
-    assert f"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth is missing" in missing["lpips"]
-    assert "sha256 df73285e" in missing["lpips"]
     assert "pt_inception" in missing["fid"]
     image = torch.rand(1, 3, 32, 32)
     with pytest.raises(MetricUnavailableError, match="musiq_koniq"):
@@ -70,7 +67,5 @@ def test_the_column_says_so_and_the_rest_is_measured() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(UserError, match="lpips, dists"):
-        LearnedFullReference("lpips-vgg")
     with pytest.raises(UserError, match="maniqa-pipal"):
         LearnedNoReference("maniqa")  # KonIQ's: not what the tables print

@@ -17,11 +17,9 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.metrics.base import (
     FolderMetric,
-    FullReferenceMetric,
     ImageMetric,
     MetricUnavailableError,
     NoReferenceMetric,
-    check_pair,
     to_pixels,
 )
 from sspir.metrics.weight_files import problems
@@ -49,19 +47,6 @@ class Learned(ImageMetric):
     def require(self) -> None:
         """Load the network; raises MetricUnavailableError where something is missing."""
         self._model = self._model or load(self.name)
-
-
-class LearnedFullReference(Learned, FullReferenceMetric):
-    """LPIPS (AlexNet, v0.1) or DISTS."""
-
-    known = ("lpips", "dists")
-    higher_is_better = False
-
-    def score(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Distance (B,), lower is better."""
-        check_pair(preds, target)
-        self.require()
-        return _values(self._model, to_pixels(preds) / 255, to_pixels(target) / 255)
 
 
 class LearnedNoReference(Learned, NoReferenceMetric):

@@ -9,7 +9,6 @@ import torch
 from sspir.files import sha256
 
 PYIQA_WEIGHTS = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
-TORCHVISION_WEIGHTS = "https://download.pytorch.org/models/"
 CLIP_RN50 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 CLIP_WEIGHTS = f"https://openaipublic.azureedge.net/clip/models/{CLIP_RN50}/"
 TIMM_WEIGHTS = "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"
@@ -58,14 +57,6 @@ def _pyiqa_file(name: str, checksum: str) -> WeightFile:
 
 
 WEIGHTS: dict[str, tuple[WeightFile, ...]] = {
-    "lpips": (
-        WeightFile("checkpoints", "alexnet-owt-7be5be79.pth", "7be5be79", TORCHVISION_WEIGHTS),
-        _pyiqa_file("LPIPS_v0.1_alex-df73285e.pth", "df73285e"),
-    ),
-    "dists": (
-        WeightFile("checkpoints", "vgg16-397923af.pth", "397923af", TORCHVISION_WEIGHTS),
-        _pyiqa_file("DISTS_weights-f5e65c96.pth", "f5e65c96"),
-    ),
     "musiq": (_pyiqa_file("musiq_koniq_ckpt-e95806b9.pth", "e95806b9"),),
     "maniqa-pipal": (
         WeightFile("", TIMM_WEIGHTS, "", f"the cached snapshot of https://huggingface.co/{TIMM_WEIGHTS}"),

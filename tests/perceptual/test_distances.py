@@ -1,0 +1,166 @@
+"""LPIPS and DISTS: other implementations with equal weights, laws, and the values that authors published per image."""
+
+import csv
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sspir.__main__ import main
+from sspir.errors import UserError
+from sspir.images.io import read_image
+from sspir.metrics import PerceptualMetric
+from sspir.metrics.base import MetricUnavailableError
+from sspir.perceptual import DISTS, LPIPS
+from sspir.perceptual.networks import Features, L2Pool, PerceptualDistance
+from sspir.perceptual.weights import DISTANCES, _ArrayUnpickler, _convolutions, find_trunk, load_distance
+
+SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
+SETS = SHARED / "data" / "benchmarks"
+
+
+def random_network(name: str, seed: int = 0) -> PerceptualDistance:
+    """A distance whose every weight is random, and whose heads weigh with positive numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    trunk = DISTANCES[name]
+    features = Features(trunk)
+    weights = {f"features.{key}": _random(value, generator) for key, value in features.state_dict().items()}
+    channels = Features.channels[trunk]
+    if name == "dists":
+        count = 3 + sum(channels)
+        return DISTS(weights | {key: torch.rand(count, generator=generator) for key in ("alpha", "beta")})
+    heads = {f"heads.{place}": torch.rand(count, generator=generator) for place, count in enumerate(channels)}
+    return LPIPS(weights | heads, trunk)
+
+
+def _random(value: Tensor, generator: torch.Generator) -> Tensor:
+    fan_in = value[0].numel() if value.ndim == 4 else 100
+    return torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
+
+
+def pictures(count: int = 2, height: int = 47, width: int = 40) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    target = torch.rand(count, 3, height, width, generator=generator)
+    return (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_equal_pictures_are_at_distance_zero_and_images_do_not_see_their_batch(name: str) -> None:
+    network = random_network(name)
+    preds, target = pictures()
+    assert network(target, target).abs().max() < 1e-6
+    together = network(preds, target)
+    assert together.shape == (2,)
+    assert (together > 1e-3).all()
+    apart = torch.cat([network(preds[n : n + 1], target[n : n + 1]) for n in range(2)])
+    assert torch.allclose(together, apart, atol=1e-6)
+    assert torch.allclose(network(target, preds), together, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
+    network = random_network(name).double()
+    preds, target = (images.double() for images in pictures(1, 33, 32))
+    direction = torch.randn(preds.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    preds.requires_grad_()
+    (gradient,) = torch.autograd.grad(network.distance(preds, target).sum(), preds)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    with torch.no_grad():
+        step = 1e-6 * direction
+        ahead, behind = (network.distance(preds + sign * step, target).sum() for sign in (1, -1))
+    assert (gradient * direction).sum().item() == pytest.approx((ahead - behind).item() / 2e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_half_precision_around_it_changes_nothing(name: str) -> None:
+    network = random_network(name)
+    preds, target = pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        surrounded = network(preds, target)
+    assert torch.allclose(surrounded, network(preds, target), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lpips", "lpips_vgg"])
+def test_lpips_is_that_of_its_authors(name: str) -> None:
+    lpips = pytest.importorskip("lpips")
+    ours = random_network(name)
+    assert isinstance(ours, LPIPS)
+    theirs = lpips.LPIPS(
+        net="alex" if name == "lpips" else "vgg", pretrained=False, pnet_rand=True, verbose=False
+    ).eval()
+    convolutions = [module for module in theirs.net.modules() if isinstance(module, torch.nn.Conv2d)]
+    with torch.no_grad():
+        for mine, other in zip(ours.features.convolutions, convolutions, strict=True):
+            other.load_state_dict(mine.state_dict())
+        for head, layer in zip(ours.heads, theirs.lins, strict=True):
+            layer.model[-1].weight.copy_(head.view(1, -1, 1, 1))
+        preds, target = pictures()
+        assert torch.allclose(ours(preds, target), theirs(preds, target, normalize=True).flatten(), atol=1e-6)
+
+
+def test_pooling_of_a_constant_is_the_constant() -> None:
+    assert torch.allclose(L2Pool()(torch.full((1, 2, 9, 8), 0.7))[..., 1:-1, 1:-1], torch.tensor(0.7))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("lpips", (1, 3, 31, 64)), ("dists", (1, 3, 64, 16))])
+def test_small_pictures_are_one_sentence(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="sides from 32 pixels"):
+        random_network(name)(torch.zeros(shape), torch.zeros(shape))
+
+
+def test_missing_weights_are_one_sentence_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MetricUnavailableError, match="sspir weights get dists"):
+        PerceptualMetric("dists").require()
+    with pytest.raises(UserError, match="lpips_vgg"):
+        load_distance("lpipps")
+    (tmp_path / "alexnet.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="get them again"):
+        PerceptualMetric("lpips").require()
+
+
+def test_an_archive_of_arrays_is_read_and_one_with_code_is_not(tmp_path: Path) -> None:
+    kernel = np.random.default_rng(0).random((3, 2, 4, 5), dtype=np.float32)
+    tree = {"Conv_0": {"kernel": kernel, "bias": np.zeros(5, np.float32)}}
+    old = pickle.dumps(tree, protocol=3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "old").write_bytes(old)
+    with (tmp_path / "old").open("rb") as file:
+        weights = _convolutions(_ArrayUnpickler(file).load())
+    assert weights["convolutions.0.weight"].shape == (5, 4, 3, 2)
+    assert weights["convolutions.0.weight"][1, 2, 0, 1] == kernel[0, 1, 2, 1]
+    (tmp_path / "evil").write_bytes(pickle.dumps({"a": os.system}))
+    with (tmp_path / "evil").open("rb") as file, pytest.raises(pickle.UnpicklingError, match="is no array"):
+        _ArrayUnpickler(file).load()
+
+
+def published(folder: Path, count: int) -> list[tuple[Tensor, Tensor, dict[str, float]]]:
+    with (folder / "osediff_published.csv").open() as file:
+        rows = list(csv.DictReader(file))[:count]
+    return [
+        (*(read_image(folder / kind / row["image"]).tensor()[None] for kind in ("osediff", "HQ")), row) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("lpips", 3), ("dists", 1), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("lpips", "dists"))],
+)
+@pytest.mark.parametrize("benchmark", ["realsr_dev", "drealsr_dev"])
+def test_values_are_those_that_osediff_published(name: str, count: int, benchmark: str) -> None:
+    if not (SETS / benchmark).is_dir():
+        pytest.skip("the benchmark is not here")
+    if find_trunk(DISTANCES[name]) is None:
+        pytest.skip(f"no weights: sspir weights get {name}")
+    metric = PerceptualMetric(name)
+    for preds, target, row in published(SETS / benchmark, count):
+        assert metric.score(preds, target).item() == pytest.approx(float(row[name]), abs=1e-4), row["image"]
+
+
+def test_the_command_names_what_there_is(capsys: pytest.CaptureFixture) -> None:
+    assert main(["weights", "get", "lpip"]) == 2
+    assert "choose among lpips, lpips_vgg, dists, all" in capsys.readouterr().err
