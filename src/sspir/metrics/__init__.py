@@ -3,12 +3,13 @@
 from sspir.metrics.cvvdp import ColorVideoVDP
 from sspir.metrics.detail import ColorShift, GradientRatio, HighFrequencyRatio
 from sspir.metrics.distance import PerceptualMetric
+from sspir.metrics.grid import Grid
 from sspir.metrics.learned import FID, LearnedNoReference
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.psnr_ssim import MSSSIM, PSNR, SSIM
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
 
 __all__ = [
-    "FID", "GMSD", "MSSSIM", "NIQE", "PSNR", "SSIM", "VIF", "ColorShift", "ColorVideoVDP", "GradientRatio", "HaarPSI",
-    "HighFrequencyRatio", "LearnedNoReference", "PerceptualMetric",
+    "FID", "GMSD", "MSSSIM", "NIQE", "PSNR", "SSIM", "VIF", "ColorShift", "ColorVideoVDP", "GradientRatio", "Grid",
+    "HaarPSI", "HighFrequencyRatio", "LearnedNoReference", "PerceptualMetric",
 ]  # fmt: skip

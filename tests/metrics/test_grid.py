@@ -1,0 +1,50 @@
+"""The metric for patterns finds one that is put on a picture, at its strength, and none where there is none."""
+
+import pytest
+import torch
+from skimage import data
+
+from sspir.errors import UserError
+from sspir.metrics import Grid
+
+
+@pytest.fixture(scope="module")
+def photo() -> torch.Tensor:
+    return torch.from_numpy(data.astronaut()[:256, :256].copy()).permute(2, 0, 1)[None] / 255
+
+
+def woven(pattern: torch.Tensor, shift: int = 0) -> torch.Tensor:
+    """A grey picture (1, 3, 96, 240), flat but for a square pattern of grey levels in two fifths, noise elsewhere."""
+    grey = (100 + pattern.repeat(96 // len(pattern), 240 // len(pattern))).roll((shift, shift), (0, 1))
+    grey[:, :140] += (40 * torch.randn(96, 140, generator=torch.Generator().manual_seed(1))).round()
+    return grey.clamp(0, 255).expand(1, 3, -1, -1) / 255
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_a_pattern_has_its_own_deviation(shift: int) -> None:
+    pattern = torch.randint(0, 9, (4, 4), generator=torch.Generator().manual_seed(0)).float()
+    for period in (4, 8):
+        found = Grid(period).score(woven(pattern, shift)).item()
+        assert found == pytest.approx(pattern.std(correction=0).item(), rel=0.05)
+
+
+def test_a_period_of_eight_is_not_one_of_four() -> None:
+    pattern = torch.zeros(8, 8)
+    pattern[:4] = 1
+    pattern[:, :4] += 1
+    assert Grid(8).score(woven(4 * pattern)).item() > 3 * Grid(4).score(woven(4 * pattern)).item()
+
+
+def test_a_photo_has_none_and_a_weave_of_one_level_is_seen(photo: torch.Tensor) -> None:
+    weave = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(128, 128) / 255
+    clean, spoilt = (Grid(8).score(picture).item() for picture in (photo, (photo + weave).clamp(0, 1)))
+    assert clean < 0.15
+    assert spoilt > 0.8
+
+
+def test_images_do_not_see_their_batch_and_other_periods_are_refused(photo: torch.Tensor) -> None:
+    flipped = photo.flip(3)
+    together = Grid(8).score(torch.cat([photo, flipped]))
+    assert together.tolist() == pytest.approx([Grid(8).score(each).item() for each in (photo, flipped)])
+    with pytest.raises(UserError, match="multiple of 4"):
+        Grid(6)
