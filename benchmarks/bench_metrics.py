@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sspir.__main__ import main
 from sspir.commands.compare import load_metrics
-from sspir.evaluation.measure import usable
+from sspir.metrics.base import usable
 from sspir.metrics.psnr_ssim import psnr, ssim
 
 

@@ -1,5 +1,6 @@
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SSPIR_PHOTOS", None)
 os.environ.pop("SSPIR_PATH", None)
+# Whether the weights of LPIPS are on a machine changes what a training measures: only tests of theirs look
+for cache in ("SSPIR_CACHE", "TORCH_HOME"):
+    os.environ[f"{cache}_OF_USER"] = os.environ.get(cache, "")
+    os.environ[cache] = str(Path(tempfile.gettempdir(), "sspir-tests-without-weights"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

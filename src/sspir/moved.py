@@ -91,6 +91,7 @@ NAMES = {
     "evaluation_record.folder_name": "config.naming.folder_name",
     "evaluation_record.settings_of": "config.naming.settings_of",
     "images.io.write_atomically": "files.write_bytes",
+    "metrics.measure.usable": "metrics.base.usable",
     "metrics.fidelity.luma": "metrics.psnr_ssim.y_channel",
     "models.latent.decode": "models.latent.decode_latents",
     "models.latent.encode": "models.latent.encode_latents",

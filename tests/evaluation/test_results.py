@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.evaluation.measure import Row, add_noise, measure_image, usable
+from sspir.evaluation.measure import Row, add_noise, measure_image
 from sspir.evaluation.results import Results, noise_verdicts
 from sspir.evaluation.statistics import bootstrap, compare
 from sspir.evaluation.table import comparison_text, summary_table, verdict_text
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
+from sspir.metrics.base import usable
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.learned import FID
 from sspir.metrics.niqe import NIQE

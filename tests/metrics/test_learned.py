@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sspir.errors import UserError
-from sspir.evaluation.measure import measure_image, usable
+from sspir.evaluation.measure import measure_image
 from sspir.evaluation.results import Results
 from sspir.evaluation.table import summary_table
 from sspir.files import sha256
-from sspir.metrics.base import MetricUnavailableError
+from sspir.metrics.base import MetricUnavailableError, usable
 from sspir.metrics.learned import FID, LearnedNoReference
 from sspir.metrics.weight_files import WEIGHTS, WeightFile, problems
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sspir.__main__ import main
@@ -18,6 +20,8 @@ from sspir.metrics.base import MetricUnavailableError
 from sspir.perceptual import DISTS, LPIPS
 from sspir.perceptual.networks import Features, L2Pool, PerceptualDistance
 from sspir.perceptual.weights import DISTANCES, _ArrayUnpickler, _convolutions, find_trunk, load_distance
+from tests.needs import lacks
+from tests.runs import tiny_run
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = SHARED / "data" / "benchmarks"
@@ -151,11 +155,18 @@ def published(folder: Path, count: int) -> list[tuple[Tensor, Tensor, dict[str, 
     [("lpips", 3), ("dists", 1), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("lpips", "dists"))],
 )
 @pytest.mark.parametrize("benchmark", ["realsr_dev", "drealsr_dev"])
-def test_values_are_those_that_osediff_published(name: str, count: int, benchmark: str) -> None:
+def test_values_are_those_that_osediff_published(
+    name: str, count: int, benchmark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not (SETS / benchmark).is_dir():
         pytest.skip("the benchmark is not here")
+    for cache in ("SSPIR_CACHE", "TORCH_HOME"):
+        if place := os.environ[f"{cache}_OF_USER"]:
+            monkeypatch.setenv(cache, place)
+        else:
+            monkeypatch.delenv(cache)
     if find_trunk(DISTANCES[name]) is None:
-        pytest.skip(f"no weights: sspir weights get {name}")
+        lacks(f"the weights of {name} are not here: sspir weights get {name}")
     metric = PerceptualMetric(name)
     for preds, target, row in published(SETS / benchmark, count):
         assert metric.score(preds, target).item() == pytest.approx(float(row[name]), abs=1e-4), row["image"]
@@ -164,3 +175,24 @@ def test_values_are_those_that_osediff_published(name: str, count: int, benchmar
 def test_the_command_names_what_there_is(capsys: pytest.CaptureFixture) -> None:
     assert main(["weights", "get", "lpip"]) == 2
     assert "choose among lpips, lpips_vgg, dists, all" in capsys.readouterr().err
+
+
+def test_a_training_measures_what_it_has_weights_for_and_keeps_to_it(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "alexnet.safetensors"
+    features = random_network("lpips").features
+    save_file({key: value for key, value in features.state_dict().items() if "convolutions" in key}, weights)
+    monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
+    changes = ["trainer.max_steps=2", "monitor=lpips"]
+    found = tiny_run(tmp_path / "run", photo_folder, *changes)
+    assert found["val/lpips"] > 0
+    assert found["bicubic/lpips"] > 0
+    weights.unlink()
+    with pytest.raises(UserError, match=r"has measured lpips so far: .*sspir weights get lpips"):
+        tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=4", "monitor=lpips")
+    with pytest.raises(UserError, match="monitor=lpips is not validated"):
+        tiny_run(tmp_path / "without", photo_folder, *changes)
+    assert "lpips is not measured: lpips needs the weights of alexnet" in caplog.text
+    recorded = OmegaConf.load(tmp_path / "without" / "config.yaml")
+    assert "lpips" not in {**recorded.metric, **recorded.module.metrics}

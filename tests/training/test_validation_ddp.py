@@ -13,8 +13,9 @@ from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from sspir.data.order import Share
+from sspir.errors import UserError
 from sspir.metrics.base import ImageMetric, metric_of
-from sspir.metrics.psnr_ssim import PSNR
+from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.training.validation import Validation
 
 
@@ -43,6 +44,15 @@ def metrics() -> dict[str, ImageMetric]:
     return {"ours": PSNR(), "torchmetrics": metric_of(PeakSignalNoiseRatio(data_range=1.0))}
 
 
+def refused(rank: int) -> str:
+    """What is said where one process lacks a metric."""
+    try:
+        Validation({"psnr_y": PSNR(), "ssim_y": SSIM()} if rank else {"psnr_y": PSNR()}).enter("set")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def work(rank: int, folder: Path) -> None:
     place, patience = f"file://{folder}/meet", timedelta(minutes=2)
     dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=patience)
@@ -52,6 +62,7 @@ def work(rank: int, folder: Path) -> None:
         metric.update(preds[mine], target[mine])
         (folder / f"{name}{rank}").write_text(repr(metric.compute().item()))
     (folder / f"validation{rank}").write_text(json.dumps(validated(rank, 2)))
+    (folder / f"refused{rank}").write_text(refused(rank))
     dist.destroy_process_group()
 
 
@@ -70,5 +81,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             assert found == pytest.approx(whole.compute().item(), abs=1e-6)
     for rank in range(2):
         assert json.loads((tmp_path / f"validation{rank}").read_text()) == pytest.approx(validated(0, 1), abs=1e-6)
+        assert "Not every process can measure ssim_y;" in (tmp_path / f"refused{rank}").read_text()
+    assert not refused(1)
     assert validated(0, 1).keys() >= {"val/one/psnr_y", "structure/five/psnr_y", "val/failed"}
     assert "structure/one/psnr_y" not in validated(0, 1)

@@ -80,8 +80,7 @@ def run(arguments: list[str]) -> int:
 
 def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":
     """The chosen metrics that can run on these pictures, and name -> reason of the metrics that cannot."""
-    from sspir.evaluation.measure import usable
-    from sspir.metrics.base import FolderMetric
+    from sspir.metrics.base import FolderMetric, usable
 
     metrics, unavailable = usable(load_metrics(options.metrics))
     if options.hq is None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
-from sspir.evaluation.measure import NOISE, Row, measure_image, usable
+from sspir.evaluation.measure import NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
@@ -24,7 +24,7 @@ from sspir.files import Journal, write_bytes
 from sspir.images.io import write_image
 from sspir.images.panel import to_picture
 from sspir.memory import choose_device
-from sspir.metrics.base import ImageMetric
+from sspir.metrics.base import ImageMetric, usable
 from sspir.models.latent import upscale
 from sspir.moved import as_before, named
 from sspir.numbers import COUNT, SEED

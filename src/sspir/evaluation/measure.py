@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from sspir.errors import UserError
-from sspir.metrics.base import FolderMetric, ImageMetric, MetricUnavailableError, metric_of
+from sspir.metrics.base import FolderMetric, ImageMetric
 from sspir.metrics.psnr_ssim import psnr
 from sspir.models.latent import upscale
 
@@ -117,16 +116,3 @@ def _measure(metrics: Mapping[str, ImageMetric], image: str, method: str, pictur
         else:
             row.problems[name] = f"{name} is undefined for this picture, which may be flat; leave it out."
     return row
-
-
-def usable(metrics: Mapping[str, Metric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
-    """Load the metrics' networks; returns the metrics that can run, and name -> reason of the metrics that cannot."""
-    ready: dict[str, ImageMetric] = {}
-    missing: dict[str, str] = {}
-    for name, metric in ((name, metric_of(metric)) for name, metric in metrics.items()):
-        try:
-            metric.require()
-            ready[name] = metric
-        except MetricUnavailableError as error:
-            missing[name] = str(error)
-    return ready, missing

@@ -1,7 +1,7 @@
 """Base classes of image metrics: a value per image, and the mean over any number of images."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar, Self
@@ -150,6 +150,19 @@ class PlainMetric(ImageMetric):
 def metric_of(metric: Metric) -> ImageMetric:
     """Return an `ImageMetric` unchanged; wrap any other metric of torchmetrics in `PlainMetric`."""
     return metric if isinstance(metric, ImageMetric) else PlainMetric(metric)
+
+
+def usable(metrics: Mapping[str, Metric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
+    """Load the metrics' networks; returns the metrics that can run, and name -> reason of the metrics that cannot."""
+    ready: dict[str, ImageMetric] = {}
+    missing: dict[str, str] = {}
+    for name, metric in ((name, metric_of(metric)) for name, metric in metrics.items()):
+        try:
+            metric.require()
+            ready[name] = metric
+        except MetricUnavailableError as error:
+            missing[name] = str(error)
+    return ready, missing
 
 
 class FolderMetric(ImageMetric):

@@ -66,6 +66,8 @@ class Features(nn.Module):
 class L2Pool(nn.Module):
     """Root of the blurred squares, every second one: pooling that does not alias (DISTS, equation 2)."""
 
+    window: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         window = torch.hann_window(5, periodic=False).outer(torch.hann_window(5, periodic=False))[1:-1, 1:-1]
@@ -116,6 +118,9 @@ class LPIPS(PerceptualDistance):
         network: "alexnet" or "vgg16".
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, weights: Mapping[str, Tensor], network: str = "alexnet") -> None:
         super().__init__()
         self.features = Features(network)
@@ -140,6 +145,9 @@ class DISTS(PerceptualDistance):
     Args:
         weights: of `features`, `alpha` and `beta`.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
@@ -24,11 +24,12 @@ from sspir.config.build import refusal
 from sspir.config.sweep import name_variant
 from sspir.config.trust import composed
 from sspir.data.manifest import Manifest, difference, manifest_of
-from sspir.errors import NotApplicableError
+from sspir.errors import NotApplicableError, UserError
 from sspir.files import NOT_APPLICABLE, write_text
+from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
-from sspir.training.checkpoint import LAST, AtomicCheckpointIO, link_or_copy
+from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.loggers import StepLogger
 from sspir.training.resume import finished, starting_point
 from sspir.training.run import (
@@ -81,6 +82,7 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
 
 def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     checkpoint = starting_point(folder, config)
+    _leave_out_missing(config, checkpoint)
     data = instantiate(config.data)
     _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like)
     torch.set_float32_matmul_precision(config.matmul_precision)
@@ -135,6 +137,23 @@ def _validate_last_step(trainer: pl.Trainer, module: Any, data: Any) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a list
         if isinstance(callback, Checkpoint | EarlyStopping):
             callback.on_validation_end(trainer, module)
+
+
+def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
+    """Leave out of a configuration the metrics that cannot be measured here, and say so.
+
+    Raises:
+        UserError: the run that goes on has measured one of them.
+    """
+    _, missing = usable(instantiate(config.metric))
+    before = glance(checkpoint)["config"].get("metric", {}) if checkpoint else {}
+    for name, why in missing.items():
+        if name in before:
+            raise UserError(f"This run has measured {name} so far: {why}")
+        log.warning("%s is not measured: %s", name, why)
+        with open_dict(config):
+            for metrics in (config.metric, config.module.metrics):  # one and the same, unless a record holds a copy
+                metrics.pop(name, None)
 
 
 def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> None:

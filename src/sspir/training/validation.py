@@ -79,8 +79,18 @@ class Validation(nn.Module):
         Args:
             name: of the set.
             counts: whether the batch is measured and counted here; another process does it otherwise.
+
+        Raises:
+            UserError: another process measures different metrics, so that each would wait for ever.
         """
         self.counts = counts
+        if not self.of_sets:
+            names = [set(found) for found in gathered(list(self.rows["val"].keys(keep_base=True)))]
+            if lacking := set.union(*names) - set.intersection(*names):
+                raise UserError(
+                    f"Not every process can measure {', '.join(sorted(lacking))}; get the weights on every machine "
+                    f"(sspir weights get all), or leave it out by ~metric.NAME."
+                )
         if name != self.current:
             self._close()
             self.current, self.of_sets[name] = name, {}
