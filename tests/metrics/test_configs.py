@@ -20,5 +20,5 @@ def test_group(group: str) -> None:
 
 
 def test_fast_is_what_validation_looks_at() -> None:
-    assert list(compose_config("metric/fast").metric) == ["psnr_y", "ssim_y"]
+    assert list(compose_config("metric/fast").metric) == ["psnr_y", "ssim_y", "lpips"]
     assert set(compose_config("metric/all").metric) >= {"psnr_y", "psnr_rgb", "niqe", "vif", "haarpsi", "gmsd"}
