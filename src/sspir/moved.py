@@ -77,7 +77,6 @@ ROOMS = {"config": "config.compose", "pretrained": "pretrained.load", "weights":
 """Room that was a module -> where most of what stood in it is."""
 
 NAMES = {
-    "metrics.LearnedFullReference": "metrics.distance.PerceptualMetric",
     "metrics.learned.LearnedFullReference": "metrics.distance.PerceptualMetric",
     "callbacks.LogRestorations": "training.panels.LogRestorations",
     "callbacks.StepProgress": "training.progress.StepProgress",
@@ -88,8 +87,6 @@ NAMES = {
     "data.cropped.to_tensor": "images.picture.chw_tensor",
     "degradation.sample_seed": "seeding.sample_seed",
     "evaluate.device_of": "memory.choose_device",
-    "evaluation_record.folder_name": "config.naming.folder_name",
-    "evaluation_record.settings_of": "config.naming.settings_of",
     "images.io.write_atomically": "files.write_bytes",
     "metrics.measure.usable": "metrics.base.usable",
     "metrics.fidelity.luma": "metrics.psnr_ssim.y_channel",
@@ -106,11 +103,8 @@ NAMES = {
     "priors.image_encoder.OpenCLIPImageEncoder": "encoders.open_clip.OpenCLIPImageEncoder",
     "priors.image_encoder.RefineLayer": "models.refine.RefineLayer",
     "priors.image_encoder.encoder_of": "encoders.base.encoder_of",
-    "restoring.journal.NAME": "restoring.jobs.JOURNAL",
     "restoring.restore.Restorer": "restoring.runner.JobRunner",
     "sampling.fidelity.drawn_to": "sampling.back_projection.back_project",
-    "sweep.Stop": "commands.stop.Stop",
-    "weights.AUTHORS_SAMPLER": "weights.authors.SAMPLER",
 }
 """What went elsewhere than the rest of its module: old name -> new name."""
 

@@ -23,6 +23,7 @@ from sspir.metrics.base import (
     to_pixels,
 )
 from sspir.metrics.weight_files import problems
+from sspir.moved import old_names_of
 
 
 class Learned(ImageMetric):
@@ -108,3 +109,6 @@ def _no_downloads() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+__getattr__ = old_names_of(__name__)
