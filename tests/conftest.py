@@ -16,7 +16,7 @@ os.environ.pop("SSPIR_PHOTOS", None)
 os.environ.pop("SSPIR_PATH", None)
 # Whether the weights of LPIPS are on a machine changes what a training measures: only tests of theirs look
 for cache in ("SSPIR_CACHE", "TORCH_HOME"):
-    os.environ[f"{cache}_OF_USER"] = os.environ.get(cache, "")
+    os.environ.setdefault(f"{cache}_OF_USER", os.environ.get(cache, ""))  # before a worker inherits what follows
     os.environ[cache] = str(Path(tempfile.gettempdir(), "sspir-tests-without-weights"))
 
 

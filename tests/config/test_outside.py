@@ -200,7 +200,7 @@ def test_its_classes_are_found_in_the_folders_alone(
         ("degrade PHOTOS --preset lost.yaml --out b", "in sspir, the installed packages and no folder of SSPIR_PATH"),
         (
             "train experiments=tiny metric.psnr_y._target_=lost.Thing",
-            "lost.Thing, the _target_ of module.metrics.psnr_y",
+            "lost.Thing, the _target_ of metric.psnr_y",
         ),
         ("train experiments=broken --path bad", "while parsing a flow sequence"),
     ],

@@ -217,7 +217,7 @@ def test_a_finished_evaluation_of_before_is_left_alone(
     run: Path, captioned: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def call(*changes: str) -> dict:
-        given = [f"run={run}", f"out={tmp_path}", "wandb=null", *captioned, "metric=fast", *changes]
+        given = [f"run={run}", f"out={tmp_path}", "wandb=null", *captioned, "metric=fast", "~metric.lpips", *changes]
         return evaluate(compose_config("evaluate", given))
 
     caplog.set_level("INFO")
