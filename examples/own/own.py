@@ -1,7 +1,6 @@
 """One of each kind, as small as it can be. Delete what you do not need, and the YAML that names it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torchmetrics import Metric
 from sspir.data import Crop
 from sspir.data.cropped import chw_tensor
 from sspir.degradation import Operation
-from sspir.images.io import read_image
+from sspir.images.io import list_images, read_image
 
 
 class Vignette(Operation):
@@ -91,7 +90,7 @@ class Middles(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: str, crop: Crop) -> None:
-        self.files = sorted(Path(folder).glob("*.png"))
+        self.files = list_images(folder)
         self.crop = crop
 
     def __len__(self) -> int:

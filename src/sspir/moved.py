@@ -86,17 +86,11 @@ NAMES = {
     "data.Benchmark": "evaluation.benchmark.Benchmark",
     "data.cropped.to_tensor": "images.picture.chw_tensor",
     "degradation.sample_seed": "seeding.sample_seed",
-    "evaluate.device_of": "memory.choose_device",
     "images.io.write_atomically": "files.write_bytes",
     "metrics.measure.usable": "metrics.base.usable",
-    "metrics.fidelity.luma": "metrics.psnr_ssim.y_channel",
     "models.latent.decode": "models.latent.decode_latents",
     "models.latent.encode": "models.latent.encode_latents",
-    "models.sharding.whole": "training.strategy.full_tensor",
     "pipeline.Restored": "sampling.output.RestorationOutput",
-    "pretrained.marks_of": "training.checkpoint.marks_of",
-    "pretrained.processor_of": "pretrained.load.load_preprocessor",
-    "pretrained.require_marked": "training.checkpoint.require_marked",
     "priors.captioner.to_picture": "captioners.base.pil_image",
     "priors.image_encoder.DINOv2ImageEncoder": "encoders.dinov2.DINOv2ImageEncoder",
     "priors.image_encoder.NoImageEncoder": "encoders.base.NoImageEncoder",
@@ -116,6 +110,15 @@ _UNETS = {
     "sspir.models.ControlledUNet.from_stable_diffusion": "sspir.pretrained.load_unet",
 }
 """Old constructor of the backbone -> what makes its U-Net now."""
+
+_COPIES = {
+    "backbone.processor": "${processor}",
+    "schedule.num_training_steps": "${trainer.max_steps}",
+    "schedule.structure_steps": "${module.structure_steps}",
+    "callbacks.early_stopping.monitor": "${monitor}",
+    "callbacks.last.every_n_train_steps": "${checkpoint_every}",
+}
+"""Setting of a record -> what it was a copy of, beside those that `conf/train.yaml` tells."""
 
 _NOTHING = "???"  # OmegaConf's word for a value that is not there
 
@@ -281,12 +284,12 @@ def with_references(record: dict[str, Any], shipped: dict[str, Any]) -> dict[str
         shipped: `conf/train.yaml`, whose references in `data` and `module` are meant.
     """
     whole = led(record, record["folder"], "${folder}")
-    for part in ("data", "module"):
-        for name, source in shipped[part].items():
-            if str(source).startswith("${") and whole[part].get(name, ...) == _at(whole, source[2:-1]):
-                whole[part][name] = source
-    if whole["backbone"].get("processor") == whole["processor"]:
-        whole["backbone"]["processor"] = "${processor}"
+    copies = {f"{part}.{name}": str(source) for part in ("data", "module") for name, source in shipped[part].items()}
+    for copy, source in (copies | _COPIES).items():
+        place, _, name = copy.rpartition(".")
+        node = _at(whole, place)
+        if source.startswith("${") and isinstance(node, dict) and node.get(name, ...) == _at(whole, source[2:-1]):
+            node[name] = source
     return {**whole, "folder": record["folder"]}
 
 

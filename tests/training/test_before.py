@@ -68,7 +68,10 @@ def test_it_goes_on_bit_for_bit(before: Path, now: Path, photo_folder: Path, tmp
 
 def test_a_repetition_follows_where_the_record_holds_copies(before: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    changed = repetition(before, ["folder=again", "optimizer.lr=0.5", "processor.front_blocks=2", "seed=3"])
+    changes = ["folder=again", "optimizer.lr=0.5", "processor.front_blocks=2", "seed=3"]
+    changed = repetition(before, [*changes, "trainer.max_steps=9", "checkpoint_every=5"])
+    assert changed.schedule.num_training_steps == changed.module.schedule.num_training_steps == 9
+    assert changed.callbacks.last.every_n_train_steps == 5
     assert changed.module.optimizer.lr == 0.5
     assert changed.module.backbone.processor.front_blocks == 2
     assert changed.data.seed == changed.module.seed == 3

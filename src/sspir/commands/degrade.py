@@ -74,6 +74,7 @@ def _folder(
     write_bytes(out / "degradations.jsonl", "".join(line + "\n" for line in lines).encode())
     for sentence in broken:
         sys.stderr.write(f"skipped: {sentence}\n")
+    sys.stdout.write(f"{len(lines)} photos are in {out}: lq, hq and degradations.jsonl.\n")
     return 1 if broken else 0
 
 

@@ -97,7 +97,7 @@ def kind_of(key: Key) -> Kind:
 
 
 def fits(target: Any, kind: Kind) -> bool:
-    """Whether a dotted path names a value of a kind; only the kind's packages are imported to find out."""
+    """Whether a dotted path names a value of a kind, or anything in SSPIR_PATH's folders; only such is imported."""
     if not isinstance(target, str):
         return False
     root = target.partition(".")[0]

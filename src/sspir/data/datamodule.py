@@ -81,7 +81,7 @@ class RestorationDataModule(pl.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> list[CountingLoader]:
-        """One loader per validation set, each photo once, in order; the ranks share them."""
+        """One loader per validation set, in order; the ranks share the photos, and each photo is counted once."""
         self.shares = [self._share(len(photos)) for photos in self.validation.values()]
         return [
             CountingLoader(ValidationViews(photos), batch_sampler=share, **self._loader_options())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from sspir.doctor.memory import Estimate, estimate_step
+from sspir.doctor.memory import PROGRAM, Estimate, estimate_step
 from sspir.memory import free_bytes
 from sspir.pretrained.hub import in_cache
 
@@ -150,6 +150,7 @@ def _memory_line(estimate: Estimate, config: DictConfig, size: int) -> str:
         "optimizer": estimate.optimizer,
         "averaged weights": estimate.averaged,
         "gradients and activations": estimate.passing,
+        "the program itself": PROGRAM,
     }
     listed = ", ".join(f"{name} {held / GIB:.2f}" for name, held in parts.items() if held)
     recomputed = " recomputing activations" if config.module.gradient_checkpointing else ""

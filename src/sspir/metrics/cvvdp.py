@@ -12,7 +12,9 @@ SMALLEST = 16  # pixels of a side: its pyramid needs some levels
 
 
 class ColorVideoVDP(FullReferenceMetric):
-    """Visible differences on a display (Mantiuk et al. 2024), through the package cvvdp (MIT, extra `perceptual`).
+    """Quality on a display in just-objectionable differences, 10 where none is seen (Mantiuk et al. 2024).
+
+    It takes the package cvvdp (MIT licence, extra `perceptual`).
 
     Args:
         display: the viewing condition, a name of cvvdp's `display_models.json`.

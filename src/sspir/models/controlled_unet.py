@@ -40,7 +40,7 @@ class ControlledUNetOutput(NamedTuple):
 
 
 class ControlledUNet(nn.Module):
-    """Predicts noise from a latent, guided by a caption, an image embedding and a low-quality image.
+    """Predicts noise, velocity or sample of a latent, guided by a caption, an image embedding and a low-quality image.
 
     Stock modules stay stock; what SSP-IR adds stands beside them, keyed by the layer it serves.
 
@@ -230,7 +230,7 @@ class ControlledUNet(nn.Module):
         lq: Tensor,
         conditioning_scale: float = 1.0,
     ) -> ControlledUNetOutput:
-        """Predict the noise of a latent and the clean image at several scales.
+        """Predict what the network is trained for (noise, velocity or sample), and the clean image at several scales.
 
         Args:
             sample: (B, 4, h, w) noisy latent.

@@ -73,7 +73,7 @@ def in_cache(path: str, subfolder: str = "", revision: str | None = None, names:
 
 
 def find_shape(path: str, setting: str, subfolder: str = "", revision: str | None = None) -> dict[str, Any]:
-    """The configuration of a model, without its weights and without the network.
+    """The configuration of a model, without its weights and without going online.
 
     Args:
         path: a local folder, a hub id that is cached or well known.

@@ -19,7 +19,8 @@ class RestorationOutput:
 
     Attributes:
         images: (B, 3, H, W) in [0, 1]; from a call of the pipeline a list of pictures.
-        structure: the Processor's images in [0, 1], largest first; empty where it predicts none.
+        structure: the Processor's images (B, 3, ., .) in [0, 1], largest first; from a call of the pipeline the largest
+            one of each photo. Empty where it predicts none.
         captions: the texts that steered.
         warnings: sentences about what went differently than asked.
     """

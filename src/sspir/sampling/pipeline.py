@@ -1,4 +1,4 @@
-"""From a low-quality image to a restored one: the only sampler loop there is."""
+"""The pipeline that people call: from low-quality images to restored ones."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -46,7 +46,7 @@ def _ramp(length: int) -> Tensor:
 
 
 def spans_of(length: int, side: int, overlap: int, multiple: int) -> list[Span]:
-    """Parts of about equal length that cover `length` pixels, each starting at a multiple.
+    """Parts of equal length that cover `length` pixels, each starting at a multiple; the last may be shorter.
 
     Args:
         length: of the image, pixels.

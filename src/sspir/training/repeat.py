@@ -34,7 +34,7 @@ def repetition(folder: Path, changes: Sequence[str]) -> Any:
     record: Any = OmegaConf.to_container(read_record(path, may_refer=path.name == COMPOSED))
     shipped: Any = OmegaConf.to_container(OmegaConf.load(config_root() / "conf" / "train.yaml"))
     if path.name == CONFIG:
-        log.info("%s has no %s: of copies of a setting only those in data and module follow it.", folder, COMPOSED)
+        log.info("%s has no %s: what was computed from a setting that is changed may not follow.", folder, COMPOSED)
         try:
             record = with_references(record, shipped)
         except KeyError as error:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from sspir.errors import UserError
 from sspir.files import sha256
 from sspir.training.run import CONFIG, ENVIRONMENT
-from sspir.weights.load import SUMS, load_pipeline
+from sspir.weights.load import SUMS, load_pipeline, step_of
 
 CARD = "README.md"
 TRAINING = "training.yaml"
@@ -58,7 +58,7 @@ def card(run: Path, checkpoint: str) -> str:
     environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
     facts = {
         "experiment": f"{config.name}, ablation {config.variant}, seed {config.seed}, checkpoint {checkpoint}",
-        "steps": f"{config.trainer.max_steps} of {config.batch_size} images",
+        "steps": f"{step_of(run, checkpoint)} of {config.batch_size} images",
         "code": environment.get("code", "unknown"),
     }
     lines = [f"- **{name}**: {value}" for name, value in facts.items()]
