@@ -39,8 +39,15 @@ def test_live_bytes_follow_tensors() -> None:
     del third
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("checkpointing", "dtype"),
+    [
+        (False, torch.bfloat16),
+        (True, None),
+        pytest.param(False, None, marks=pytest.mark.slow),
+        pytest.param(True, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_without_contents_it_takes_what_it_takes_with_them(checkpointing: bool, dtype: torch.dtype | None) -> None:
     overrides = [f"module.gradient_checkpointing={str(checkpointing).lower()}"]
     precision = "bf16-mixed" if dtype else "32-true"

@@ -154,7 +154,7 @@ def published(folder: Path, count: int) -> list[tuple[Tensor, Tensor, dict[str, 
     ("name", "count"),
     [("lpips", 3), ("dists", 1), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("lpips", "dists"))],
 )
-@pytest.mark.parametrize("benchmark", ["realsr_dev", "drealsr_dev"])
+@pytest.mark.parametrize("benchmark", ["realsr_dev", pytest.param("drealsr_dev", marks=pytest.mark.slow)])
 def test_values_are_those_that_osediff_published(
     name: str, count: int, benchmark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
