@@ -196,7 +196,7 @@ def _convolutions(tree: Mapping[str, Any]) -> dict[str, Tensor]:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads dictionaries of NumPy arrays, and nothing that could run code."""
 
-    known: ClassVar = {
+    known: ClassVar = {  # the last one has no public name in NumPy, and archives name it so
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
