@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.training.run import find_checkpoint, load_checkpoint
+from sspir.training.run import CHECKPOINTS, find_checkpoint, load_checkpoint
 from tests.runs import OVERRIDES, tiny_run
 
 CHANGES = [
     "checkpoint_every=1",
+    "keep_every=3",
     "trainer.val_check_interval=1000",
     "trainer.accumulate_grad_batches=2",
     "workers=1",
@@ -70,6 +71,14 @@ def test_killed_at_random_moments_ends_as_unbroken(kills: int, steps: int, photo
     for mine, other in zip(ours["optimizer_states"], theirs["optimizer_states"], strict=True):
         for index, state in mine["state"].items():
             assert all(torch.equal(value, other["state"][index][key]) for key, value in state.items())
+    milestones = [f"step-{step}" for step in range(3, steps + 1, 3)]
+    for folder in (broken, whole):
+        assert {path.stem for path in (folder / CHECKPOINTS).glob("step*")} == set(milestones)
+    for name in milestones:
+        ours, theirs = (load_checkpoint(find_checkpoint(folder, name)) for folder in (broken, whole))
+        assert ours["global_step"] == int(name.removeprefix("step-"))
+        assert all(torch.equal(value, theirs["ema"][key]) for key, value in ours["ema"].items())
+        assert ours["ema"].keys() == ours["state_dict"].keys()
     pace = {"images_per_second", "memory_gib"}  # of the machine
     curves = [
         [{key: value for key, value in json.loads(line).items() if key not in pace} for line in path.open()]

@@ -24,6 +24,7 @@ class TrainConfig:
         workers: processes that read and cut photos, per device.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the last ones are kept; the best one is kept besides.
+        keep_every: steps between milestones, checkpoints that are never removed; 0 keeps none.
         monitor: validation metric by which the best checkpoint is kept.
         matmul_precision: of float32 products on GPUs: "highest", "high" or "medium".
         threads: CPU threads of torch; null leaves its own choice.
@@ -40,6 +41,7 @@ class TrainConfig:
     workers: int = MISSING
     checkpoint_every: int = MISSING
     keep_checkpoints: int = MISSING
+    keep_every: int = MISSING
     monitor: str = MISSING
     resume: str = MISSING
     matmul_precision: str = MISSING

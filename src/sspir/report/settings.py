@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 PLACES = ("folder", "name", "variant", "seed")  # of a run; paths in other settings may contain them
 PACE = (  # how fast and how safely a run goes, not what comes out
     "resume", "workers", "data.workers", "threads", "checkpoint_every", "callbacks.last.every_n_train_steps",
-    "keep_checkpoints",
+    "keep_checkpoints", "keep_every",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _decides(key: str) -> bool:
     """Whether a setting may change a run's result, and is no seed."""
     if _last_part(key) in ("seed", "other_root"):  # the latter is a copy of the other set's root
         return False
-    return key not in (*PLACES, *PACE) and not key.startswith("logger.")
+    return key not in (*PLACES, *PACE) and not key.startswith(("logger.", "callbacks.milestones."))
 
 
 def _last_part(key: str) -> str:
