@@ -18,6 +18,7 @@ usage: sspir evaluate RUN [RUN ...] benchmark=NAME[,NAME ...] [KEY=VALUE ...]
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 captioner=llava captioner.path=/models/llava
   sspir evaluate runs/tiny/none-s0 runs/tiny/none-s1 benchmark=set14,urban20
   sspir evaluate --multirun run=runs/tiny/none-s0 benchmark=set14 checkpoint=last,best
+  sspir evaluate run=runs/tiny/none-s0 benchmark=urban20,set14 checkpoint=all   # curves; urban20 chooses the best step
 
 Writes restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`; by default
 RUN/evaluation/BENCHMARK/CHECKPOINT, with what differs from the default settings: set14/last, set14/best-seed1-steps20.
@@ -30,7 +31,7 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    return hydra_command("evaluate", "sspir.evaluation.evaluate:evaluate", spelt_out(arguments))
+    return hydra_command("evaluate", "sspir.evaluation.curve:evaluate_asked", spelt_out(arguments))
 
 
 def spelt_out(arguments: list[str]) -> list[str]:
@@ -50,4 +51,15 @@ def spelt_out(arguments: list[str]) -> list[str]:
     quoted = ",".join("'" + run.replace("\\", "\\\\").replace("'", "\\'") + "'" for run in runs)
     several = len(runs) > 1 or any(text.startswith("benchmark=") and "," in text for text in others)
     multirun = ["--multirun"] if several and not {"-m", "--multirun"} & set(others) else []
-    return [*multirun, *([f"run={quoted}"] if runs else []), *others]
+    return [*multirun, *([f"run={quoted}"] if runs else []), *others, *_chooser(others)]
+
+
+def _chooser(arguments: list[str]) -> list[str]:
+    """The first of several benchmarks chooses the best of all checkpoints, so that the others can report it."""
+    given = dict(text.split("=", 1) for text in arguments if "=" in text)
+    first, *more = given.get("benchmark", "").split(",")
+    if given.get("checkpoint") != "all" or "choose_on" in given or not more or "(" in first:
+        return []
+    from sspir.config.compose import load_choice
+
+    return [f"choose_on={load_choice('benchmark', first).name}"]

@@ -74,7 +74,8 @@ class EvaluateConfig:
 
     Attributes:
         run: folder of a trained run or of a saved pipeline.
-        checkpoint: of a run: "last", "best" or a file name.
+        checkpoint: of a run: "last", "best" or a file name; "all" evaluates the milestones, the last and the best one.
+        choose_on: with checkpoint=all, the name of the benchmark whose numbers choose the best step; null for this one.
         benchmark: what is restored.
         metric: what is measured: name -> metric.
         captioner: of photos that come without words; null for the one that the run was trained with.
@@ -91,6 +92,7 @@ class EvaluateConfig:
 
     run: str = MISSING
     checkpoint: str = MISSING
+    choose_on: str | None = None
     benchmark: Any = MISSING
     metric: Any = MISSING
     captioner: Any = None

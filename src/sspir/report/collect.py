@@ -1,20 +1,23 @@
 """Find results and runs below the given paths, and read what a report shows of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sspir.errors import UserError
+from sspir.evaluation.curve import CURVE
 from sspir.files import REPLACED
+from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import STOPPED, Run, read_run
 
 LOGS = ("metrics.jsonl", "metrics.csv")
 RESULTS = ("per_image.csv", "images.csv")
 BEGUN = ("hydra.log", "evaluate.log", "restored")  # what an evaluation leaves before it has results
-T = TypeVar("T", ResultSet, Run)
+T = TypeVar("T")
+N = TypeVar("N", ResultSet, Run)
 
 
 class Collected(NamedTuple):
@@ -24,11 +27,13 @@ class Collected(NamedTuple):
         results: folders of results.
         runs: training runs.
         problems: what is left out or unfinished, one sentence each.
+        curves: of runs whose checkpoints were all evaluated, as in `curve.json`.
     """
 
     results: list[ResultSet]
     runs: list[Run]
     problems: list[str]
+    curves: Sequence[Curve] = ()
 
 
 def collect(paths: Sequence[Path]) -> Collected:
@@ -42,15 +47,24 @@ def collect(paths: Sequence[Path]) -> Collected:
             raise UserError(f"{path} does not exist; give folders that `sspir compare`, `evaluate` or `train` wrote.")
     roots = [path if path.is_dir() else path.parent for path in paths]
     problems: list[str] = []
+    curves = list(_read_all(_holders(roots, CURVE), read_points, problems).values())
     results = _read_all(_holders(roots, *RESULTS), read_results, problems)
+    results = {folder: result for folder, result in results.items() if not _is_point(result, covered(curves))}
     runs = _read_all(_holders(roots, *LOGS, "config.yaml"), read_run, problems)
     problems += _without_numbers(roots, runs)
     runs = {folder: run for folder, run in runs.items() if run.curves or run.refused}
-    if not results and not runs:
+    if not results and not runs and not curves:
         given = ", ".join(str(path) for path in paths)
         nothing = f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
         raise UserError(" ".join(problems) or nothing)
-    return Collected(_named(results), _named(runs), problems)
+    return Collected(_named(results), _named(runs), problems, curves)
+
+
+def _is_point(result: ResultSet, points: Set[str]) -> bool:
+    """Whether a result is that of a milestone which a curve shows."""
+    record = result.summary.get("evaluation", {})
+    checkpoint = record.get("checkpoint") or ""
+    return checkpoint.startswith("step-") and key(record, checkpoint) in points
 
 
 def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -93,11 +107,11 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
             steps = run.settings["trainer.max_steps"]
             yield f"{folder} is not finished: it has logged up to step {run.settings[STOPPED]} of {steps}."
     for folder in _holders(roots, *BEGUN):
-        if "evaluation" in folder.resolve().parts and not any((folder / name).exists() for name in RESULTS):
+        if "evaluation" in folder.resolve().parts and not any((folder / name).exists() for name in (*RESULTS, CURVE)):
             yield f"{folder} holds no results: its evaluation failed, or has only begun."
 
 
-def _named(found: Mapping[Path, T]) -> list[T]:
+def _named(found: Mapping[Path, N]) -> list[N]:
     """Give each a unique name: its own, followed by its folder where several have the same name."""
     folders = unique_names(list(found))
     counts = Counter(each.name for each in found.values())

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+from sspir.report.charts import COLORS
+
 
 def table(head: str, rows: Sequence[str]) -> str:
     """A table that scrolls sideways, of header cells and whole rows."""
@@ -20,3 +22,12 @@ def details(title: str, lines: Sequence[str]) -> str:
 def warnings(texts: Sequence[str]) -> str:
     """Sentences that nobody should miss, as plain text."""
     return "".join(f'<p class="warning">{escape(text)}</p>' for text in texts)
+
+
+def legend(names: Sequence[str]) -> str:
+    """The colours of lines, in the order in which a chart gives them."""
+    items = [
+        f'<span><i style="background:{COLORS[i % len(COLORS)]}"></i>{escape(name)}</span>'
+        for i, name in enumerate(names)
+    ]
+    return f'<p class="legend">{"".join(items)}</p>'

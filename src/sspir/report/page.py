@@ -10,6 +10,7 @@ from sspir.evaluation.measure import BICUBIC, NOISE
 from sspir.evaluation.table import best_of, heading, number, undecided, verdict_text
 from sspir.report.ablation import studies
 from sspir.report.collect import Collected
+from sspir.report.curves import curves_section
 from sspir.report.html import details, table, warnings
 from sspir.report.pictures import gallery
 from sspir.report.results import ResultSet
@@ -31,6 +32,8 @@ def build(found: Collected, title: str, images: int, quality: int) -> str:
     if len(results) > 1:
         sections.append(_overview(results))
     sections += [study_section(study) for study in studies(results)]
+    if found.curves:
+        sections.append(curves_section(found.curves))
     for index, result in enumerate(results):
         shown = gallery(result, images, quality)
         galleries[f"gallery-{index}"] = {"metrics": result.summary["metrics"], "images": shown}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from html import escape
 
 from sspir.evaluation.table import number
-from sspir.report.charts import COLORS, chart
-from sspir.report.html import details, table
+from sspir.report.charts import chart
+from sspir.report.html import details, legend, table
 from sspir.report.runs import VALIDATION, Run, order, set_of
 from sspir.report.settings import Setting, differing
 from sspir.report.study import over_seeds
@@ -21,7 +21,7 @@ def runs_section(runs: Sequence[Run]) -> str:
     if not runs:
         return "".join([*parts, "</section>"])
     if len(runs) > 1:
-        parts.append(_legend([run.name for run in runs]))
+        parts.append(legend([run.name for run in runs]))
     parts.append(_curves(runs))
     parts.append(_ablation_table(runs))
     parts.append(_sweeps(runs))
@@ -116,11 +116,3 @@ def _numbers(setting: Setting) -> list[float]:
 
 def _validation_names(runs: Sequence[Run]) -> list[str]:
     return sorted({name for run in runs for name in run.validation}, key=order)
-
-
-def _legend(names: Sequence[str]) -> str:
-    items = [
-        f'<span><i style="background:{COLORS[i % len(COLORS)]}"></i>{escape(name)}</span>'
-        for i, name in enumerate(names)
-    ]
-    return f'<p class="legend">{"".join(items)}</p>'

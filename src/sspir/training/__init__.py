@@ -8,6 +8,7 @@ PUBLIC = {
     "EarlyStopping": "callbacks",
     "JsonLinesLogger": "loggers",
     "LogRestorations": "panels",
+    "Milestones": "callbacks",
     "Pace": "progress",
     "RestorationLoss": "losses",
     "RestorationModule": "module",

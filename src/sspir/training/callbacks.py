@@ -13,7 +13,9 @@ from torch import Tensor
 from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.files import led
-from sspir.training.checkpoint import LAST
+from sspir.numbers import LIMIT
+from sspir.training.checkpoint import LAST, link_or_copy
+from sspir.training.run import is_first_process
 from sspir.training.strategy import full_tensor, shared_as
 
 
@@ -138,6 +140,39 @@ class SaveAtEnd(Checkpoint):
         """Save when stopped by SIGTERM or by Ctrl-C."""
         if isinstance(exception, SIGTERMException | KeyboardInterrupt):
             trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class Milestones(Checkpoint):
+    """Keeps a checkpoint `step-N.ckpt` of every so many steps, which nothing removes.
+
+    Args:
+        folder: of the checkpoints.
+        every: optimizer steps; 0 keeps none.
+    """
+
+    def __init__(self, folder: str, every: int) -> None:
+        self.folder, self.every = Path(folder), LIMIT.require("keep_every", every)
+        self.step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin with the step that comes; of the one that a run goes on from, a kill may have left no milestone."""
+        self.step = trainer.global_step
+        if self._is_due() and is_first_process() and not self._path().exists():
+            link_or_copy(self.folder / LAST, self._path())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Save once per step that is a multiple."""
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if self._is_due():
+            trainer.save_checkpoint(self._path(), weights_only=False)
+
+    def _is_due(self) -> bool:
+        return self.step > 0 and self.every > 0 and self.step % self.every == 0
+
+    def _path(self) -> Path:
+        return self.folder / f"step-{self.step}.ckpt"
 
 
 class EarlyStopping(LightningEarlyStopping):

@@ -28,7 +28,7 @@ from sspir.errors import NotApplicableError, UserError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
-from sspir.numbers import LIMIT, SEED
+from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.loggers import StepLogger
 from sspir.training.resume import finished, starting_point
@@ -54,7 +54,6 @@ _FALSE_ALARMS = (
     r"It is recommended to use `self\.log\(.*sync_dist=True",  # all ranks log the same number
     r"Checkpoint directory .* exists and is not empty",  # a run goes on
     r"The '\w+' does not have many workers",  # asked for by `workers`
-    r"Be aware that when using `ckpt_path`, callbacks used to create",  # ours says which settings are others
 )
 
 
@@ -72,7 +71,6 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
         UserError: the configuration asks for what cannot be done.
     """
     SEED.require("seed", config.seed)
-    LIMIT.require("keep_every", config.get("keep_every", 0))  # a record of before has none
     name_variant(config)
     folder = Path(config.folder)
     if (done := finished(folder, config)) is not None:

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 # stand below `data` and `module` too are copies.
 _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, and what is looked at
     "resume", "folder", "sweep", "ablations", "threads", "workers", "degrade_in_workers", "checkpoint_every",
-    "keep_checkpoints", "keep_every", "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*", "dataset.validation*",
+    "keep_checkpoints", "keep_every", "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*",
+    "dataset.validation*",
     *(f"callbacks.{name}*" for name in ("progress", "pace", "rate", "panels", "last", "milestones", "end", "nan")),
     "callbacks.early_stopping*",
     *(f"trainer.{name}*" for name in ("accelerator", "strategy", "enable_", "log_", "val_", "check_val", "limit_val")),

@@ -1,0 +1,127 @@
+"""All checkpoints of a run: a curve over steps, the best step by each metric, and what is broken on the way."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sspir.__main__ import main
+from sspir.config.compose import compose_config
+from sspir.errors import UserError
+from sspir.evaluation.curve import best_steps, checkpoints, evaluate_all, sentences
+from tests.report.written import report, table
+from tests.runs import tiny_run
+
+GIVEN = ["metric=fast", "limit=1", "checkpoint=all"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("curve") / "run"
+    tiny_run(folder, photo_folder, "keep_every=2", "trainer.max_steps=5", "trainer.val_check_interval=5")
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SSPIR_PHOTOS", str(photo_folder))
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def curve_of(run: Path, benchmark: str) -> dict[str, Any]:
+    return dict(json.loads((run / "evaluation" / benchmark / "all-limit1" / "curve.json").read_text()))
+
+
+def times(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.rglob("evaluation/**/restored/*.png")}
+
+
+def test_all_checkpoints_give_curves_and_one_set_chooses_for_the_other(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["evaluate", "run", "benchmark=photos,skimage", *GIVEN]
+    assert main([*asked, "wandb.offline=yes"]) == 0
+    chosen, reported = (curve_of(run, name) for name in ("photos", "skimage"))
+    for curve in (chosen, reported):
+        assert [(point["step"], point["checkpoint"]) for point in curve["points"]] == [
+            (2, "step-2"), (4, "step-4"), (5, "last"),
+        ]  # fmt: skip
+        for point in curve["points"]:
+            alone = run / "evaluation" / curve["benchmark"] / f"{point['checkpoint']}-limit1" / "summary.json"
+            assert json.loads(alone.read_text())["methods"] == point["methods"]
+        assert curve["choose_on"] == "photos"
+        assert curve["chosen"] == best_steps(chosen, (2, 4, 5))
+    before = times(run)
+    assert len(before) == 6
+    monkeypatch.chdir(run)
+    assert main(["evaluate", "run=../run", "benchmark=skimage", "choose_on=photos", *GIVEN, "wandb=null"]) == 0
+    assert curve_of(run, "skimage")["chosen"] == reported["chosen"]
+    assert times(run) == before
+    told = sentences(reported)
+    assert "chosen on photos, with what they have on skimage" in told[0]
+    assert "report them on another benchmark" in sentences(chosen)[1]
+    page = report(tmp_path / "page.html", run)
+    assert all(sentence in page for curve in (chosen, reported) for sentence in sentences(curve))
+    assert "holds no results" not in page
+    rows = table(page, "Checkpoints on skimage")
+    assert rows[0][:2] == ["run", "step"]
+    assert [row[1] for row in rows[1:]] == ["2", "4", "5"]
+    assert "on photos, step-2" not in page  # the curve has it
+    assert page.count("<figcaption>psnr_y on skimage") == 1
+
+
+def test_a_broken_checkpoint_is_said_and_the_rest_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    milestone = run / "checkpoints" / "step-4.ckpt"
+    milestone.write_bytes(milestone.read_bytes()[:-3000])
+    assert main(["evaluate", f"run={run}", "benchmark=photos", *GIVEN, "wandb=null"]) == 1
+    assert "step-4.ckpt is truncated or corrupted" in capsys.readouterr().err
+    curve = curve_of(run, "photos")
+    assert [point["step"] for point in curve["points"]] == [2, 5]
+    assert "step-4.ckpt" in curve["problems"][0]
+    assert curve["chosen"]
+    milestone.unlink()
+    (run / "checkpoints" / "step-2.ckpt").unlink()
+    before = times(run)
+    config = compose_config("evaluate", [f"run={run}", "benchmark=photos", *GIVEN, "wandb=null"])
+    assert [point["step"] for point in evaluate_all(config)["points"]] == [5]  # no milestones: the last, the best
+    assert times(run) == before
+
+
+def test_what_cannot_be_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    def asked(*changes: str) -> None:
+        evaluate_all(compose_config("evaluate", [f"run={run}", "benchmark=photos", *GIVEN, "wandb=null", *changes]))
+
+    with pytest.raises(UserError, match=r"choose_on=set5: .* give benchmark=set5,photos"):
+        asked("choose_on=set5")
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        asked()
+    with pytest.raises(UserError, match="takes a run folder"):
+        asked(f"run={tmp_path}")
+
+
+def test_milestones_stand_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("step-10", "step-9", "step-x", "best", "last-1", "last"):
+        torch.save({}, tmp_path / "checkpoints" / f"{name}.ckpt")
+    assert checkpoints(tmp_path) == ["step-9", "step-10", "last", "best"]
+
+
+def test_the_best_step_is_at_the_good_end_and_the_first_of_equals() -> None:
+    facts = {"higher_is_better": True, "ideal": None}
+    metrics = {"up": facts, "down": {**facts, "higher_is_better": False}, "ratio": {**facts, "ideal": 1.0}}
+    values = {1: (1.0, 3.0, 2.0), 2: (4.0, 1.0, 0.9), 3: (4.0, 2.0, 1.2)}
+    points = [
+        {
+            "step": step,
+            "methods": {"restored": {name: {"mean": mean} for name, mean in zip(metrics, means, strict=True)}},
+        }
+        for step, means in values.items()
+    ]
+    curve = {"metrics": metrics, "points": points}
+    assert best_steps(curve, (1, 2, 3)) == {"up": 2, "down": 2, "ratio": 2}
+    assert best_steps(curve, (1, 3)) == {"up": 3, "down": 3, "ratio": 3}
