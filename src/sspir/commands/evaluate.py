@@ -60,6 +60,6 @@ def _chooser(arguments: list[str]) -> list[str]:
     first, *more = given.get("benchmark", "").split(",")
     if given.get("checkpoint") != "all" or "choose_on" in given or not more or "(" in first:
         return []
-    from sspir.config.compose import load_choice
+    from sspir.config.compose import compose_config
 
-    return [f"choose_on={load_choice('benchmark', first).name}"]
+    return [f"choose_on={compose_config('evaluate', [f'benchmark={first}']).benchmark.name}"]
