@@ -21,13 +21,15 @@ GIVEN = ["metric=fast", "limit=1", "checkpoint=all"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("curve") / "run"
-    tiny_run(folder, photo_folder, "keep_every=2", "trainer.max_steps=5", "trainer.val_check_interval=5")
+    tiny_run(folder, photo_folder, "keep_every=2", "trainer.max_steps=3", "trainer.val_check_interval=3")
     return folder
 
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SSPIR_PHOTOS", str(photo_folder))
+    monkeypatch.setenv("SSPIR_DATA", str(tmp_path))
+    for name in ("set5", "set14"):
+        shutil.copytree(photo_folder / "val", tmp_path / "benchmarks" / name / "HQ")
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -43,65 +45,58 @@ def test_all_checkpoints_give_curves_and_one_set_chooses_for_the_other(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = ["evaluate", "run", "benchmark=photos,skimage", *GIVEN]
-    assert main(asked) == 0
-    chosen, reported = (curve_of(run, name) for name in ("photos", "skimage"))
+    assert main(["evaluate", "run", "benchmark=set5,set14", *GIVEN, "wandb=null"]) == 0
+    chosen, reported = (curve_of(run, name) for name in ("set5", "set14"))
     for curve in (chosen, reported):
-        assert [(point["step"], point["checkpoint"]) for point in curve["points"]] == [
-            (2, "step-2"), (4, "step-4"), (5, "last"),
-        ]  # fmt: skip
+        assert [(point["step"], point["checkpoint"]) for point in curve["points"]] == [(2, "step-2"), (3, "last")]
         for point in curve["points"]:
             alone = run / "evaluation" / curve["benchmark"] / f"{point['checkpoint']}-limit1" / "summary.json"
             assert json.loads(alone.read_text())["methods"] == point["methods"]
-        assert curve["choose_on"] == "photos"
-        assert curve["chosen"] == best_steps(chosen, (2, 4, 5))
+        assert curve["choose_on"] == "set5"
+        assert curve["chosen"] == best_steps(chosen, (2, 3))
     before = times(run)
-    assert len(before) == 6
+    assert len(before) == 4
     monkeypatch.chdir(run)
-    assert main(["evaluate", "run=../run", "benchmark=skimage", "choose_on=photos", *GIVEN, "wandb=null"]) == 0
-    assert curve_of(run, "skimage")["chosen"] == reported["chosen"]
+    assert main(["evaluate", "run=../run", "benchmark=set14", "choose_on=set5", *GIVEN, "wandb=null"]) == 0
+    assert curve_of(run, "set14")["chosen"] == reported["chosen"]
     assert times(run) == before
     told = sentences(reported)
-    assert "chosen on photos, with what they have on skimage" in told[0]
+    assert "chosen on set5, with what they have on set14" in told[0]
     assert "report them on another benchmark" in sentences(chosen)[1]
     page = report(tmp_path / "page.html", run)
     assert all(sentence in page for curve in (chosen, reported) for sentence in sentences(curve))
     assert "holds no results" not in page
-    rows = table(page, "Checkpoints on skimage")
+    rows = table(page, "Checkpoints on set14")
     assert rows[0][:2] == ["run", "step"]
-    assert [row[1] for row in rows[1:]] == ["2", "4", "5"]
-    assert "on photos, step-2" not in page  # the curve has it
-    assert page.count("<figcaption>psnr_y on skimage") == 1
+    assert [row[1] for row in rows[1:]] == ["2", "3"]
+    assert "on set5, step-2" not in page  # the curve has it
+    assert page.count("<figcaption>psnr_y on set14") == 1
 
 
 def test_a_broken_checkpoint_is_said_and_the_rest_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    milestone = run / "checkpoints" / "step-4.ckpt"
+    milestone = run / "checkpoints" / "step-2.ckpt"
     milestone.write_bytes(milestone.read_bytes()[:-3000])
-    assert main(["evaluate", f"run={run}", "benchmark=photos", *GIVEN, "wandb=null"]) == 2
-    assert "step-4.ckpt is truncated or corrupted" in capsys.readouterr().err
-    curve = curve_of(run, "photos")
-    assert [point["step"] for point in curve["points"]] == [2, 5]
-    assert "step-4.ckpt" in curve["problems"][0]
+    assert main(["evaluate", f"run={run}", "benchmark=set5", *GIVEN]) == 2
+    assert "step-2.ckpt is truncated or corrupted" in capsys.readouterr().err
+    curve = curve_of(run, "set5")
+    assert [point["step"] for point in curve["points"]] == [3]
+    assert "step-2.ckpt" in curve["problems"][0]
     assert curve["chosen"]
+    assert b"restored/psnr_y" in b"".join(path.read_bytes() for path in run.rglob("*.wandb"))
     milestone.unlink()
-    (run / "checkpoints" / "step-2.ckpt").unlink()
     before = times(run)
-    config = compose_config("evaluate", [f"run={run}", "benchmark=photos", *GIVEN, "wandb=null"])
-    assert [point["step"] for point in evaluate_all(config)["points"]] == [5]  # no milestones: the last, the best
+    config = compose_config("evaluate", [f"run={run}", "benchmark=set5", *GIVEN, "wandb=null", "choose_on=set14"])
+    with pytest.raises(UserError, match=r"choose_on=set14: .* give benchmark=set14,set5"):
+        evaluate_all(config)
+    assert [point["step"] for point in curve_of(run, "set5")["points"]] == [3]  # no milestones: the last one
     assert times(run) == before
 
 
-def test_what_cannot_be_is_one_sentence(run: Path, tmp_path: Path) -> None:
-    def asked(*changes: str) -> None:
-        evaluate_all(compose_config("evaluate", [f"run={run}", "benchmark=photos", *GIVEN, "wandb=null", *changes]))
-
-    with pytest.raises(UserError, match=r"choose_on=set5: .* give benchmark=set5,photos"):
-        asked("choose_on=set5")
+def test_a_run_without_checkpoints_and_what_is_no_run_are_one_sentence(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(UserError, match="no checkpoint yet"):
-        asked()
-    with pytest.raises(UserError, match="takes a run folder"):
-        asked(f"run={tmp_path}")
+    for folder, sentence in ((run, "no checkpoint yet"), (tmp_path, "takes a run folder")):
+        with pytest.raises(UserError, match=sentence):
+            evaluate_all(compose_config("evaluate", [f"run={folder}", "benchmark=set5", *GIVEN, "wandb=null"]))
 
 
 def test_milestones_stand_in_the_order_of_their_steps(tmp_path: Path) -> None:

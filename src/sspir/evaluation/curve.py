@@ -15,8 +15,9 @@ from sspir.evaluation.evaluate import evaluate
 from sspir.evaluation.statistics import orient
 from sspir.evaluation.table import number
 from sspir.files import write_text
-from sspir.training.checkpoint import load_checkpoint
+from sspir.training.checkpoint import DamagedError
 from sspir.training.run import CHECKPOINTS, CONFIG
+from sspir.weights.load import step_of
 
 log = logging.getLogger(__name__)
 ALL = "all"  # what `checkpoint` says
@@ -60,17 +61,17 @@ def evaluate_all(config: DictConfig) -> dict[str, Any]:
     curve: dict[str, Any] = {"points": [], "problems": []}
     logger = None
     for name in names:
+        if _step(run, name) in [point["step"] for point in curve["points"]]:  # a milestone may be the last one too
+            continue
         try:
-            step = load_checkpoint(run / CHECKPOINTS / f"{name}.ckpt")["global_step"]
-        except UserError as error:
+            summary = evaluate(_alone(config, name))
+        except DamagedError as error:
             log.error("%s", error)
             curve["problems"].append(str(error))
             continue
-        if step in [point["step"] for point in curve["points"]]:  # a milestone may be the last one too
-            continue
-        summary = evaluate(_alone(config, name))
-        curve |= {key: summary["evaluation"][key] for key in OF_RUN} | {"metrics": summary["metrics"]}
-        point = {"step": step, "checkpoint": name, "methods": summary["methods"]}
+        record = summary["evaluation"]
+        curve |= {key: record[key] for key in OF_RUN} | {"metrics": summary["metrics"]}
+        point = {"step": record["step"], "checkpoint": name, "methods": summary["methods"]}
         curve["points"] = sorted([*curve["points"], point], key=lambda each: int(each["step"]))
         if point not in before.get("points", []):  # W&B has the others
             logger = logger or instantiate(config.wandb)
@@ -149,6 +150,13 @@ def sentences(curve: Mapping[str, Any]) -> list[str]:
             f"(benchmark={benchmark},OTHER chooses on {benchmark} and reports on OTHER).",
         ]
     return [f"Best steps, chosen on {chooser}, with what they have on {benchmark}: {', '.join(best)}."]
+
+
+def _step(run: Path, checkpoint: str) -> int | None:
+    """The step of a checkpoint; None where it is damaged, which is told where it is used."""
+    with suppress(Exception):
+        return step_of(run, checkpoint)
+    return None
 
 
 def _alone(config: DictConfig, checkpoint: str) -> DictConfig:

@@ -20,6 +20,10 @@ from sspir.training.strategy import full_tensor
 LAST = "last.ckpt"
 
 
+class DamagedError(UserError):
+    """A checkpoint that is truncated or corrupted."""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints appear whole or not at all: written beside their place, flushed, then moved onto it.
 
@@ -84,7 +88,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running code from it, after its checksums were compared.
 
     Raises:
-        UserError: the file is truncated or corrupted; the sentence names the one before it, where that is whole.
+        DamagedError: the file is truncated or corrupted; the sentence names the one before it, where that is whole.
     """
     try:
         return _load(path)
@@ -95,7 +99,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             offer = (
                 f"{sound} is whole: name it by resume={sound.stem} to train on, by checkpoint={sound.stem} to use it"
             )
-        raise UserError(f"The checkpoint {path} is truncated or corrupted ({_reason(error)}); {offer}.") from error
+        raise DamagedError(f"The checkpoint {path} is truncated or corrupted ({_reason(error)}); {offer}.") from error
 
 
 def glance(path: Path) -> dict[str, Any]:
