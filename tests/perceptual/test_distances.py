@@ -3,7 +3,9 @@
 import csv
 import os
 import pickle
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,39 +13,22 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
+from torchmetrics.image import LearnedPerceptualImagePatchSimilarity, lpip
 
 from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.metrics import PerceptualMetric
 from sspir.metrics.base import MetricUnavailableError
-from sspir.perceptual import DISTS, LPIPS
-from sspir.perceptual.networks import Features, L2Pool, PerceptualDistance
+from sspir.perceptual import LPIPS
+from sspir.perceptual.networks import L2Pool
 from sspir.perceptual.weights import DISTANCES, _ArrayUnpickler, _convolutions, find_trunk, load_distance
+from tests.distances import random_network
 from tests.needs import lacks
 from tests.runs import tiny_run
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = SHARED / "data" / "benchmarks"
-
-
-def random_network(name: str, seed: int = 0) -> PerceptualDistance:
-    """A distance whose every weight is random, and whose heads weigh with positive numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    trunk = DISTANCES[name]
-    features = Features(trunk)
-    weights = {f"features.{key}": _random(value, generator) for key, value in features.state_dict().items()}
-    channels = Features.channels[trunk]
-    if name == "dists":
-        count = 3 + sum(channels)
-        return DISTS(weights | {key: torch.rand(count, generator=generator) for key in ("alpha", "beta")})
-    heads = {f"heads.{place}": torch.rand(count, generator=generator) for place, count in enumerate(channels)}
-    return LPIPS(weights | heads, trunk)
-
-
-def _random(value: Tensor, generator: torch.Generator) -> Tensor:
-    fan_in = value[0].numel() if value.ndim == 4 else 100
-    return torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
 
 
 def pictures(count: int = 2, height: int = 47, width: int = 40) -> tuple[Tensor, Tensor]:
@@ -104,6 +89,30 @@ def test_lpips_is_that_of_its_authors(name: str) -> None:
             layer.model[-1].weight.copy_(head.view(1, -1, 1, 1))
         preds, target = pictures()
         assert torch.allclose(ours(preds, target), theirs(preds, target, normalize=True).flatten(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "net"), [("lpips", "alex"), ("lpips_vgg", "vgg")])
+def test_lpips_is_that_of_torchmetrics(
+    name: str, net: Literal["alex", "vgg"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With equal weights of the features; the heads, which each package brings, must be equal by themselves."""
+    features = {key: value for key, value in random_network(name).state_dict().items() if key.startswith("features")}
+    save_file(
+        {key.removeprefix("features."): value for key, value in features.items()}, tmp_path / "features.safetensors"
+    )
+    ours = PerceptualMetric(name, tmp_path / "features.safetensors")
+    monkeypatch.setattr(lpip, "_NoTrainLpips", partial(lpip._NoTrainLpips, pnet_rand=True))  # fetches nothing
+    theirs = LearnedPerceptualImagePatchSimilarity(net, normalize=True)
+    with torch.no_grad():
+        convolutions = [module for module in theirs.net.net.modules() if isinstance(module, torch.nn.Conv2d)]
+        for place, convolution in enumerate(convolutions):
+            for kind in ("weight", "bias"):
+                getattr(convolution, kind).copy_(features[f"features.convolutions.{place}.{kind}"])
+    preds, target = ((images * 255).round() / 255 for images in pictures(3))
+    for metric in (ours, theirs):
+        metric.update(preds[:1], target[:1])
+        metric.update(preds[1:], target[1:])
+    assert ours.compute().item() == pytest.approx(theirs.compute().item(), abs=1e-6)
 
 
 def test_pooling_of_a_constant_is_the_constant() -> None:

@@ -9,19 +9,22 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from sspir.data.order import Share
 from sspir.errors import UserError
+from sspir.metrics import PerceptualMetric
 from sspir.metrics.base import ImageMetric, metric_of
 from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.training.validation import Validation
+from tests.distances import random_network
 
 
 def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    target = torch.rand(5, 3, 16, 16, generator=generator)
+    target = torch.rand(5, 3, 32, 32, generator=generator)
     scale = torch.tensor([0.01, 0.05, 0.1, 0.2, 0.4]).view(5, 1, 1, 1)
     return (target + scale * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
 
@@ -40,8 +43,9 @@ def validated(rank: int, world: int) -> dict[str, float]:
     return {name: float(value) for name, value in validation.finish().items()}
 
 
-def metrics() -> dict[str, ImageMetric]:
-    return {"ours": PSNR(), "torchmetrics": metric_of(PeakSignalNoiseRatio(data_range=1.0))}
+def metrics(folder: Path) -> dict[str, ImageMetric]:
+    found: dict[str, ImageMetric] = {"ours": PSNR(), "torchmetrics": metric_of(PeakSignalNoiseRatio(data_range=1.0))}
+    return found | {name: PerceptualMetric(name, folder / f"{name}.safetensors") for name in ("lpips", "dists")}
 
 
 def refused(rank: int) -> str:
@@ -58,7 +62,7 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=patience)
     preds, target = images()
     mine = slice(0, 1) if rank == 0 else slice(1, 5)  # uneven on purpose
-    for name, metric in metrics().items():
+    for name, metric in metrics(folder).items():
         metric.update(preds[mine], target[mine])
         (folder / f"{name}{rank}").write_text(repr(metric.compute().item()))
     (folder / f"validation{rank}").write_text(json.dumps(validated(rank, 2)))
@@ -68,17 +72,19 @@ def work(rank: int, folder: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="gloo over a file needs a POSIX system")
 def test_two_processes_equal_one(tmp_path: Path) -> None:
+    for name in ("lpips", "dists"):
+        save_file(random_network(name).features.state_dict(), tmp_path / f"{name}.safetensors")
     other = mp.get_context("spawn").Process(target=work, args=(1, tmp_path))
     other.start()
     work(0, tmp_path)
     other.join(60)
     assert other.exitcode == 0
     preds, target = images()
-    for name, whole in metrics().items():
+    for name, whole in metrics(tmp_path).items():
         whole.update(preds, target)
         for rank in range(2):
             found = float((tmp_path / f"{name}{rank}").read_text())
-            assert found == pytest.approx(whole.compute().item(), abs=1e-6)
+            assert found == pytest.approx(whole.compute().item(), abs=1e-6), name
     for rank in range(2):
         assert json.loads((tmp_path / f"validation{rank}").read_text()) == pytest.approx(validated(0, 1), abs=1e-6)
         assert "Not every process can measure ssim_y;" in (tmp_path / f"refused{rank}").read_text()
