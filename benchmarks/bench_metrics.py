@@ -2,26 +2,31 @@
 
 Writes that many 512 x 512 pairs, measures them with every metric that needs no weights through `sspir compare`, and
 prints seconds, peak memory, and the cost of each metric. Where pyiqa is installed (its NIQE needs its weights, or
-any file of the same format), its PSNR and SSIM run beside ours, with the largest difference of the values.
+any file of the same format), its PSNR and SSIM run beside ours, with the largest difference of the values. LPIPS, where
+its weights are here, runs beside torchmetrics' and, where it is installed, beside that of its authors (lpips 0.1.4).
 """
 
 import argparse
+import math
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchmetrics.functional.image.lpips import _NoTrainLpips
 
 from sspir.__main__ import main
 from sspir.commands.compare import load_metrics
 from sspir.metrics.base import usable
 from sspir.metrics.psnr_ssim import psnr, ssim
+from sspir.perceptual.weights import MissingWeightsError, load_distance
 
 
 def write_pairs(root: Path, count: int) -> None:
@@ -71,6 +76,37 @@ def beside_pyiqa(preds: Tensor, target: Tensor) -> None:
         sys.stdout.write(f"{name}: ours {times[0]:.3f} s, pyiqa {times[1]:.3f} s, difference {difference:.1e}\n")
 
 
+def beside_lpips(preds: Tensor, target: Tensor) -> None:
+    """Print ours against torchmetrics' and the authors' with equal weights in one run: seconds, ratio, difference."""
+    for name, net in (("lpips", "alex"), ("lpips_vgg", "vgg")):
+        try:
+            ours = load_distance(name)
+        except MissingWeightsError as error:
+            sys.stdout.write(f"{error}\n")
+            continue
+        others = {"torchmetrics": _NoTrainLpips(net=net, pnet_rand=True)}
+        with suppress(ImportError):
+            import lpips
+
+            others["lpips"] = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        for theirs in others.values():
+            theirs.train(False).requires_grad_(False)
+            convolutions = [module for module in theirs.net.modules() if isinstance(module, torch.nn.Conv2d)]
+            for mine, other in zip(ours.features.convolutions, convolutions, strict=True):
+                other.load_state_dict(mine.state_dict())
+        calls = {"ours": lambda net=ours: net(preds, target)}
+        calls |= {key: lambda net=each: net(preds, target, normalize=True) for key, each in others.items()}
+        taken = dict.fromkeys(calls, math.inf)
+        for _ in range(5):  # in turn, so that what else the machine does meets all
+            taken = {key: min(taken[key], seconds(call, 1)) for key, call in calls.items()}
+        for key in others:
+            difference = abs(calls["ours"]().item() - calls[key]().item())
+            sys.stdout.write(
+                f"{name}: ours {taken['ours']:.3f} s, {key} {taken[key]:.3f} s, "
+                f"ratio {taken[key] / taken['ours']:.2f}, difference {difference:.1e}\n"
+            )
+
+
 def bench() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -91,6 +127,7 @@ def bench() -> None:
     target, preds = (image.mul(255).round() / 255 for image in (target, preds))  # as if read from files
     cost_of_each(preds, target)
     beside_pyiqa(preds, target)
+    beside_lpips(preds, target)
 
 
 if __name__ == "__main__":

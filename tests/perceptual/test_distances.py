@@ -91,16 +91,15 @@ def test_lpips_is_that_of_its_authors(name: str) -> None:
         assert torch.allclose(ours(preds, target), theirs(preds, target, normalize=True).flatten(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "net"), [("lpips", "alex"), ("lpips_vgg", "vgg")])
+@pytest.mark.parametrize(("name", "net"), [("lpips", "alex"), pytest.param("lpips_vgg", "vgg", marks=pytest.mark.slow)])
 def test_lpips_is_that_of_torchmetrics(
     name: str, net: Literal["alex", "vgg"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With equal weights of the features; the heads, which each package brings, must be equal by themselves."""
     features = {key: value for key, value in random_network(name).state_dict().items() if key.startswith("features")}
-    save_file(
-        {key.removeprefix("features."): value for key, value in features.items()}, tmp_path / "features.safetensors"
-    )
-    ours = PerceptualMetric(name, tmp_path / "features.safetensors")
+    path = tmp_path / "features.safetensors"
+    save_file({key.removeprefix("features."): value for key, value in features.items()}, path)
+    ours = PerceptualMetric(name, path)
     monkeypatch.setattr(lpip, "_NoTrainLpips", partial(lpip._NoTrainLpips, pnet_rand=True))  # fetches nothing
     theirs = LearnedPerceptualImagePatchSimilarity(net, normalize=True)
     with torch.no_grad():
