@@ -11,7 +11,8 @@ import torch
 from sspir.__main__ import main
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
-from sspir.evaluation.curve import best_steps, checkpoints, evaluate_all, sentences
+from sspir.evaluation.checkpoints import checkpoints, evaluate_all
+from sspir.evaluation.curve import best_steps, sentences
 from tests.report.written import report, table
 from tests.runs import tiny_run
 

@@ -17,6 +17,7 @@ from sspir.report.charts import MOST_POINTS, chart, thin, ticks
 from sspir.report.collect import collect
 from sspir.report.page import build
 from sspir.report.pictures import choose, pack
+from sspir.training.history import HEADER
 
 
 def write_results(folder: Path, count: int = 12) -> Path:
@@ -29,10 +30,11 @@ def write_results(folder: Path, count: int = 12) -> Path:
     return folder
 
 
-def write_run(folder: Path, lr: float, shift: float = 0.0) -> Path:
+def write_run(folder: Path, lr: float, shift: float = 0.0, counted: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"name: tiny\nfolder: {folder}\noptimizer:\n  lr: {lr}\nlist: [1, 2]\n")
-    lines = [json.dumps({"step": s, "epoch": 0, "loss/noise": 1 / s + shift}) for s in range(1, 40)]
+    lines = [json.dumps(HEADER)] if counted else []
+    lines += [json.dumps({"step": s, "epoch": 0, "loss/noise": 1 / s + shift}) for s in range(1, 40)]
     lines += [json.dumps({"step": s, "val/psnr_y": 20 + s / 10 + shift}) for s in (10, 20, 30)]
     lines += [json.dumps({"step": 30, "val/psnr_y": 24.0 + shift}), '{"step": 40, "loss/noi']
     (folder / "metrics.jsonl").write_text("\n".join(lines))
@@ -43,7 +45,7 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
     write_results(tmp_path / "a" / "results")
     write_results(tmp_path / "b" / "results")
     write_run(tmp_path / "sweep" / "0", 1e-4)
-    results, runs, _ = collect([tmp_path])
+    results, runs, *_ = collect([tmp_path])
     assert [result.name for result in results] == ["a/results", "b/results"]
     assert [run.name for run in runs] == ["0"]
     assert results[0].values["03"]["ours"]["psnr_y"] == 23
@@ -58,16 +60,18 @@ def test_what_a_run_has_set_aside_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_resumed_and_killed_run_reads_well(tmp_path: Path) -> None:
-    _, (run,), _ = collect([write_run(tmp_path / "run", 1e-4)])
+    _, (run,), *_ = collect([write_run(tmp_path / "run", 1e-4)])
     assert set(run.curves) == {"loss/noise", "val/psnr_y"}
     assert run.curves["val/psnr_y"] == [(10, 21), (20, 22), (30, 24)]
     assert len(run.curves["loss/noise"]) == 39
+    _, (old,), *_ = collect([write_run(tmp_path / "old", 1e-4, counted=False)])  # its steps are counted from 0
+    assert old.curves["val/psnr_y"] == [(11, 21), (21, 22), (31, 24)]
 
 
 def test_lightnings_sparse_csv_reads_well(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,loss,val/psnr_y\n0,1,0.5,\n0,2,,20.0\n0,3,0.25,\n")
-    _, (run,), _ = collect([tmp_path])
-    assert run.curves == {"loss": [(1, 0.5), (3, 0.25)], "val/psnr_y": [(2, 20.0)]}
+    _, (run,), *_ = collect([tmp_path])
+    assert run.curves == {"loss": [(2, 0.5), (4, 0.25)], "val/psnr_y": [(3, 20.0)]}
 
 
 def test_bad_paths_are_named(tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_bad_paths_are_named(tmp_path: Path) -> None:
 
 
 def test_worst_images_of_each_metric_come_first(tmp_path: Path) -> None:
-    (result,), _, _ = collect([write_results(tmp_path / "r")])
+    (result,), *_ = collect([write_results(tmp_path / "r")])
     ratios = {image: abs(np.log(cells["ours"]["gradient_ratio"])) for image, cells in result.values.items()}
     niqe = {image: cells["ours"]["niqe"] for image, cells in result.values.items()}
     first = choose(result, 3)

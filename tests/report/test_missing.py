@@ -59,7 +59,9 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     left("good", 0)
     left("failed", 1, "metrics.jsonl", "summary.json")
     stopped = left("stopped", 2, "summary.json")
-    (stopped / "metrics.jsonl").write_text('{"step": 10, "val/psnr_y": 12.0}\n{"step": 11, "val/ps')
+    (stopped / "metrics.jsonl").write_text(
+        '{"steps": "updates made"}\n{"step": 10, "val/psnr_y": 12.0}\n{"step": 11, "val/ps'
+    )
     (left("torn", 3) / "metrics.jsonl").write_bytes(b'{"step": 10, "val/psnr_y": 20.0}\n[1]\n\xff\xfe{"st')
     (left("broken", 4) / "config.yaml").write_text("name: [a")
     evaluation = tmp_path / "good" / "evaluation"

@@ -14,6 +14,7 @@ from sspir.__main__ import main
 from sspir.evaluation.measure import Row
 from sspir.evaluation.results import Results
 from sspir.metrics.psnr_ssim import PSNR
+from sspir.training.history import HEADER
 
 
 def write_run(folder: Path, name: str, variant: str, seed: int, ends: Mapping[str, float], **settings: Any) -> Path:
@@ -22,7 +23,7 @@ def write_run(folder: Path, name: str, variant: str, seed: int, ends: Mapping[st
     config = {"name": name, "variant": variant, "seed": seed, "folder": str(folder), "data": {"seed": seed}, **settings}
     OmegaConf.save(OmegaConf.create({**config, "trainer": {"max_steps": 20}}), folder / "config.yaml")
     rows = [{"step": step, **{key: end + step - 20 for key, end in ends.items()}} for step in (10, 20)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (HEADER, *rows)))
     (folder / "summary.json").write_text(json.dumps(rows[-1]))
     return folder
 

@@ -1,5 +1,6 @@
 """Runs recorded before the U-Net was a node, under the names of then, and runs that are repeated with changes."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from sspir.moved import present_config
 from sspir.report.runs import read_settings
 from sspir.report.settings import differing
 from sspir.training.checkpoint import load_checkpoint
+from sspir.training.history import read_history
 from sspir.training.module import RestorationModule
 from sspir.training.repeat import repetition
 from sspir.training.resume import finished
-from sspir.training.run import COMPOSED, CONFIG, find_checkpoint
+from sspir.training.run import COMPOSED, CONFIG, METRICS, find_checkpoint
 from tests.runs import tiny_config, tiny_run
 
 RECORD = Path(__file__).parents[1] / "before" / CONFIG
@@ -39,6 +41,8 @@ def before(now: Path, photo_folder: Path) -> Path:
     """The same run with the record that a version of before wrote of it."""
     folder = Path(shutil.copytree(now, now.with_name("before")))
     (folder / COMPOSED).unlink()
+    history = [{**line, "step": line["step"] - 1} for line in read_history(folder / METRICS)]  # counted from 0
+    (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in history))
     record: Any = OmegaConf.to_container(OmegaConf.load(RECORD))
     record = led(led(record, "RUN", str(folder)), "PHOTOS", str(photo_folder))
     OmegaConf.save(record, folder / CONFIG)
@@ -57,11 +61,14 @@ def test_it_is_the_same_run(before: Path, now: Path, photo_folder: Path, caplog:
 
 
 def test_it_goes_on_bit_for_bit(before: Path, now: Path, photo_folder: Path, tmp_path: Path) -> None:
-    ends = []
+    ends, steps = [], []
     for folder in (before, now):
         copied = Path(shutil.copytree(folder, tmp_path / folder.name))
         tiny_run(copied, photo_folder, "trainer.max_steps=5")
         ends.append(load_checkpoint(find_checkpoint(copied)))
+        steps.append([line["step"] for line in read_history(copied / METRICS)])
+    assert steps[0] == steps[1]
+    assert set(steps[0]) == {1, 2, 3, 4, 5}
     for part in ("state_dict", "ema"):
         assert all(torch.equal(value, ends[1][part][key]) for key, value in ends[0][part].items()), part
 

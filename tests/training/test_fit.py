@@ -34,7 +34,7 @@ def test_a_run_leaves_its_record(finished: Path) -> None:
     assert {"val/psnr_y", "bicubic/psnr_y", "structure/ssim_y"} <= summary.keys()
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "loss/total" in line]
-    assert [line["step"] for line in losses] == [0, 1, 2, 3]
+    assert [line["step"] for line in losses] == [1, 2, 3, 4]
     assert not any("loss/noise" in line for line in losses[:2])  # of the image that residuals refer to
     assert all({"loss/noise", "loss/rgb", "loss/frequency"} <= line.keys() for line in losses[2:])
     assert len(list((finished / "panels").glob("*.png"))) == 4  # two photos, two validations
@@ -327,7 +327,7 @@ def test_validations_count_optimizer_steps(photo_folder: Path, tmp_path: Path) -
     accumulated = ["batch_size=1", "data.passes=2", "trainer.accumulate_grad_batches=2", "trainer.max_steps=3"]
     tiny_run(tmp_path / "run", photo_folder, *accumulated, "trainer.val_check_interval=2")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "val/psnr_y" in line] == [1, 2]  # from 0; the last one always
+    assert [line["step"] for line in lines if "val/psnr_y" in line] == [2, 3]  # the last one always
 
 
 def test_a_run_and_its_continuation_warn_of_nothing_that_is_so_on_purpose(photo_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from sspir.training.history import HEADER
 from sspir.training.loggers import JsonLinesLogger, wandb_logger
 from tests.runs import tiny_run
 
@@ -14,8 +15,9 @@ def test_lines_are_complete_and_appended(tmp_path: Path) -> None:
     JsonLinesLogger(str(tmp_path)).log_metrics({"val/psnr_y": 30.0}, step=4)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"step": 3, "loss/total": 1.5},
-        {"step": 4, "val/psnr_y": 30.0},
+        HEADER,
+        {"step": 4, "loss/total": 1.5},
+        {"step": 5, "val/psnr_y": 30.0},
     ]
 
 
@@ -48,7 +50,7 @@ def test_pace_and_rate_stand_in_our_own_record(photo_folder: Path, tmp_path: Pat
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.accumulate_grad_batches=2")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for name in ("images_per_second", "memory_gib", "lr-AdamW"):
-        assert {line["step"] for line in lines if line.get(name, 0) >= 0 and name in line} == {0, 1}, name
+        assert {line["step"] for line in lines if line.get(name, 0) >= 0 and name in line} == {1, 2}, name
     assert all(0 < line["images_per_second"] < 1e5 for line in lines if "images_per_second" in line)
 
 

@@ -97,7 +97,7 @@ def test_the_papers_experiments_run_on_stable_diffusion_folders(
     assert 0 < summary["val/psnr_y"] < 60
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     first = next(line for line in lines if "loss/total" in line)
-    assert first["step"] == 0
+    assert first["step"] == 1
     assert {"loss/noise", "loss/rgb", "loss/frequency"} <= first.keys()
 
 

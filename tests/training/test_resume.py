@@ -56,7 +56,7 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
     assert (run / "replaced" / "1" / "checkpoints" / LAST).read_bytes() == kept
     done = tiny_run(run, photo_folder, *other)  # neither finished nor refused, nor from the old checkpoint
     assert done["step"] == 2
-    assert steps_of(run) == [0, 1]
+    assert steps_of(run) == [1, 2]
     assert load_checkpoint(find_checkpoint(run))["config"]["loss"]["rgb"] == 0.5
     assert run_id(run) != before
 
@@ -92,7 +92,7 @@ def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_fold
         tiny_run(tmp_path / "run", photo_folder, "processor.front_features=0")
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "loss/total": 1.0}\n')  # of steps before a checkpoint
     assert tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=1")["step"] == 1
-    assert steps_of(tmp_path / "run") == [0]
+    assert steps_of(tmp_path / "run") == [1]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     assert rates[0] == pytest.approx([0.0])
     assert rates[1] == pytest.approx([2e-3 * 0.25])
     assert load_checkpoint(find_checkpoint(held))["config"]["schedule"]["num_training_steps"] == 3
-    assert steps_of(held) == list(range(6))
+    assert steps_of(held) == list(range(1, 7))
 
 
 HOLDER = """
@@ -218,8 +218,8 @@ def test_the_last_step_is_validated_whatever_the_interval(photo_folder: Path, tm
     validated = {line["step"]: line["val/psnr_y"] for line in lines if "val/psnr_y" in line}
     assert len(validated) == 2
     assert done["val/psnr_y"] == pytest.approx(validated[max(validated)])
-    assert max(validated) == 2  # steps count from 0
-    assert validated[1] != validated[2]
+    assert max(validated) == 3
+    assert validated[2] != validated[3]
 
 
 def test_a_run_that_ends_by_epochs_is_whole_and_finished(photo_folder: Path, tmp_path: Path) -> None:
@@ -252,10 +252,10 @@ def test_a_run_that_is_stopped_early_is_whole_and_goes_on_with_more_patience(
     states = [load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("run", "whole")]
     for part in ("state_dict", "ema"):
         assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items()), part
-    assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole") == [0, 1, 2, 3]
+    assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole") == [1, 2, 3, 4]
 
 
 def test_the_best_checkpoint_goes_on_with_the_next_step(photo_folder: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.val_check_interval=2")
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=4", "trainer.val_check_interval=2", "resume=best")
-    assert steps_of(tmp_path / "run") == [0, 1, 2, 3]
+    assert steps_of(tmp_path / "run") == [1, 2, 3, 4]

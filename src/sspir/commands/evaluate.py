@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    return hydra_command("evaluate", "sspir.evaluation.curve:evaluate_asked", spelt_out(arguments))
+    return hydra_command("evaluate", "sspir.evaluation.checkpoints:evaluate_asked", spelt_out(arguments))
 
 
 def spelt_out(arguments: list[str]) -> list[str]:

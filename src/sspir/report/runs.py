@@ -1,7 +1,6 @@
 """Training runs: their identity in a sweep, their configuration, and the curves they logged."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE
 from sspir.moved import named, present_config
 from sspir.report.settings import flatten
+from sspir.training.history import read_history
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
@@ -129,15 +129,10 @@ def set_of(name: str) -> str:
 def _history(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the values that were logged at each step, with the step."""
     if (folder / "metrics.jsonl").exists():
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and row.get("step") is not None:
-                yield row
+        yield from read_history(folder / "metrics.jsonl")
     elif (folder / "metrics.csv").exists():
         with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             for cells in csv.DictReader(file):
                 if cells.get("step"):
-                    yield {key: float(text) for key, text in cells.items() if text}
+                    row = {key: float(text) for key, text in cells.items() if text}
+                    yield {**row, "step": row["step"] + 1}  # Lightning counts from 0

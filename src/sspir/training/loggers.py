@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from sspir.training.history import HEADER
 from sspir.training.run import METRICS, is_first_process, run_id
 
 
@@ -36,10 +37,12 @@ class JsonLinesLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one line: {"step": ..., name: value, ...}."""
+        """Append one line: {"step": ..., name: value, ...}; Lightning numbers the update that is being made from 0."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            if not file.tell():
+                file.write(json.dumps(HEADER) + "\n")
+            file.write(json.dumps({"step": None if step is None else step + 1, **metrics}) + "\n")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -56,8 +59,8 @@ class StepLogger(WandbLogger):
         run.define_metric("*", step_metric=self.AXIS)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log values, at a step where there is one."""
-        super().log_metrics(metrics if step is None else {**metrics, self.AXIS: step}, step)
+        """Log values, at a step where there is one: Lightning's number of the update that is being made, from 0."""
+        super().log_metrics(metrics if step is None else {**metrics, self.AXIS: step + 1}, step)
 
     def prefer(self, metric: str, higher_is_better: bool | None) -> None:
         """Say which end of a metric is the good one, so that W&B's summary shows the best value."""

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.config.trust import check_record, dotted, leaves, read_record, targets
 from sspir.errors import UserError
-from sspir.files import NOT_APPLICABLE, REPLACED, write_text
+from sspir.files import NOT_APPLICABLE, REPLACED
 from sspir.moved import named, present_config
 from sspir.training.checkpoint import LAST, glance, link_or_copy, load_checkpoint
+from sspir.training.history import cut_history
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.training.schedule import rate_at
 
@@ -125,14 +126,7 @@ def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
         link_or_copy(checkpoint, checkpoint.with_name(LAST))
     metrics = folder / METRICS
     if metrics.is_file():
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(metrics, "".join(line for line in lines if _step_of(line) < step))
-
-
-def _step_of(line: str) -> float:
-    with suppress(ValueError, KeyError, TypeError):
-        return int(json.loads(line)["step"])
-    return float("inf")
+        cut_history(metrics, step)
 
 
 def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""The numbers that a run has logged: `metrics.jsonl`, whose step k is "after k updates", as everywhere else."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sspir.files import write_text
+
+HEADER = {"steps": "updates made"}  # the first line; a file of before lacks it and counts its steps from 0
+
+
+def read_history(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a `metrics.jsonl` with their step, of old files too; what a kill has torn is passed over."""
+    first = 1
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if line == HEADER:
+            first = 0
+        elif isinstance(line, dict) and isinstance(line.get("step"), int | float):
+            yield {**line, "step": line["step"] + first}
+
+
+def cut_history(path: Path, step: int) -> None:
+    """Drop the lines after a step, which will be logged again, and give an old file today's steps."""
+    lines = [HEADER, *(line for line in read_history(path) if line["step"] <= step)]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
