@@ -1,4 +1,4 @@
-"""A run's curve over steps on a benchmark, as its checkpoints were measured, and the step that is best by each metric."""
+"""A run's curve over steps on a benchmark, and the step that is best by each metric."""
 
 import json
 from collections.abc import Mapping, Sequence
