@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_APPLICABLE = "not_applicable.txt"  # file in a run's folder that says why its model cannot be
+FAILED = "failed.txt"  # file in an evaluation's folder that says why it failed
 REPLACED = "replaced"  # folder in a run's folder: files of an earlier run, set aside when the run was started anew
 
 

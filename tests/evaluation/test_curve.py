@@ -93,11 +93,16 @@ def test_a_broken_checkpoint_is_said_and_the_rest_goes_on(run: Path, capsys: pyt
     assert times(run) == before
 
 
-def test_a_run_without_checkpoints_and_what_is_no_run_are_one_sentence(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_and_what_is_no_run_are_one_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(run / "checkpoints")
-    for folder, sentence in ((run, "no checkpoint yet"), (tmp_path, "takes a run folder")):
-        with pytest.raises(UserError, match=sentence):
-            evaluate_all(compose_config("evaluate", [f"run={folder}", "benchmark=set5", *GIVEN, "wandb=null"]))
+    with pytest.raises(UserError, match="takes a run folder"):
+        evaluate_all(compose_config("evaluate", [f"run={tmp_path}", "benchmark=set5", *GIVEN, "wandb=null"]))
+    assert main(["evaluate", f"run={run}", "benchmark=set5", *GIVEN, "wandb=null"]) == 2
+    assert "no checkpoint yet" in capsys.readouterr().err
+    page = report(tmp_path / "page.html", run)
+    assert "set5/all-limit1 holds no results: its evaluation failed: The run" in page
 
 
 def test_milestones_stand_in_the_order_of_their_steps(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sspir.evaluation.results import Results
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.psnr_ssim import PSNR
-from sspir.report.charts import MOST_POINTS, chart, thin, ticks
+from sspir.report.charts import MOST_POINTS, chart, labels, thin, ticks
 from sspir.report.collect import collect
 from sspir.report.page import build
 from sspir.report.pictures import choose, pack
@@ -112,6 +112,9 @@ def test_thinning_keeps_the_mean_and_ticks_enclose() -> None:
         found = ticks(values)
         assert found[0] - 1e-9 <= min(values) <= max(values) <= found[-1] + 1e-9
         assert 2 <= len(found) <= 8
+        assert len(set(labels(found))) == len(found)
+    assert labels(ticks([27.2701, 27.2704])) == ["27.2701", "27.2702", "27.2703", "27.2704"]
+    assert labels([0.0, 0.2, 0.4]) == ["0", "0.2", "0.4"]
     assert chart({"a<b": [(0, 1), (1, 2)]}, "step").count("a&lt;b") == 3
 
 

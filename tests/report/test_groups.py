@@ -24,9 +24,9 @@ def test_experiments_and_swept_settings_are_not_pooled_as_seeds(tmp_path: Path) 
     page = report(tmp_path / "page.html", tmp_path)
     for name, mean in (("a", "21.00"), ("b", "31.00")):
         over_seeds = table(page, f"{name}: last validation over seeds")
-        assert over_seeds == [["variant", "val/psnr_y", "seeds"], ["none", f"{mean} ± 1.4142", "2"]]
+        assert over_seeds == [["variant", "val/psnr_y", "seeds"], ["none", f"{mean} ± 1.41", "2"]]
         assert f"Ablation: {name}" not in page
-    rows = [["none, optimizer.lr=0.1", "11.00 ± 1.4142", "2"], ["none, optimizer.lr=0.2", "21.00 ± 1.4142", "2"]]
+    rows = [["none, optimizer.lr=0.1", "11.00 ± 1.41", "2"], ["none, optimizer.lr=0.2", "21.00 ± 1.41", "2"]]
     assert table(page, "c: last validation over seeds")[1:] == rows
     assert table(page, "Ablation: c on set5")[1:] == rows
 
@@ -58,7 +58,7 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
     for folder, seed, end in (("x", 0, 10.0), ("y", 0, 12.0), ("z", 1, 13.0)):
         write_run(tmp_path / folder, "a", "none", seed, {"val/psnr_y": end})
     page = report(tmp_path / "page.html", tmp_path)
-    assert table(page, "a: last validation over seeds")[1:] == [["none", "12.00 ± 1.4142", "2"]]
+    assert table(page, "a: last validation over seeds")[1:] == [["none", "12.00 ± 1.41", "2"]]
     assert table(page, "Last validation")[:2] == [["run", "seed", "val/psnr_y"], ["x", "0", "10.00"]]
 
 
@@ -75,8 +75,10 @@ def test_evaluations_of_one_run_are_told_apart_and_are_no_seeds(tmp_path: Path) 
     page = report(tmp_path / "page.html", tmp_path)
     for how, mean in (("last", 21), ("best", 22), ("last, seed=1, sampler.steps=20", 23)):
         study = table(page, f"Ablation: a on set5, {how}<")
-        assert study[1:] == [["none", f"{mean}.00 ± 1.4142", "2"], ["no_x", f"{mean - 10}.00 ± 1.4142", "2"]]
-        assert f"<h2>a/no_x-s1 on set5, {how}</h2>" in page
+        assert study[1:] == [["none", f"{mean}.00 ± 1.41", "2"], ["no_x", f"{mean - 10}.00 ± 1.41", "2"]]
+        checkpoint, *rest = how.split(", ")
+        title = ", ".join([f"{checkpoint} (step 20)", *rest])
+        assert f"<h2>a/no_x-s1 on set5, {title}</h2>" in page
 
 
 def test_a_checkpoint_of_fewer_steps_is_no_seed_and_copies_are_named_by_folder(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_checkpoint_of_fewer_steps_is_no_seed_and_copies_are_named_by_folder(t
     page = report(tmp_path / "page.html", tmp_path)
     rows = table(page, "Ablation: a on set5, last")[1:]
     assert rows == [["none, evaluated step=10", "20.00", "1"], ["none, evaluated step=20", "20.00", "1"]]
-    assert "<h2>a/none-s0 on set5, last (copy)</h2>" in page
+    assert "<h2>a/none-s0 on set5, last (step 20) (copy)</h2>" in page
 
 
 def test_evaluations_of_runs_that_are_gone_and_of_saved_pipelines_are_shown(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_evaluations_of_runs_that_are_gone_and_of_saved_pipelines_are_shown(tmp_
     write_evaluation(tmp_path / "out" / "pipeline", [30.0] * 2, saved)
     page = report(tmp_path / "page.html", tmp_path)
     rows = table(page, "Ablation: a on set5, last")[1:]
-    assert rows == [["none", "21.00 ± 1.4142", "2"], ["no_x", "11.00 ± 1.4142", "2"]]
+    assert rows == [["none", "21.00 ± 1.41", "2"], ["no_x", "11.00 ± 1.41", "2"]]
     assert "<h2>pipeline on set5</h2>" in page
 
 
@@ -119,3 +121,26 @@ def test_each_validation_set_has_its_place(tmp_path: Path) -> None:
     assert captions == [*of_sets, "loss/noise"]
     heads = ["Validation, mean over the sets", "Validation on a_set", "Validation on z_set", "Steps", "Last validation"]
     assert [text.partition("<")[0] for text in page.split("<h3>")[1:]][: len(heads)] == heads
+
+
+def test_sets_stand_together_and_a_checkpoint_says_its_step(tmp_path: Path) -> None:
+    for index, variant in enumerate(("none", "no_x")):
+        run = write_run(tmp_path / variant, "a", variant, 0, {"val/psnr_y": 20.0})
+        for name in ("set14", "set5"):
+            told = said(run, "a", variant, 0, benchmark=name, step=20 + index)
+            write_evaluation(run / "evaluation" / name / "last", [20.0 + index, 21.0], told)
+    page = report(tmp_path / "page.html", tmp_path)
+    names = [row[0] for row in table(page, "All results")[1:]]
+    last = {"no_x": "last (step 21)", "none": "last (step 20)"}
+    assert names == [
+        line
+        for name in ("set14", "set5")
+        for line in (
+            *(f"a/{variant}-s0 on {name}, {last[variant]}: restored" for variant in ("no_x", "none")),
+            f"a/no_x-s0 on {name}, {last['no_x']} and 1 more: bicubic",
+        )
+    ]
+    assert [page.index(f"<h2>a/{variant}-s0 on {name}") for name in ("set14", "set5") for variant in last] == sorted(
+        page.index(f"<h2>a/{variant}-s0 on {name}") for name in ("set14", "set5") for variant in last
+    )
+    assert page[: page.index("</section>")].count("<b>21.00</b>") == 2  # the best of each set

@@ -68,6 +68,9 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     write_evaluation(evaluation / "set5", [20.0, 21.0])
     (write_evaluation(evaluation / "set14", [20.0, 21.0]) / "summary.json").unlink()
     write_pictures(evaluation / "b100", ("0",), ROLES)
+    (evaluation / "urban20").mkdir()
+    (evaluation / "urban20" / "evaluate.log").touch()
+    (evaluation / "urban20" / "failed.txt").write_text("There is no folder urban20.\n")
     page = report(tmp_path / "page.html", tmp_path)
     said = capsys.readouterr().err
     for sentence in (
@@ -76,9 +79,10 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
         f"The configuration {tmp_path}/broken/config.yaml cannot be read",
         f"The results in {evaluation}/set14 cannot be read",
         f"{evaluation}/b100 holds no results: its evaluation failed, or has only begun.",
+        f"{evaluation}/urban20 holds no results: its evaluation failed: There is no folder urban20.",
     ):
         assert sentence in said
         assert sentence in page
-    assert len(said.splitlines()) == 5, said
+    assert len(said.splitlines()) == 6, said
     assert "<h2>set5</h2>" in page
     assert [row[0] for row in table(page, "Last validation")[1:]] == ["good", "stopped", "torn"]

@@ -10,10 +10,11 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from sspir.config.compose import told
 from sspir.errors import UserError
 from sspir.evaluation.curve import CURVE, best_steps, read_curve, sentences
 from sspir.evaluation.evaluate import evaluate
-from sspir.files import write_text
+from sspir.files import FAILED, write_text
 from sspir.training.checkpoint import DamagedError
 from sspir.training.run import CHECKPOINTS, CONFIG
 from sspir.weights.load import step_of
@@ -24,12 +25,19 @@ OF_RUN = ("run", "name", "variant", "seed", "benchmark", "settings")  # of an ev
 
 
 def evaluate_asked(config: DictConfig) -> dict[str, Any]:
-    """Evaluate the checkpoint that a configuration asks for, or all of them.
+    """Evaluate the checkpoint that a configuration asks for, or all of them; note why where that fails.
 
     Args:
         config: composed `conf/evaluate.yaml`.
     """
-    return evaluate_all(config) if config.checkpoint == ALL else evaluate(config)
+    note = Path(config.out, FAILED)
+    note.unlink(missing_ok=True)
+    try:
+        return evaluate_all(config) if config.checkpoint == ALL else evaluate(config)
+    except Exception as error:
+        if (sentence := told(error)) and note.parent.is_dir():  # Hydra has made the folder
+            write_text(note, f"{sentence}\n")
+        raise
 
 
 def evaluate_all(config: DictConfig) -> dict[str, Any]:

@@ -15,9 +15,14 @@ def heading(name: str, facts: dict[str, Any]) -> str:
     return name + (f" →{ideal:g}" if ideal is not None else f" {ARROWS[facts['higher_is_better']]}")
 
 
-def number(value: float) -> str:
-    """A value with four significant decimals, as tables of this field print it."""
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+def number(value: float, like: float | None = None) -> str:
+    """A value with four decimals, from 10 on with two, as tables of this field print it.
+
+    Args:
+        value: the number.
+        like: the number beside which it stands, such as a mean beside its spread: it takes the decimals of that one.
+    """
+    return f"{value:.4f}" if abs(value if like is None else like) < 10 else f"{value:.2f}"
 
 
 def summary_table(summary: dict[str, Any]) -> str:
@@ -90,8 +95,9 @@ def undecided(comparison: Mapping[str, Any]) -> str:
 
 def _gain(comparison: dict[str, Any]) -> str:
     low, high = sorted((abs(comparison["low"]), abs(comparison["high"])))
+    gain = abs(comparison["gain"])
     return (
-        f"{comparison['metric']} (by {number(abs(comparison['gain']))} [{number(low)}, {number(high)}], "
+        f"{comparison['metric']} (by {number(gain)} [{number(low, gain)}, {number(high, gain)}], "
         f"wins {comparison['win_rate']:.0%})"
     )
 
@@ -102,4 +108,5 @@ def _cell(cell: dict[str, Any] | None, best: bool) -> str:
     star = "*" if best else " "
     if cell["low"] is None:
         return f"{number(cell['mean'])}{star}"
-    return f"{number(cell['mean'])}{star} [{number(cell['low'])}, {number(cell['high'])}]"
+    mean = cell["mean"]
+    return f"{number(mean)}{star} [{number(cell['low'], mean)}, {number(cell['high'], mean)}]"

@@ -63,10 +63,10 @@ def forest(rows: Mapping[str, tuple[float, float, float]]) -> str:
         return left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - left - RIGHT)
 
     parts = []
-    for tick in x_ticks:
+    for tick, text in zip(x_ticks, labels(x_ticks), strict=True):
         x, style = across(tick), 'stroke="currentColor"' if abs(tick) < 1e-12 else 'class="grid"'
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}" {style}/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 15}" text-anchor="middle">{tick:.4g}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 15}" text-anchor="middle">{text}</text>')
     for index, (name, (mean, low, high)) in enumerate(rows.items()):
         y = TOP + line * (index + 0.5)
         title = f"<title>{escape(name)}: {mean:.5g} [{low:.5g}, {high:.5g}]</title>"
@@ -99,14 +99,22 @@ def ticks(values: Sequence[float], count: int = 4) -> list[float]:
     return [index * step for index in range(start, end + 1)]
 
 
+def labels(ticks: Sequence[float], digits: int = 4) -> list[str]:
+    """Ticks as text, with as many digits more as it takes to tell them apart."""
+    step = ticks[1] - ticks[0]
+    while digits < 15 and any(abs(float(f"{tick:.{digits}g}") - tick) > 0.01 * step for tick in ticks):
+        digits += 1
+    return [f"{tick:.{digits}g}" for tick in ticks]
+
+
 def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, place: Place) -> str:
     parts = []
-    for tick in y_ticks:
+    for tick, text in zip(y_ticks, labels(y_ticks), strict=True):
         _, y = place(x_ticks[0], tick)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
-    for tick in x_ticks:
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    for tick, text in zip(x_ticks, labels(x_ticks, 6), strict=True):
         x, _ = place(tick, y_ticks[0])
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:.6g}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>')
     parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
     return "".join(parts)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from sspir.errors import UserError
 from sspir.evaluation.curve import CURVE
-from sspir.files import REPLACED
+from sspir.files import FAILED, REPLACED
 from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import STOPPED, Run, read_run
@@ -108,7 +108,9 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
             yield f"{folder} is not finished: it has logged up to step {run.settings[STOPPED]} of {steps}."
     for folder in _holders(roots, *BEGUN):
         if "evaluation" in folder.resolve().parts and not any((folder / name).exists() for name in (*RESULTS, CURVE)):
-            yield f"{folder} holds no results: its evaluation failed, or has only begun."
+            note = folder / FAILED
+            why = f": {note.read_text(encoding='utf-8').strip()}" if note.is_file() else ", or has only begun."
+            yield f"{folder} holds no results: its evaluation failed{why}"
 
 
 def _named(found: Mapping[Path, N]) -> list[N]:

@@ -27,7 +27,8 @@ def build(found: Collected, title: str, images: int, quality: int) -> str:
         images: per gallery.
         quality: of the pictures, 1 to 100 (lossless).
     """
-    results = found.results
+    order = list(dict.fromkeys(map(_set_of, found.results)))
+    results = sorted(found.results, key=lambda result: order.index(_set_of(result)))  # those of one set together
     sections, galleries = [warnings(found.problems)], {}
     if len(results) > 1:
         sections.append(_overview(results))
@@ -55,23 +56,29 @@ def build(found: Collected, title: str, images: int, quality: int) -> str:
 
 
 def _overview(results: Sequence[ResultSet]) -> str:
-    """All methods of all results in one table: the table of an ablation study, if all measured the same images."""
-    methods: dict[str, Mapping[str, Any]] = {}
-    bicubic: dict[str, list[str]] = {}  # the same in every evaluation on a benchmark: shown once
+    """All methods of all results in one table, those of one set together, where the best are marked."""
+    sets: dict[tuple[str, frozenset[str]], dict[str, Mapping[str, Any]]] = {}
+    bicubic: dict[tuple[str, frozenset[str]], dict[str, list[str]]] = {}  # the same in every evaluation: shown once
     for result in results:
+        key = _set_of(result), frozenset(result.values)
+        methods = sets.setdefault(key, {})
         for method, cells in result.summary["methods"].items():
             if method == BICUBIC:
-                bicubic.setdefault(json.dumps(cells), []).append(result.name)
+                bicubic.setdefault(key, {}).setdefault(json.dumps(cells), []).append(result.name)
             else:
                 methods[f"{result.name}: {method}"] = cells
-    for text, names in bicubic.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        methods[f"{names[0]}{more}: {BICUBIC}"] = json.loads(text)
+    for key, rows in bicubic.items():
+        for text, names in rows.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            sets[key][f"{names[0]}{more}: {BICUBIC}"] = json.loads(text)
     metrics = {name: facts for result in results for name, facts in result.summary["metrics"].items()}
-    benchmarks = {result.evaluation.benchmark for result in results if result.trained}
-    comparable = len(benchmarks) < 2 and all(result.values.keys() == results[0].values.keys() for result in results)
-    note = "" if comparable else '<p class="note">Different images: compare methods within one set only.</p>'
-    return f"<section><h2>All results</h2>{note}{_method_table(methods, metrics, comparable)}</section>"
+    note = '<p class="note">Different images: compare methods within one set only.</p>' if len(sets) > 1 else ""
+    return f"<section><h2>All results</h2>{note}{_method_table(list(sets.values()), metrics)}</section>"
+
+
+def _set_of(result: ResultSet) -> str:
+    """The benchmark that was measured; "" where only the folder names it."""
+    return result.evaluation.benchmark if result.trained else ""
 
 
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
@@ -84,7 +91,7 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
         warnings([*result.problems, *verdicts]),
         details("Metrics that could not run", missing),
         details("Problems", [escape(text) for text in problems]),
-        _method_table(summary["methods"], summary["metrics"]),
+        _method_table([summary["methods"]], summary["metrics"]),
         '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold.</p>',
         _comparisons(summary["comparisons"]),
         f'<h3>Images</h3><p class="note">{shown} of {len(result.values)} images: the worst of every method and '
@@ -94,18 +101,20 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     return "".join(parts)
 
 
-def _method_table(methods: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any], comparable: bool = True) -> str:
-    best = {
-        name: best_of(facts, {m: cells[name]["mean"] for m, cells in methods.items() if name in cells and comparable})
-        for name, facts in metrics.items()
-    }
+def _method_table(sets: Sequence[Mapping[str, Mapping[str, Any]]], metrics: Mapping[str, Any]) -> str:
+    """Rows of methods, set by set; the best of each set are marked."""
     head = "".join(f"<th>{escape(heading(name, facts))}</th>" for name, facts in metrics.items())
     body = []
-    for method, cells in methods.items():
-        row = "".join(_value(cells.get(name), method in best[name]) for name in metrics)
-        count = max((cell["n"] for cell in cells.values()), default=0)
-        kind = ' class="control"' if NOISE in method else ""
-        body.append(f"<tr{kind}><th>{escape(method)}</th>{row}<td>{count}</td></tr>")
+    for methods in sets:
+        best = {
+            name: best_of(facts, {method: cells[name]["mean"] for method, cells in methods.items() if name in cells})
+            for name, facts in metrics.items()
+        }
+        for method, cells in methods.items():
+            row = "".join(_value(cells.get(name), method in best[name]) for name in metrics)
+            count = max((cell["n"] for cell in cells.values()), default=0)
+            kind = ' class="control"' if NOISE in method else ""
+            body.append(f"<tr{kind}><th>{escape(method)}</th>{row}<td>{count}</td></tr>")
     return table(f"<th>method</th>{head}<th>images</th>", body)
 
 
@@ -115,13 +124,13 @@ def _value(cell: Mapping[str, Any] | None, best: bool) -> str:
     mean = f"<b>{number(cell['mean'])}</b>" if best else number(cell["mean"])
     if cell["low"] is None:
         return f"<td>{mean}</td>"
-    return f"<td>{mean}<small>{number(cell['low'])} … {number(cell['high'])}</small></td>"
+    return f"<td>{mean}<small>{number(cell['low'], cell['mean'])} … {number(cell['high'], cell['mean'])}</small></td>"
 
 
 def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         f"<tr><th>{escape(c['a'])} – {escape(c['b'])}</th><td>{escape(c['metric'])}</td>"
-        f"<td>{number(c['gain'])}<small>{number(c['low'])} … {number(c['high'])}</small></td>"
+        f"<td>{number(c['gain'])}<small>{number(c['low'], c['gain'])} … {number(c['high'], c['gain'])}</small></td>"
         f"<td>{c['win_rate']:.0%}</td><td>{escape(c['better'] or undecided(c))}</td></tr>"
         for c in comparisons
     ]

@@ -82,7 +82,9 @@ def read_results(folder: Path) -> ResultSet:
     name = ""
     if record:
         what = f"{run.experiment}/{run.variant}-s{run.seed}" if run else Path(record["run"]).name
-        name = f"{what} on {evaluation.title}"
+        named = evaluation.checkpoint and not evaluation.checkpoint.startswith("step-")
+        at = f"{evaluation.checkpoint} (step {record['step']})" if named else evaluation.checkpoint
+        name = f"{what} on {evaluation._replace(checkpoint=at).title}"
     return ResultSet(name, summary, values, files, texts, evaluation, run, problems)
 
 

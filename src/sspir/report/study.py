@@ -38,11 +38,11 @@ def study_section(study: Study) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "<td>–</td>"
-    text = number(row.mean) + (f" ± {number(row.spread)}" if row.spread is not None else "")
+    text = number(row.mean) + (f" ± {number(row.spread, row.mean)}" if row.spread is not None else "")
     if row.gain is None:
         return f"<td>{text}</td>"
     gain = row.gain.gain
-    words = f"{number(gain.mean)} [{number(gain.low)}, {number(gain.high)}]"
+    words = f"{number(gain.mean)} [{number(gain.low, gain.mean)}, {number(gain.high, gain.mean)}]"
     return f"<td>{text}<small>{f'<b>{words}</b>' if row.gain.significant else words}</small></td>"
 
 
