@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,11 @@ REPLACED = "replaced"  # folder in a run's folder: files of an earlier run, set 
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` when the block ends without an error.
 
-    The temporary name is always the same, so that the next write replaces what a killed process has left; processes
-    that may write one file at the same time need a lock.
+    Every write has a temporary name of its own, so that processes that write one file at the same time do not meet: the
+    last one counts. A killed process leaves its hidden `.NAME.DIGITS.part`.
     """
     name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    partial = path.with_name(f".{name}.part")
+    partial = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
     try:
         yield partial
         partial.replace(path)

@@ -92,12 +92,14 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     module = _built_module(folder, config)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)]
+    if not config.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     trainer = instantiate(
         config.trainer,
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
-        enable_progress_bar=has_bar and config.trainer.enable_progress_bar,  # none of Lightning's for ours
+        enable_progress_bar=has_bar,  # none of Lightning's for ours
         logger=_built(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
