@@ -117,7 +117,6 @@ _COPIES = {
     "schedule.structure_steps": "${module.structure_steps}",
     "callbacks.early_stopping.monitor": "${monitor}",
     "callbacks.last.every_n_train_steps": "${checkpoint_every}",
-    "callbacks.milestones.every": "${keep_every}",
 }
 """Setting of a record -> what it was a copy of, beside those that `conf/train.yaml` tells."""
 
