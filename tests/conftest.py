@@ -42,6 +42,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture
+def cache_of_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caches of weights as the user has them."""
+    for cache in ("SSPIR_CACHE", "TORCH_HOME"):
+        if place := os.environ[f"{cache}_OF_USER"]:
+            monkeypatch.setenv(cache, place)
+        else:
+            monkeypatch.delenv(cache)
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three smooth, textured colour pictures for training and two for validation."""

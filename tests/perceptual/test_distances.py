@@ -163,16 +163,10 @@ def published(folder: Path, count: int) -> list[tuple[Tensor, Tensor, dict[str, 
     [("lpips", 3), ("dists", 1), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("lpips", "dists"))],
 )
 @pytest.mark.parametrize("benchmark", ["realsr_dev", pytest.param("drealsr_dev", marks=pytest.mark.slow)])
-def test_values_are_those_that_osediff_published(
-    name: str, count: int, benchmark: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("cache_of_user")
+def test_values_are_those_that_osediff_published(name: str, count: int, benchmark: str) -> None:
     if not (SETS / benchmark).is_dir():
         pytest.skip("the benchmark is not here")
-    for cache in ("SSPIR_CACHE", "TORCH_HOME"):
-        if place := os.environ[f"{cache}_OF_USER"]:
-            monkeypatch.setenv(cache, place)
-        else:
-            monkeypatch.delenv(cache)
     if find_trunk(DISTANCES[name]) is None:
         lacks(f"the weights of {name} are not here: sspir weights get {name}")
     metric = PerceptualMetric(name)
@@ -182,7 +176,7 @@ def test_values_are_those_that_osediff_published(
 
 def test_the_command_names_what_there_is(capsys: pytest.CaptureFixture) -> None:
     assert main(["weights", "get", "lpip"]) == 2
-    assert "choose among lpips, lpips_vgg, dists, all" in capsys.readouterr().err
+    assert "choose among lpips, lpips_vgg, dists, realesrgan, span, span_ch48, all" in capsys.readouterr().err
 
 
 def test_a_training_measures_what_it_has_weights_for_and_keeps_to_it(

