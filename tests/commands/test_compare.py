@@ -12,6 +12,7 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.metrics.psnr_ssim import psnr, ssim
+from tests.peers.networks import rrdbnet_file
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
 REALSR = SHARED / "data" / "benchmarks" / "realsr_dev"
@@ -208,3 +209,26 @@ def test_published_outputs_through_the_command(tmp_path: Path) -> None:
     assert methods["osediff"]["psnr_y"]["mean"] == pytest.approx(25.3301, abs=5e-5)
     assert methods["osediff"]["ssim_y"]["mean"] == pytest.approx(0.7290, abs=5e-5)
     assert methods["bicubic"]["psnr_y"]["mean"] > methods["osediff"]["psnr_y"]["mean"]  # perception against distortion
+
+
+def test_peers_restore_what_the_methods_were_given(
+    folders: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sspir.peers.cost.SIDE", 16)  # which takes a moment
+    peer = rrdbnet_file(folders / "rrdb.pth")
+    given = ["compare", "--hq", f"{folders}/hq", "--out", f"{folders}/out", "--metrics", "psnr_y", "--workers", "1"]
+    assert main([*given, "--peer", str(peer)]) == 2
+    assert "name its folder by --lq" in capsys.readouterr().err
+    assert main(given) == 2
+    assert "nothing to compare" in capsys.readouterr().err
+    lq = ["--lq", f"{folders}/lq", "--peer", str(peer)]
+    assert main([*given, *lq, "--method", f"rrdb={folders}/good"]) == 2
+    assert "'rrdb' is taken by a peer" in capsys.readouterr().err
+    assert main([*given, *lq, "--method", f"good={folders}/good", "--noise-control", "rrdb", "--cost"]) == 0
+    summary = summary_of(folders)
+    assert summary["methods"]["rrdb"]["psnr_y"]["n"] == 7
+    assert summary["cost"]["methods"].keys() == {"rrdb", "bicubic"}
+    assert summary["peers"]["rrdb"]["scale"] == 4
+    assert tensor(folders / "out" / "peers" / "rrdb" / "photo 3.png").shape == (1, 3, 120, 140)
+    cells = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("parameters")).split()
+    assert cells == ["parameters", f"{summary['cost']['methods']['rrdb']['parameters']:,}", "0"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
@@ -14,10 +15,16 @@ from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, evaluate
 from sspir.evaluation.record import identity_of, record_of
+from sspir.files import sha256
 from sspir.images.io import read_image
 from sspir.metrics.psnr_ssim import psnr
+from sspir.peers import find_peers, restored
+from sspir.report.collect import collect
+from sspir.report.page import build
 from sspir.seeding import sample_seed
 from sspir.weights.load import load_pipeline
+from tests.needs import needs
+from tests.peers.networks import ncnn_files, rrdbnet_file, torch_twin
 from tests.runs import tiny_run
 
 
@@ -323,3 +330,36 @@ def test_several_runs_and_benchmarks_in_one_command_load_each_run_once(
     for folder in (run, other):
         found = {path.parent.parent.name for path in (folder / "evaluation").rglob("summary.json")}
         assert {"photos", "skimage"} <= found, folder
+
+
+def test_peers_restore_the_same_pictures_and_all_that_is_known_of_their_cost_is_told(
+    run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sspir.peers.cost.SIDE", 16)  # which takes a moment
+    needs("ncnn", "peers")
+    OmegaConf.save(
+        {"_target_": "sspir.peers.NcnnPeer", "scale": 2, **ncnn_files(tmp_path, torch_twin())}, tmp_path / "twice.yaml"
+    )
+    other = rrdbnet_file(tmp_path / "rrdb.pth")
+    given = [f"run={run}", *captioned, "wandb=null", f"out={tmp_path}/out", "noise_control=true", "cost=true"]
+    config = compose_config("evaluate", [*given, f"peers=[{tmp_path}/twice.yaml,{other}]"])
+    summary = evaluate(config)
+    assert {"restored", "processor", "twice", "rrdb", "bicubic", "noise@rrdb"} <= summary["methods"].keys()
+    assert any({pair["a"], pair["b"]} == {"restored", "rrdb"} for pair in summary["comparisons"])
+    assert summary["peers"]["rrdb"]["checksum"] == sha256(other) == summary["evaluation"]["inputs"]["peers"]["rrdb"]
+    lq = read_image(tmp_path / "out" / "lq" / "1.png").tensor()[None]
+    made = read_image(tmp_path / "out" / "rrdb" / "1.png").tensor()[None]
+    wanted = restored(find_peers([str(other)])["rrdb"], lq, made.shape[-2:])
+    assert (made - wanted).abs().max() <= 0.5 / 255 + 0.02  # lq was written in 8 bits
+    cost = summary["cost"]["methods"]
+    assert cost.keys() == {"restored", "processor", "twice", "rrdb", "bicubic"}
+    assert all(cells["cpu_seconds"] > 0 for cells in cost.values())
+    assert cost["bicubic"]["macs"] is None
+    assert cost["restored"]["macs"] > cost["processor"]["macs"] > 0
+    assert cost["restored"]["parameters"] > cost["processor"]["parameters"] > cost["bicubic"]["parameters"] == 0
+    assert evaluate(config) == summary
+    assert "<th>MACs<small>16 x 16 to 64 x 64</small></th>" in build(
+        collect([tmp_path / "out"]), "title", images=1, quality=50
+    )
+    without = compose_config("evaluate", [f"run={run}", *captioned, "peers=[span,span_ch48]"])
+    assert without.out.endswith("-peers_span,span_ch48")

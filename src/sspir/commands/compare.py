@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sspir.evaluation.pairing import Match
     from sspir.evaluation.results import Results
     from sspir.metrics.base import ImageMetric
+    from sspir.peers import Peer
 
 MOST_LINES = 20  # about single pictures, on the terminal
 EXAMPLES = """examples:
@@ -30,6 +31,8 @@ EXAMPLES = """examples:
   does it beat plain noise of the same PSNR? (added to the bicubic row, or to a method's pictures)
     sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --out results --noise-control
     sspir compare --hq test/HQ --method ours=out/ours --method processor=out/p --out results --noise-control processor
+  other people's restorers, of which `sspir weights get` brings some; they restore what lies in --lq:
+    sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --peer span --peer mine/x.pth --out results --cost
   photos without a truth:
     sspir compare --method ours=out/ours --method theirs=out/theirs --out results
 
@@ -44,23 +47,34 @@ def run(arguments: list[str]) -> int:
     """Measure, write per_image.csv, images.csv and summary.json, and print the table."""
     options = _parser().parse_args(arguments)
     methods = _methods(options.method)
+    if options.peer and options.lq is None:
+        raise UserError("--peer restores what the methods were given; name its folder by --lq.")
+    if not options.peer and not methods:
+        raise UserError("There is nothing to compare; name a method's folder by --method, or a peer by --peer.")
+    peers = _peers(options.peer, methods)
     if options.lq is None and options.noise_control == "bicubic":
         raise UserError("--noise-control adds noise to the bicubic row, which needs --lq; give it, or name a method.")
-    if options.noise_control not in (None, "bicubic", *methods):
-        raise UserError(f"--noise-control {options.noise_control} is none of {', '.join(methods)}; name one of them.")
+    if options.noise_control not in (None, "bicubic", *methods, *peers):
+        raise UserError(
+            f"--noise-control {options.noise_control} is none of {', '.join([*methods, *peers])}; name one of them."
+        )
     if options.noise_control and options.hq is None:
         raise UserError("--noise-control matches the PSNR, which needs the truth; give --hq.")
 
     import torch
     from tqdm import tqdm
 
+    from sspir.evaluation.costs import costs_of_peers
     from sspir.evaluation.pairing import match
     from sspir.evaluation.results import Results
     from sspir.evaluation.table import comparison_text, summary_table
 
-    torch.set_num_threads(1)  # images, not operations, are spread over the cores
     metrics, unavailable = _usable(options)
+    methods |= _restored_by(peers, options)
+    torch.set_num_threads(1)  # images, not operations, are spread over the cores
     results = Results(metrics, unavailable, options.seed, options.crop_border)
+    results.peers = {name: peer.record() for name, peer in peers.items()}
+    results.cost = costs_of_peers(peers) if options.cost else {}
     matches, unmatched = match(methods, options.hq, options.lq, options.ignore_scale_suffix)
     for lost in unmatched:
         results.add_problem(lost.image, lost.method, lost.problem)
@@ -76,6 +90,40 @@ def run(arguments: list[str]) -> int:
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")
     return 1 if results.problems else 0
+
+
+def _peers(names: list[str], methods: "Mapping[str, Path]") -> "dict[str, Peer]":
+    if not names:
+        return {}
+    from sspir.peers import find_peers
+
+    peers = find_peers(names)
+    if both := peers.keys() & methods.keys():
+        raise UserError(f"The method name {min(both)!r} is taken by a peer; choose another.")
+    return peers
+
+
+def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, Path]:
+    """Restore what the methods were given with each peer, to the truth's size where there is one; name -> folder."""
+    from tqdm import tqdm
+
+    from sspir.evaluation.pairing import match
+    from sspir.images.io import ImageError, read_image, write_image
+    from sspir.images.panel import to_picture
+    from sspir.peers import restored
+
+    folders = {name: options.out / "peers" / name for name in peers}
+    given, _ = match({"lq": options.lq}, options.hq, None, options.ignore_scale_suffix) if peers else ([], [])
+    for found in tqdm(given, desc="peers", unit="image", disable=None if peers else True):
+        try:
+            lq = read_image(found.restored["lq"]).tensor()[None]
+            height, width = read_image(found.hq).tensor().shape[-2:] if found.hq else (None, None)
+        except (ImageError, KeyError):  # measuring says so
+            continue
+        for name, peer in peers.items():
+            image = restored(peer, lq, (height, width) if height and width else None)
+            write_image(folders[name] / f"{found.name}.png", to_picture(image[0]))
+    return folders
 
 
 def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":
@@ -203,10 +251,11 @@ def _methods(given: list[str]) -> dict[str, Path]:
 
 def _parser() -> Parser:
     parser = Parser(
-        "sspir compare", "Measure any methods' output folders against the truth. No model is needed.", EXAMPLES
+        "sspir compare", "Measure any methods' output folders against the truth, and peers beside them.", EXAMPLES
     )
     add = parser.add_argument
-    add("--method", action="append", required=True, metavar="NAME=DIR", help="a method's pictures; repeat it")
+    add("--method", action="append", default=[], metavar="NAME=DIR", help="a method's pictures; repeat it")
+    add("--peer", action="append", default=[], metavar="NAME|FILE", help="a peer, which restores --lq; repeat it")
     add("--hq", type=Path, metavar="DIR", help="the truth; without it only no-reference metrics are computed")
     add("--lq", type=Path, metavar="DIR", help="what the methods were given: adds the row 'bicubic'")
     add("--out", type=Path, required=True, metavar="DIR", help="gets per_image.csv, images.csv and summary.json")
@@ -226,6 +275,7 @@ def _parser() -> Parser:
         help="add rows of plain noise at each method's PSNR, over the bicubic row or over METHOD's pictures",
     )
     add("--crop-border", type=LIMIT, default=0, metavar="N", help="pixels at each side that count nowhere (default 0)")
+    add("--cost", action="store_true", help="add peers' CPU seconds on one thread, parameters and MACs")
     add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     add("--workers", type=COUNT, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
     return parser

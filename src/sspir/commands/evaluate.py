@@ -16,10 +16,13 @@ usage: sspir evaluate RUN [RUN ...] benchmark=NAME[,NAME ...] [KEY=VALUE ...]
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 metric=all limit=3
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 crop_border=4
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 captioner=llava captioner.path=/models/llava
+  sspir evaluate run=runs/tiny/none-s0 benchmark=set14 peers=[realesrgan,span,mine/x.pth] cost=true
   sspir evaluate runs/tiny/none-s0 runs/tiny/none-s1 benchmark=set14,urban20
   sspir evaluate --multirun run=runs/tiny/none-s0 benchmark=set14 checkpoint=last,best
   sspir evaluate run=runs/tiny/none-s0 benchmark=urban20,set14 checkpoint=all   # curves; urban20 chooses the best step
 
+`peers` restores the same pictures with other people's networks: choices of conf/peer (`sspir weights get` brings their
+weights) and any file that spandrel reads. `cost` adds CPU seconds on one thread, parameters and multiplications.
 Writes restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`; by default
 RUN/evaluation/BENCHMARK/CHECKPOINT, with what differs from the default settings: set14/last, set14/best-seed1-steps20.
 The same command again goes on where it was stopped; what is finished is not done again.

@@ -14,7 +14,7 @@ from sspir.errors import UserError
 from sspir.moved import named
 
 # Keys of the configuration that decide the pictures and what of them is measured
-SETTINGS = ("seed", "limit", "crop_border", "benchmark", "captioner", "sampler")
+SETTINGS = ("seed", "limit", "crop_border", "benchmark", "captioner", "sampler", "peers")
 GROUPS = {"benchmark.degradation": "degradation", "captioner": "captioner"}  # key -> folder of choices in `conf/`
 LONGEST = 120  # characters of a folder's name
 
@@ -37,7 +37,8 @@ def folder_name(config: DictConfig) -> str:
     parts = [_word(config.checkpoint.removesuffix(".ckpt"))]
     for key, value in settings_of(config).items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        parts.append(f"{key.removeprefix('sampler.')}{'' if number else '_'}{_word(value)}")
+        word = _word(",".join(value) if key == "peers" else value)
+        parts.append(f"{key.removeprefix('sampler.')}{'' if number else '_'}{word}")
     name = "-".join(parts)
     return name if len(name) <= LONGEST else f"{parts[0]}-{_digits(name)}"
 
@@ -47,7 +48,7 @@ def _default(benchmark: str) -> Mapping[str, Any]:
     try:
         return _composed(benchmark)
     except UserError:
-        return {**dict.fromkeys(SETTINGS), "seed": 0, "crop_border": 0, "sampler": {}}
+        return {**dict.fromkeys(SETTINGS), "seed": 0, "crop_border": 0, "sampler": {}, "peers": []}
 
 
 @cache

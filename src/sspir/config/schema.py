@@ -86,6 +86,8 @@ class EvaluateConfig:
         limit: number of images; null for all.
         crop_border: pixels at each side of every picture that are not measured.
         noise_control: add rows of plain noise at the restoration's PSNR, which a restoration has to beat.
+        peers: other people's restorers, which restore the same pictures: names in conf/peer, or files for spandrel.
+        cost: measure CPU seconds, parameters and multiplications of every method.
         device: "auto" takes a GPU where there is one.
         wandb: the W&B run; null for none.
     """
@@ -102,5 +104,7 @@ class EvaluateConfig:
     limit: int | None = MISSING
     crop_border: int = MISSING
     noise_control: bool = MISSING
+    peers: list[str] = MISSING
+    cost: bool = MISSING
     device: str = MISSING
     wandb: Any = MISSING

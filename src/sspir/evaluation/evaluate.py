@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
+from sspir.evaluation.costs import costs_of_run
 from sspir.evaluation.measure import NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
@@ -28,6 +29,8 @@ from sspir.metrics.base import ImageMetric, usable
 from sspir.models.latent import upscale
 from sspir.moved import as_before, named
 from sspir.numbers import COUNT, SEED
+from sspir.peers import Peer, find_peers
+from sspir.peers import restored as restored_by
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.seeding import sample_seed
@@ -40,7 +43,7 @@ CAPTIONS = "captions.json"
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Restore every image of a benchmark, measure it beside bicubic and the Processor, and write images and tables.
+    """Restore every image of a benchmark, measure it beside bicubic, the Processor and peers, write images and tables.
 
     An evaluation that was stopped goes on, and one that is finished is not done again; files of another evaluation in
     the folder are replaced.
@@ -61,10 +64,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     benchmark = instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
-    record = record_of(config, pipeline, benchmark, sampler, device.type)
+    peers = find_peers(config.peers)
+    record = record_of(config, pipeline, benchmark, sampler, device.type, peers)
     done = _summary(out)
     record["inputs"] = as_before(record["inputs"], done.get("evaluation", {}).get("inputs"))
-    evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record)
+    evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record, peers)
     left = evaluation.left()
     if not left and named(done.get("evaluation")) == named(record):
         log.info("%s is finished; nothing to do. Delete it to evaluate again.", out)
@@ -78,6 +82,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         evaluation.measure(place)
     results = Results(metrics, unavailable, config.seed, config.crop_border)
     captions = evaluation.collect(results)
+    results.peers = {name: peer.record() for name, peer in peers.items()}
+    if config.cost:
+        results.cost = costs_of_run(pipeline.to(device), sampler, peers)
     write_bytes(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
     if logger := instantiate(config.wandb):  # before the folder says that all is done
         log_evaluation(logger, results.summary(), results.rows(), out)
@@ -105,6 +112,7 @@ class Evaluation:
         metrics: what is measured.
         out: the folder.
         record: of the evaluation, see `record_of`.
+        peers: by name, which restore the same pictures.
     """
 
     pipeline: RestorationPipeline
@@ -113,6 +121,7 @@ class Evaluation:
     metrics: Mapping[str, ImageMetric]
     out: Path
     record: dict[str, Any]
+    peers: Mapping[str, Peer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.out, JOURNAL)
@@ -140,7 +149,8 @@ class Evaluation:
         Raises:
             UserError: the folder holds files of the same names that no evaluation has written.
         """
-        for name in () if self.journal.path.exists() else (*FILES, CAPTIONS, "hq", "lq", "restored", "processor"):
+        names = (*FILES, CAPTIONS, "hq", "lq", "restored", "processor", *self.peers)
+        for name in () if self.journal.path.exists() else names:
             if (self.out / name).exists():
                 raise UserError(f"{self.out / name} was not written by an evaluation that goes on; choose another out.")
         entries = [*self.journal.entries.values(), *self.journal.captions.values()]
@@ -183,6 +193,7 @@ class Evaluation:
         pictures = {"restored": restored.images[0].cpu()}
         if restored.structure:
             pictures["processor"] = upscale(restored.structure[0], batch.size)[0].cpu()
+        pictures |= {peer: restored_by(self.peers[peer], batch.lq, batch.size)[0] for peer in self.peers}
         files = {}
         for method, picture in {**pictures, "hq": batch.hq[0], "lq": batch.lq[0]}.items():
             files[method] = f"{method}/{name}.png"

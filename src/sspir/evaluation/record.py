@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +14,7 @@ from sspir.config.naming import plain, settings_of
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.numbers import LIMIT
+from sspir.peers.base import Peer
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import CONFIG
@@ -20,7 +22,12 @@ from sspir.weights.load import step_of, weights_id
 
 
 def record_of(
-    config: DictConfig, pipeline: RestorationPipeline, benchmark: Benchmark, sampler: Sampler, device: str
+    config: DictConfig,
+    pipeline: RestorationPipeline,
+    benchmark: Benchmark,
+    sampler: Sampler,
+    device: str,
+    peers: Mapping[str, Peer] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What was evaluated and how, as JSON holds it.
 
@@ -30,6 +37,7 @@ def record_of(
         benchmark: of the configuration.
         sampler: the settings in use.
         device: kind of the device in use.
+        peers: by name, which restore the same pictures.
 
     Returns:
         Of a run its "name", "variant" and "seed", the "checkpoint" and its "step" (None for a saved pipeline), the
@@ -43,7 +51,7 @@ def record_of(
         of_run = {key: trained[key] for key in ("name", "variant", "seed")}
         of_run |= {"checkpoint": config.checkpoint, "step": step_of(folder, config.checkpoint)}
     count = min(len(benchmark), config.limit or len(benchmark))
-    record = {
+    record: dict[str, Any] = {
         "run": config.run,
         **of_run,
         "benchmark": benchmark.name,
@@ -62,6 +70,10 @@ def record_of(
             "device": device,
         },
     }
+    if peers:  # an evaluation without has the record that it had before there were peers
+        record["inputs"]["peers"] = {name: peer.checksum for name, peer in peers.items()}
+    if config.cost:
+        record["cost"] = True
     as_read: dict[str, Any] = json.loads(json.dumps(record))  # lists for tuples
     return as_read
 

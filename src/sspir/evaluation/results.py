@@ -41,6 +41,8 @@ class Results:
         self.metrics = dict(metrics)
         self.unavailable = dict(unavailable or {})
         self.seed, self.crop_border = seed, crop_border
+        self.peers: dict[str, dict[str, Any]] = {}  # name -> `Peer.record`; like the next, not in all results
+        self.cost: dict[str, Any] = {}  # see `sspir.evaluation.costs`
         self.problems: list[dict[str, str]] = []
         self._values: dict[str, dict[str, dict[str, float]]] = {}  # method -> image -> metric -> value
         self._of_sets: dict[str, dict[str, dict[str, Any]]] = {}  # method -> metric -> cell of the summary
@@ -107,6 +109,8 @@ class Results:
             "noise_control": noise_verdicts(comparisons),
             "unavailable": self.unavailable,
             "problems": self.problems,
+            **({"peers": self.peers} if self.peers else {}),
+            **({"cost": self.cost} if self.cost else {}),
             "settings": {
                 "confidence": CONFIDENCE,
                 "resamples": RESAMPLES,

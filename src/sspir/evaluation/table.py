@@ -6,6 +6,7 @@ from typing import Any
 from sspir.evaluation.measure import NOISE
 from sspir.evaluation.statistics import SMALLEST_N, orient
 
+COST = ("CPU s", "parameters", "MACs")
 ARROWS = {True: "↑", False: "↓", None: "→"}
 
 
@@ -37,10 +38,24 @@ def summary_table(summary: dict[str, Any]) -> str:
     lines += [[name, *["not here" for _ in methods]] for name in summary["unavailable"]]
     counts = [str(max((cell["n"] for cell in summary["methods"][m].values()), default=0)) for m in methods]
     lines.append(["images", *counts])
+    if cost := summary.get("cost"):
+        cells = {method: cost_cells(cost, method) for method in methods}
+        lines += [[name, *(cells[method][name] for method in methods)] for name in COST]
+        lines.append(["of", *[cost["picture"] for _ in methods]])
     if border := summary["settings"].get("crop_border"):
         lines.append(["crop_border", *[str(border) for _ in methods]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def cost_cells(cost: Mapping[str, Any], method: str) -> dict[str, str]:
+    """What a method costs, in words by `COST`; empty where it is not known."""
+    known = {name: value for name, value in cost["methods"].get(method, {}).items() if value is not None}
+    return {
+        "CPU s": number(known["cpu_seconds"]) if "cpu_seconds" in known else "",
+        "parameters": f"{known['parameters']:,}" if "parameters" in known else "",
+        "MACs": f"{known['macs'] / 1e9:.1f} G" if "macs" in known else "",
+    }
 
 
 def best_of(facts: dict[str, Any], means: dict[str, float]) -> set[str]:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 from sspir.evaluation.measure import BICUBIC, NOISE
-from sspir.evaluation.table import best_of, heading, number, undecided, verdict_text
+from sspir.evaluation.table import COST, best_of, cost_cells, heading, number, undecided, verdict_text
 from sspir.report.ablation import studies
 from sspir.report.collect import Collected
 from sspir.report.curves import curves_section
@@ -91,7 +92,7 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
         warnings([*result.problems, *verdicts]),
         details("Metrics that could not run", missing),
         details("Problems", [escape(text) for text in problems]),
-        _method_table([summary["methods"]], summary["metrics"]),
+        _method_table([summary["methods"]], summary["metrics"], summary.get("cost", {})),
         '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold.</p>',
         _comparisons(summary["comparisons"]),
         f'<h3>Images</h3><p class="note">{shown} of {len(result.values)} images: the worst of every method and '
@@ -101,9 +102,14 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     return "".join(parts)
 
 
-def _method_table(sets: Sequence[Mapping[str, Mapping[str, Any]]], metrics: Mapping[str, Any]) -> str:
+def _method_table(
+    sets: Sequence[Mapping[str, Mapping[str, Any]]],
+    metrics: Mapping[str, Any],
+    cost: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Rows of methods, set by set; the best of each set are marked."""
     head = "".join(f"<th>{escape(heading(name, facts))}</th>" for name, facts in metrics.items())
+    head += "".join(f"<th>{name}<small>{escape(cost['picture'])}</small></th>" for name in COST if cost)
     body = []
     for methods in sets:
         best = {
@@ -112,6 +118,7 @@ def _method_table(sets: Sequence[Mapping[str, Mapping[str, Any]]], metrics: Mapp
         }
         for method, cells in methods.items():
             row = "".join(_value(cells.get(name), method in best[name]) for name in metrics)
+            row += "".join(f"<td>{text}</td>" for text in cost_cells(cost, method).values()) if cost else ""
             count = max((cell["n"] for cell in cells.values()), default=0)
             kind = ' class="control"' if NOISE in method else ""
             body.append(f"<tr{kind}><th>{escape(method)}</th>{row}<td>{count}</td></tr>")

@@ -124,6 +124,9 @@ def log_evaluation(
     for method, metrics in summary["methods"].items():
         for metric, value in metrics.items():
             run.summary[f"{method}/{metric}"] = value["mean"]
+    for method, costs in summary.get("cost", {}).get("methods", {}).items():
+        for name, value in costs.items():
+            run.summary[f"{method}/{name}"] = value
     columns = ["picture", *rows[0]]
     table = wandb.Table(columns=columns)
     for row in rows:
