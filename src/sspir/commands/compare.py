@@ -55,9 +55,8 @@ def run(arguments: list[str]) -> int:
     if options.lq is None and options.noise_control == "bicubic":
         raise UserError("--noise-control adds noise to the bicubic row, which needs --lq; give it, or name a method.")
     if options.noise_control not in (None, "bicubic", *methods, *peers):
-        raise UserError(
-            f"--noise-control {options.noise_control} is none of {', '.join([*methods, *peers])}; name one of them."
-        )
+        known = ", ".join([*methods, *peers])
+        raise UserError(f"--noise-control {options.noise_control} is none of {known}; name one of them.")
     if options.noise_control and options.hq is None:
         raise UserError("--noise-control matches the PSNR, which needs the truth; give --hq.")
 

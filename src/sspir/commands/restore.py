@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sspir.commands.restore_flags import parser
+from sspir.commands.restore_flags import parser, refuse_for_peer
 from sspir.errors import UserError
 
 if TYPE_CHECKING:
     from sspir.files import Journal
     from sspir.restoring.jobs import Job
+    from sspir.restoring.peer import PeerPipeline
+    from sspir.restoring.runner import Request
     from sspir.sampling.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
@@ -29,6 +31,9 @@ EXAMPLES = """examples:
     sspir restore photos/ --out restored --weights my-pipeline --fidelity 0.7
   where does the model invent? five samples, their mean, and a map of where they differ:
     sspir restore photo.jpg --out restored --weights my-pipeline --samples 5
+  with somebody else's network: a peer of `sspir weights get`, or any file that spandrel reads:
+    sspir restore photos/ --out restored --weights realesrgan
+    sspir restore photos/ --out restored --weights 4x-UltraSharp.pth --scale 2
   the authors' checkpoint, which comes without the frozen networks:
     sspir restore photos/ --out restored --weights checkpoint-100000 --stable-diffusion sd15 --clip clip-vit-l14
 
@@ -41,10 +46,13 @@ could be done, 130 or 143 interrupted.
 
 def run(arguments: list[str]) -> int:
     """Parse the flags and restore. Returns the exit status."""
-    options = parser(EXAMPLES).parse_args(arguments)
+    flags = parser(EXAMPLES)
+    options = flags.parse_args(arguments)
+    if peer := _means_peer(options.weights):
+        refuse_for_peer(options, flags)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _restore(options)
+        return _restore(options, peer)
     except _Stopped as stopped:
         sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
         return 128 + stopped.number
@@ -65,7 +73,7 @@ def _stop(number: int, frame: Any) -> None:
     raise _Stopped(number)
 
 
-def _restore(options: argparse.Namespace) -> int:
+def _restore(options: argparse.Namespace, peer: bool) -> int:
     from sspir.files import Journal
     from sspir.restoring.jobs import JOURNAL, find_jobs, is_file
 
@@ -76,22 +84,9 @@ def _restore(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from sspir.restoring.runner import JobRunner, Request
-    from sspir.weights.load import SHIPPED, weights_time
+    from sspir.restoring.runner import JobRunner
 
-    options.weights = options.weights or SHIPPED
-    pipeline = _pipeline(options)
-    request = Request(
-        _settings(options, pipeline.sampler),
-        options.scale or pipeline.config.scale,
-        options.seed,
-        options.samples,
-        options.compare,
-        options.dtype,
-        f"{options.weights} of {weights_time(options.weights)}",
-        options.captioner_input,
-    )
-    request.settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
+    pipeline, request = (_of_peer if peer else _of_diffusion)(options)
     with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         restorer = JobRunner(
             pipeline, request, journal, caption_of, options.batch, options.max_pixels * 1_000_000, bar.update
@@ -107,6 +102,50 @@ def _restore(options: argparse.Namespace) -> int:
     done, skipped = len(left) - len(failed), len(jobs) - len(left)
     sys.stdout.write(f"{done} restored, {skipped} were done before, {len(failed)} failed; see {options.out}.\n")
     return 0 if not failed else 1 if done or skipped else 2
+
+
+def _means_peer(weights: str | None) -> bool:
+    if weights is None or Path(weights).is_dir():  # known before anything is imported
+        return False
+    from sspir.peers import means_peer
+
+    return means_peer(weights)
+
+
+def _of_peer(options: argparse.Namespace) -> "tuple[PeerPipeline, Request]":
+    """Somebody else's network in a pipeline's place, and how it restores."""
+    from sspir.memory import choose_device
+    from sspir.peers import find_peer
+    from sspir.restoring.peer import PeerPipeline, Tiles
+    from sspir.restoring.runner import Request
+
+    found = find_peer(options.weights)
+    pipeline = PeerPipeline(found, choose_device(options.device), options.max_output_pixels * 1e6 or float("inf"))
+    tiles = Tiles(None if options.tile == "off" else options.tile) if options.tile not in (None, "auto") else Tiles()
+    weights = f"{options.weights} {found.checksum}"
+    return pipeline, Request(tiles, options.scale or found.scale, compare=options.compare, weights=weights)
+
+
+def _of_diffusion(options: argparse.Namespace) -> "tuple[RestorationPipeline, Request]":
+    """The pipeline, and how it restores."""
+    from sspir.restoring.runner import Request
+    from sspir.weights.load import SHIPPED, weights_time
+
+    options.weights = options.weights or SHIPPED
+    pipeline = _pipeline(options)
+    settings = _settings(options, pipeline.sampler)
+    settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
+    request = Request(
+        settings,
+        options.scale or pipeline.config.scale,
+        options.seed,
+        options.samples,
+        options.compare,
+        options.dtype,
+        f"{options.weights} of {weights_time(options.weights)}",
+        options.captioner_input,
+    )
+    return pipeline, request
 
 
 _BAR = "{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} photos, {elapsed} gone, {remaining} left"

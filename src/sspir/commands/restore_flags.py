@@ -4,8 +4,14 @@ import argparse
 from pathlib import Path
 
 from sspir.commands.parser import Parser, add_captioner_input
+from sspir.errors import UserError
 from sspir.images.names import FORMATS
 from sspir.numbers import COUNT, LIMIT, POSITIVE, REAL, SEED, SHARE, STEPS, TIMESTEP
+
+_OF_DIFFUSION = {
+    "checkpoint", "stable_diffusion", "clip", "fidelity", "sampler", "steps", "guidance", "start", "seed", "colour",
+    "samples", "caption", "captions", "captioner", "captioner_input", "negative", "dtype", "compile",
+}  # fmt: skip
 
 
 def parser(epilog: str) -> Parser:
@@ -35,8 +41,9 @@ def _of_the_weights(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     add(
         "--weights",
-        metavar="DIR",
-        help="run folder, saved pipeline, or the authors' checkpoint (default: the small model that ships with sspir)",
+        metavar="DIR|FILE|PEER",
+        help="run folder, saved pipeline, the authors' checkpoint, or somebody else's network: a file that spandrel "
+        "reads, or a peer such as span (default: the small model that ships with sspir)",
     )
     add("--checkpoint", default="last", metavar="NAME", help="of a run folder: last (default), best or a file name")
     add(
@@ -95,7 +102,12 @@ def _of_the_words(group: "argparse._ArgumentGroup") -> None:
 
 def _of_the_machine(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--tile", type=_tile, metavar="auto|N|off", help="side of a tile in latent pixels; auto: from size and memory")
+    add(
+        "--tile",
+        type=_tile,
+        metavar="auto|N|off",
+        help="side of a tile in latent pixels, of a peer in the photo's; auto: from size and memory",
+    )
     add("--batch", type=COUNT, default=1, metavar="N", help="photos of one size at a time (default 1)")
     add(
         "--dtype",
@@ -126,6 +138,18 @@ def _of_the_files(group: "argparse._ArgumentGroup") -> None:
         metavar="M",
         help="refuse results over M megapixels (default 400); 0 for no limit",
     )
+
+
+def refuse_for_peer(options: argparse.Namespace, flags: Parser) -> None:
+    """Refuse settings of diffusion for a network that has none.
+
+    Raises:
+        UserError: one was given.
+    """
+    for action in flags._actions:
+        if action.dest in _OF_DIFFUSION and getattr(options, action.dest) != action.default:
+            flag = action.option_strings[0]
+            raise UserError(f"{flag} is for diffusion, which {options.weights} does without; leave it out.")
 
 
 def _start(text: str) -> int | str:

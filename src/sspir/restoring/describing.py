@@ -11,6 +11,7 @@ from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.images.room import require_room
 from sspir.restoring.jobs import Job
+from sspir.restoring.peer import PeerPipeline
 from sspir.sampling.look import look
 from sspir.sampling.pipeline import RestorationPipeline
 
@@ -31,7 +32,7 @@ class Describer:
 
     def __init__(
         self,
-        pipeline: RestorationPipeline,
+        pipeline: RestorationPipeline | PeerPipeline,
         journal: Journal,
         scale: float,
         captioner_input: str = "lq",

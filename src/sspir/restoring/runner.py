@@ -21,6 +21,7 @@ from sspir.memory import peak_bytes, released, reset_peak
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files
+from sspir.restoring.peer import PeerPipeline, Tiles
 from sspir.restoring.samples import write_samples
 from sspir.sampling.loop import Step
 from sspir.sampling.output import RestorationOutput
@@ -36,7 +37,7 @@ class Request:
     """How photos are restored; two equal requests give equal results.
 
     Args:
-        settings: of the sampler.
+        settings: of the sampler, or of a peer.
         scale: upscaling.
         seed: of the noise of every photo, so that a result depends on neither order nor batch.
         samples: restorations of each photo, under the seeds that follow.
@@ -46,7 +47,7 @@ class Request:
         captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
     """
 
-    settings: Sampler
+    settings: Sampler | Tiles
     scale: float
     seed: int = 0
     samples: int = 1
@@ -84,7 +85,7 @@ class JobRunner:
     """Restores jobs with a pipeline and writes each result and its line in the journal.
 
     Args:
-        pipeline: where it shall run, in the type it shall run in.
+        pipeline: or a peer; where it shall run, in the type it shall run in.
         request: the settings.
         journal: of the output folder.
         caption_of: the caption of a job, None to ask the pipeline's captioner.
@@ -95,7 +96,7 @@ class JobRunner:
 
     def __init__(
         self,
-        pipeline: RestorationPipeline,
+        pipeline: RestorationPipeline | PeerPipeline,
         request: Request,
         journal: Journal,
         caption_of: Callable[[Job], str | None] = lambda job: None,
@@ -177,7 +178,7 @@ class JobRunner:
         if error is not None:
             yield group[0], error
 
-    def _error_of(self, group: list[Opened], settings: Sampler) -> Exception | None:
+    def _error_of(self, group: list[Opened], settings: Sampler | Tiles) -> Exception | None:
         """Restore a group; returns the error if that failed, when none of its tensors is in memory any more."""
         try:
             self._restore(group, settings)
@@ -200,7 +201,7 @@ class JobRunner:
         reason = f"{width} x {height} pixels need more memory than there is; lower --scale or use another machine"
         return UserError(f"{opened.job.source}: {reason}.")
 
-    def _restore(self, group: list[Opened], settings: Sampler) -> None:
+    def _restore(self, group: list[Opened], settings: Sampler | Tiles) -> None:
         device = self.pipeline._execution_device
         reset_peak(device)
         started = time.monotonic()
@@ -234,7 +235,7 @@ class JobRunner:
         return caption
 
     def _sample(
-        self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int, settings: Sampler
+        self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int, settings: Any
     ) -> RestorationOutput:
         seeds = [self.request.seed + number] * len(lq)
         shares = len(lq) / self.request.samples
