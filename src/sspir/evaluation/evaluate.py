@@ -193,7 +193,8 @@ class Evaluation:
         pictures = {"restored": restored.images[0].cpu()}
         if restored.structure:
             pictures["processor"] = upscale(restored.structure[0], batch.size)[0].cpu()
-        pictures |= {peer: restored_by(self.peers[peer], batch.lq, batch.size)[0] for peer in self.peers}
+        lq = batch.lq.to(self.pipeline._execution_device)
+        pictures |= {name: restored_by(peer, lq, batch.size)[0].cpu() for name, peer in self.peers.items()}
         files = {}
         for method, picture in {**pictures, "hq": batch.hq[0], "lq": batch.lq[0]}.items():
             files[method] = f"{method}/{name}.png"
