@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start, numpy's threads too
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SSPIR_PHOTOS", None)

@@ -1,24 +1,88 @@
-"""`sspir` in a process of its own. A fork of a process with threads may abort, so tests start a fresh one."""
+"""`sspir` in a process of its own.
 
+Importing takes seven seconds, so a server imports once and forks what tests start. It is a fresh interpreter without
+threads: a fork of the tests' own process, which has some, may hang.
+"""
+
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from sspir.__main__ import main
 
-def start(*arguments: object, **options: Any) -> subprocess.Popen:
-    """Start `sspir` with these arguments; `options` are those of `Popen`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sspir", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["sspir.training.fit", "sspir.training.module", "sspir.restoring.runner"])
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+class Process:
+    """`sspir` that runs, with what tests need of `Popen`.
+
+    Args:
+        arguments: of the command.
+        changes: of the environment.
+        log: file that what it prints is appended to.
+        prepare: called in the process first; it can be pickled.
+    """
+
+    def __init__(
+        self, arguments: list[str], changes: dict[str, str], log: str | Path, prepare: Callable[[], Any] | None
+    ) -> None:
+        environment = {**os.environ, **changes}
+        self._process = SERVER.Process(target=_run, args=(arguments, environment, log, prepare))
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float) -> int | None:
+        self._process.join(seconds)
+        assert self.poll() is not None, f"not ended in {seconds} seconds"
+        return self.poll()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    *arguments: object,
+    changes: dict[str, str] | None = None,
+    log: str | Path = os.devnull,
+    prepare: Callable[[], Any] | None = None,
+) -> Process:
+    """Start `sspir`; see `Process`."""
+    return Process(list(map(str, arguments)), changes or {}, log, prepare)
+
+
+def _run(arguments: list[str], environment: dict[str, str], log: str | Path, prepare: Callable[[], Any] | None) -> None:
+    threads = Path(f"/proc/{os.getppid()}/task")
+    assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "the server has threads: a fork of it may hang"
+    multiprocessing.set_start_method(None, force=True)  # of what it starts: the default, not the server's
+    os.environ.clear()
+    os.environ.update(environment)
+    with Path(log).open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    if prepare:
+        prepare()
+    sys.argv = ["sspir", *arguments]
+    sys.exit(main(arguments))
+
+
+def wait_until(condition: Callable[[], bool], process: Process, seconds: float = 120) -> None:
     """Wait for what a process is to do; fail once it has ended without, or takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"the process ended with {process.returncode} before"
+        assert process.poll() is None, f"the process ended with {process.poll()} before"
         assert time.monotonic() < deadline, f"not in {seconds} seconds"
         time.sleep(0.001)

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +104,10 @@ def test_a_process_that_is_told_to_stop_stops_and_goes_on(
 def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png", 40, 40)
     out = tmp_path / "out"
-
-    def leave_little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # what the system says is that of a full disk
-
+    # What the system says is that of a full disk
+    leave_little_room = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4000, 4000))
     command = ["restore", tmp_path / "a.png", "--out", out, "--weights", weights, *QUICK]
-    assert start(*command, preexec_fn=leave_little_room).wait(120) == 2
+    assert start(*command, prepare=leave_little_room).wait(120) == 2
     assert "cannot be written" in lines(out)["a.png"]["error"]
     assert {path.name for path in out.iterdir()} == {"restore.jsonl"}
     assert restore(tmp_path / "a.png", "--out", out, "--weights", weights) == 0

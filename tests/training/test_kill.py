@@ -1,11 +1,8 @@
 """A run that is killed again and again ends as one that was not."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 
 from sspir.training.run import CHECKPOINTS, find_checkpoint, load_checkpoint
+from tests.processes import Process, start
 from tests.runs import OVERRIDES, tiny_run
 
 CHANGES = [
@@ -29,11 +27,10 @@ def length(steps: int) -> list[str]:
     return [f"trainer.max_steps={steps}", f"schedule.num_training_steps={steps}"]
 
 
-def start(folder: Path, photos: Path, steps: int) -> subprocess.Popen:
+def start_training(folder: Path, photos: Path, steps: int) -> Process:
     places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
-    command = [sys.executable, "-m", "sspir", "train", *OVERRIDES, *CHANGES, *length(steps), *places]
-    log = (folder.parent / f"{folder.name}.log").open("a")
-    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = folder.parent / f"{folder.name}.log"
+    return start("train", *OVERRIDES, *CHANGES, *length(steps), *places, log=log)
 
 
 def steps_made(folder: Path) -> int:
@@ -41,19 +38,19 @@ def steps_made(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-def kill_at_random(process: subprocess.Popen, folder: Path, luck: random.Random, how: int) -> int | None:
+def kill_at_random(process: Process, folder: Path, luck: random.Random, how: int) -> int | None:
     """Wait for one more step, then a moment, and kill. Returns the exit status if it ended by itself before."""
     before = steps_made(folder)
     while process.poll() is None and steps_made(folder) <= before:
         time.sleep(0.01)
     time.sleep(luck.uniform(0, 0.5))
     process.send_signal(how)
-    return process.wait(timeout=60)
+    return process.wait(60)
 
 
 def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert kill_at_random(start(folder, photo_folder, 100), folder, random.Random(0), signal.SIGTERM) == 143
+    assert kill_at_random(start_training(folder, photo_folder, 100), folder, random.Random(0), signal.SIGTERM) == 143
     assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
 
 
@@ -62,7 +59,9 @@ def test_killed_at_random_moments_ends_as_unbroken(kills: int, steps: int, photo
     luck = random.Random(kills)
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     for _ in range(kills):
-        assert kill_at_random(start(broken, photo_folder, steps), broken, luck, signal.SIGKILL) == -signal.SIGKILL
+        assert (
+            kill_at_random(start_training(broken, photo_folder, steps), broken, luck, signal.SIGKILL) == -signal.SIGKILL
+        )
     for folder in (broken, whole):
         tiny_run(folder, photo_folder, *CHANGES, *length(steps))
     ours, theirs = (load_checkpoint(find_checkpoint(folder)) for folder in (broken, whole))
