@@ -1,6 +1,8 @@
 """The `sspir` command: one module under `commands` per subcommand, imported only when it is used."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,7 +28,29 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit status: 0 done, 1 partly, 2 bad input."""
+    """Run one subcommand and return the exit status: 0 done, 1 partly, 2 bad input, 141 its reader went away."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 128 + 13  # as if by SIGPIPE, which ends other programs then
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more, as after `sspir ... | head`; it then leads nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    gone = bool(output.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+    return gone
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = outside.take_path(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="sspir",

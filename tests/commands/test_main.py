@@ -1,6 +1,7 @@
 """The command line: help that is quick, and bad input in one sentence."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_each_job_of_a_multirun_that_fails_is_told(
     assert first.startswith("sspir train: ")
     for told, root in ((first, "/nowhere/a"), (second, "/nowhere/b")):
         assert f"dataset.train.root={root}: {root} is not a folder" in told
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(unbuffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command, environment = [sys.executable, "-m", "sspir", "data"], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture) -> None:
