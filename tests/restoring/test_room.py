@@ -40,6 +40,8 @@ def test_an_endless_scale_is_refused_before_a_folder_is_made(
     told = capsys.readouterr().err.splitlines()[-1]
     assert f"{source} of 64 x 48 pixels" in told
     assert "more than the limit of 400; the largest scale that fits is 360.843" in told
+    assert main([*command, "--scale", "1e9", "--max-output-pixels", "0"]) == 2
+    assert "would take 8.583e+12 GiB, and this machine has" in capsys.readouterr().err.splitlines()[-1]
     assert not out.exists()
     assert main([*command, "--max-output-pixels", "0", "--captioner", "none"]) == 2
     assert "broken or cut off" in capsys.readouterr().err  # the limit was lifted

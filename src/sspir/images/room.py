@@ -4,8 +4,11 @@ import contextlib
 import math
 from pathlib import Path
 
+import torch
+
 from sspir.errors import UserError
 from sspir.images.io import ImageError, read_size
+from sspir.memory import capacity_bytes
 from sspir.numbers import POSITIVE
 
 MAX_OUTPUT_PIXELS = 400_000_000
@@ -45,7 +48,12 @@ def require_room(path: str | Path, scale: float, most: float) -> None:
         most: see `enlarged`.
 
     Raises:
-        UserError: see `enlarged`.
+        UserError: see `enlarged`; or this machine could not even hold the result, in 8 bits.
     """
     with contextlib.suppress(ImageError):
-        enlarged(read_size(path), scale, most, path)
+        height, width = enlarged(read_size(path), scale, most, path)
+        if (needed := 3 * height * width) > (held := capacity_bytes(torch.device("cpu"))):
+            raise UserError(
+                f"{path} at scale {scale:g} would take {needed / 2**30:.4g} GiB, and this machine has "
+                f"{held / 2**30:.4g}; give a smaller scale."
+            )
