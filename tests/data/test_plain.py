@@ -31,6 +31,16 @@ def test_a_list_is_trained_on_validated_and_measured() -> None:
     assert manifest_of({"train": data.train})["train"]["photos"] == 4
 
 
+def test_a_changed_set_is_noticed_where_it_says_what_it_holds() -> None:
+    class Told(list):
+        def contents(self) -> list[tuple[str, str]]:
+            return [(sample["id"], "") for sample in self]
+
+    few = Told(samples()[:2])
+    assert manifest_of({"train": photos_of(few)}) != manifest_of({"train": photos_of(Told(reversed(few)))})
+    assert list(photos_of(few).contents()) == [("0.png", ""), ("1.png", "")]
+
+
 def test_it_is_mixed_with_folders(tmp_path) -> None:
     write_photo(tmp_path / "a.png", 16, 16)
     folder = ImageFolder(tmp_path)

@@ -57,7 +57,8 @@ class MapStyle(Dataset[Sample]):
     """Wraps a user's data set that has only a length and an index; training uses its samples as measuring does.
 
     Args:
-        samples: a data set of torch's map style, or a list.
+        samples: a data set of torch's map style, or a list. Where it has `contents()`, as of `Photos`, a changed set
+            is noticed as that of a folder is.
     """
 
     def __init__(self, samples: "Sequence[Sample] | Dataset[Sample]") -> None:
@@ -80,7 +81,9 @@ class MapStyle(Dataset[Sample]):
         return torch.ones(len(self), dtype=torch.float64)
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """The samples' numbers alone: to learn their names, each sample would have to be read."""
+        """What the user's data set says; else the samples' numbers: for their names each would have to be read."""
+        if told := getattr(self.samples, "contents", None):
+            return iter(told())
         return ((str(index), "") for index in range(len(self)))
 
 
