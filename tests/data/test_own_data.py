@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 
 from sspir.training.module import RestorationModule
 from sspir.training.run import find_checkpoint
@@ -28,6 +29,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 CROPS = ["dataset.train.crop.size=32", "dataset.validation.{}.crop.size=32"]
+
+
+SMALL = {
+    "train.lq": "train-lq",
+    "train.hq": "train",
+    "validation.pairs.lq": "val-lq",
+    "validation.pairs.hq": "val",
+}
 
 
 def test_own_photos_with_captions(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +64,15 @@ def test_own_pairs(dataset: str, photos: Path, tmp_path: Path) -> None:
     if dataset == "pairs_and_photos":
         places += [f"dataset.photos.roots={photos}/train", "dataset.train.weights=[2,1]"]
     assert run(tmp_path / "run", f"dataset={dataset}", *places)["step"] == 3
+
+
+def test_pairs_smaller_than_their_crop_are_refused_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:
+    places = [f"dataset.{part}={photos}/{place}" for part, place in SMALL.items()]
+    with pytest.raises(
+        InstantiationException, match=r"40x48 pixels at scale 4: set dataset.validation.pairs.crop.size to a multi"
+    ):
+        run(tmp_path / "run", "dataset=pairs", *places, "dataset.train.crop.size=32")
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_without_validation_the_last_checkpoint_is_the_best(photos: Path, tmp_path: Path) -> None:

@@ -56,13 +56,26 @@ class Crop:
         side = min(max(1, round(self.size / factor)), *hq.shape[:2])
         return _resized(_window(hq, side, top, left), self.size), None
 
+    def require_fit(self, hq: Sequence[int], scale: int, setting: str = "crop.size") -> None:
+        """Refuse pairs of which no patch can be cut.
+
+        Args:
+            hq: height and width of the high-quality photo, pixels.
+            scale: how much smaller the other one is.
+            setting: the key of `size`, for the message.
+
+        Raises:
+            UserError: the photo is smaller than the patch, or the patch no multiple of the scale.
+        """
+        if self.size % scale or min(hq) < self.size:
+            raise UserError(
+                f"A patch of {self.size} pixels does not fit a pair of {hq[1]}x{hq[0]} pixels at scale {scale}: set "
+                f"{setting} to a multiple of {scale} of at most {min(hq)}."
+            )
+
     def _cut_pair(self, hq: Pixels, lq: Pixels, top: float, left: float) -> tuple[Pixels, Pixels]:
         scale = hq.shape[0] // lq.shape[0]
-        if self.size % scale or min(hq.shape[:2]) < self.size:
-            raise UserError(
-                f"A patch of {self.size} pixels does not fit a pair of {hq.shape[1]}x{hq.shape[0]} pixels at scale "
-                f"{scale}: set crop.size to a multiple of {scale} of at most {min(hq.shape[:2])}."
-            )
+        self.require_fit(hq.shape[:2], scale)
         small = self.size // scale
         row, column = (
             int(place * (length - small + 1)) for place, length in zip((top, left), lq.shape[:2], strict=True)

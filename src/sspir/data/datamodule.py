@@ -10,6 +10,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from sspir.batch import Batch
 from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
 from sspir.data.order import EpochSampler, Position, Share
+from sspir.data.paired_folder import PairedFolder
 from sspir.data.sample import Photos, photos_of
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
@@ -60,6 +61,9 @@ class RestorationDataModule(pl.LightningDataModule):
         self.train = photos_of(train)
         self.validation = {name: photos_of(photos) for name, photos in (validation or {}).items()}
         self.validation_names = list(self.validation)
+        for name, photos in self.validation.items():
+            if isinstance(photos, PairedFolder):  # it would be told hours later, at the first validation
+                photos.require_fit(f"dataset.validation.{name}.crop.size")
         self.degrade = Degrade(degradation, Sharpen() if sharpen_hq else None)
         self.degrade_validation = Degrade(validation_degradation or degradation)
         self.degrade_in_workers = degrade_in_workers

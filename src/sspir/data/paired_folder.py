@@ -1,6 +1,7 @@
 """Pairs of low- and high-quality photos in two folders."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sspir.captioners.tables import find_captions, same_name
@@ -8,7 +9,7 @@ from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
 from sspir.errors import UserError
-from sspir.images.io import MAX_PIXELS, ImageError, list_images
+from sspir.images.io import MAX_PIXELS, ImageError, list_images, read_size
 
 
 class PairedFolder(CroppedPhotos):
@@ -60,6 +61,20 @@ class PairedFolder(CroppedPhotos):
             )
         name = path.relative_to(self.root).as_posix()
         return Photo(name, self.captions(path, name), hq, lq)
+
+    def require_fit(self, setting: str) -> None:
+        """Refuse, by the headers of the photos, pairs that the crop does not fit; broken files are told when read.
+
+        Args:
+            setting: the key of the crop's size, for the message.
+
+        Raises:
+            UserError: as of `Crop.require_fit`.
+        """
+        for lq, hq in self.pairs if self.crop else ():
+            with suppress(ImageError):
+                size = read_size(hq)
+                self.crop.require_fit(size, max(1, size[0] // read_size(lq)[0]), setting)
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every pair's name and the sizes of both in bytes."""
