@@ -175,7 +175,7 @@ def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
         (["--captioner", "llava", "--set", "pth=x"], "--set pth=x changes nothing"),
         (["--captioner", "llava", "--set", "batch_size=many"], "takes a number"),
         (["--captioner", "llava", "--set", "quantization=2bit"], "quantization=2bit is not known"),
-        (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (captioner.path)"),
+        (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (--set path=)"),
         (["--captioner-input", "restored"], "need --weights"),
         (["--weights", "somewhere"], "lq takes none"),
         (

@@ -1,6 +1,7 @@
 """`sspir caption`: describe a folder of photos once, to edit, to train with, and to restore with."""
 
 import argparse
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -36,6 +37,13 @@ Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing could 
 def run(arguments: list[str]) -> int:
     """Caption the photos that have no caption yet. Returns the exit status."""
     options = _parser().parse_args(arguments)
+    try:
+        return _caption(options)
+    except UserError as error:  # which names settings as training does
+        raise UserError(re.sub(r"\bcaptioner\.(\w+)(=?)", r"--set \1=", str(error))) from error
+
+
+def _caption(options: argparse.Namespace) -> int:
     if (options.captioner_input == "lq") == bool(options.weights):
         raise UserError(
             "--captioner-input processor and restored need --weights, a model to restore with, and lq takes none."
