@@ -11,7 +11,6 @@ from typing import Any
 
 from sspir.files import led
 
-# All names are below sspir.
 MODULES = {
     "build": "config.build",
     "callbacks": "training.callbacks",
@@ -71,7 +70,7 @@ MODULES = {
     "trust": "config.trust",
     "validation": "training.validation",
 }
-"""Old module -> new module."""
+"""Old module -> new module; here and below, all names are those below sspir."""
 
 ROOMS = {"config": "config.compose", "pretrained": "pretrained.load", "weights": "weights.load"}
 """Room that was a module -> where most of what stood in it is."""
@@ -159,27 +158,25 @@ def old_name(module: str, name: str) -> Any:
     place, _, attribute = f"sspir.{new}".rpartition(".")
     if not new or not hasattr(import_module(place), attribute):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    sentence = f"sspir.{old} is now sspir.{new}; the old name goes in version 0.3."
-    warnings.warn(sentence, DeprecationWarning, stacklevel=3)
+    told = f"sspir.{old} is now sspir.{new}; the old name goes in version 0.3."
+    warnings.warn(told, DeprecationWarning, stacklevel=3)
     return getattr(import_module(place), attribute)
 
 
-def present(target: str) -> str:
-    """The name ROOM.CLASS, ROOM.CLASS.METHOD or ROOM.FUNCTION, below sspir, of what has or had a longer or older one.
+def renamed(target: str) -> str:
+    """The name of what stood in another module; the same where it did not."""
+    top, *parts = target.split(".")
+    for length in range(len(parts), 0, -1) if top == "sspir" else ():
+        if new := {**MODULES, **NAMES}.get(".".join(parts[:length])):
+            return ".".join([top, new, *parts[length:]])
+    return target
 
-    Args:
-        target: dotted; one that is not sspir's comes back as it is.
-    """
-    top, _, name = target.partition(".")
-    if top != "sspir" or not name:
+
+def present(target: str) -> str:
+    """The name ROOM.CLASS, ROOM.CLASS.METHOD or ROOM.FUNCTION of what of sspir has or had a longer or older one."""
+    if not target.startswith("sspir."):
         return target
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        new = {**MODULES, **NAMES}.get(".".join(parts[:length]))
-        if new:
-            parts = [*new.split("."), *parts[length:]]
-            break
-    room, *rest = parts
+    top, room, *rest = renamed(target).split(".")
     first = next((place for place, part in enumerate(rest) if part[:1].isupper()), max(0, len(rest) - 1))
     return ".".join([top, room, *rest[first:]])
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from sspir.__main__ import main
 from sspir.config.compose import compose_config, modern
 from sspir.config.trust import composed, read_record
 from sspir.errors import UserError
@@ -108,7 +109,8 @@ def test_a_repetition_follows_what_was_composed(tmp_path: Path) -> None:
     assert changed.callbacks.last.every_n_train_steps == 7
     assert changed.schedule.num_training_steps == changed.module.schedule.num_training_steps == 70
     assert {changed.backbone.unet.path, changed.module.vae.path, changed.text_encoder.path} == {"/m"}
-    assert (changed.module.scale, changed.callbacks.early_stopping.monitor) == (2, "ssim_y")
+    assert (changed.module.scale, changed.degradation.scale) == (2, 2)
+    assert changed.callbacks.early_stopping.monitor == "ssim_y"
     assert changed.logger.jsonl.folder == "again"
     (tmp_path / COMPOSED).write_text(OmegaConf.to_yaml(composed(changed)))
     assert repetition(tmp_path, ["folder=third", "monitor=psnr_y"]).callbacks.early_stopping.monitor == "psnr_y"
@@ -122,7 +124,9 @@ def test_what_was_composed_is_what_ran(now: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["backbone.path=/mine", "backbone.unet.path=/mine"])
-def test_short_settings_are_taken_wherever_people_write_them(given: str, tmp_path: Path) -> None:
+def test_short_settings_are_taken_wherever_people_write_them(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = {
         "backbone": {"path": "/theirs", "revision": "abc"},
         "captioner": {"_target_": "sspir.captioners.VisionLanguageCaptioner", "path": "${backbone.path}/captioner"},
@@ -134,11 +138,24 @@ def test_short_settings_are_taken_wherever_people_write_them(given: str, tmp_pat
         patched.setenv("SSPIR_PATH", str(tmp_path))
         of_file = compose_config("train", ["experiments=mine"])
         typed = compose_config("train", ["experiments=mine", given])
+        assert main(["train", "experiments=mine", given, "--cfg", "job"]) == 0
+    shown = OmegaConf.create(capsys.readouterr().out)
     for config, path in ((of_file, "/theirs"), (typed, "/mine")):
         places = [config.backbone.unet, config.vae, config.noise_schedule, config.text_encoder]
         assert [(node.path, node.revision) for node in places] == [(path, "abc")] * 4
         assert config.captioner.path == f"{path}/captioner"
         assert "path" not in config.backbone
+    assert shown == typed
+
+
+def test_old_names_of_classes_are_told_once_with_the_new_ones(caplog: pytest.LogCaptureFixture) -> None:
+    own = OmegaConf.create({"loss": {"_target_": "sspir.losses.RestorationLoss", "rgb": 1}, "scale": 4})
+    for _ in range(2):
+        assert modern(own).loss == {"_target_": "sspir.training.losses.RestorationLoss", "rgb": 1}
+    (told,) = caplog.messages
+    assert told.startswith(
+        "The _target_ sspir.losses.RestorationLoss is now sspir.training.losses.RestorationLoss: write"
+    )
 
 
 def test_backbones_of_people_s_own_keep_their_settings() -> None:

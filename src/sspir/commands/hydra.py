@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from contextlib import nullcontext
 from importlib import import_module
@@ -11,13 +12,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.compose import config_root, modern, register
+from sspir.config.compose import compose_config, config_root, modern, register
 from sspir.errors import NotApplicableError, UserError
 from sspir.moved import present_overrides
 
@@ -41,6 +42,8 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         UserError: the configuration is not sound, or the function says so; of a multirun, with a line for each job.
     """
     register()
+    if _shows_job(arguments):
+        return _show(config_name, arguments)
     module, _, name = function.partition(":")
     process, failed = os.getpid(), list[str]()
 
@@ -73,6 +76,19 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         sys.argv = before
     if failed:
         raise UserError("\n".join(failed))
+    return 0
+
+
+def _shows_job(arguments: list[str]) -> bool:
+    """Whether `--cfg job`, maybe with `--resolve`, is the only flag; Hydra would show it before settings are moved."""
+    flags = " ".join(text for text in arguments if text.startswith("-") or text == "job")
+    return re.fullmatch(r"(--resolve )?(--cfg|-c)[ =]job( --resolve)?", flags) is not None
+
+
+def _show(config_name: str, arguments: list[str]) -> int:
+    """Print the configuration that a command would run with; returns 0."""
+    overrides = [text for text in arguments if not text.startswith("-") and text != "job"]
+    sys.stdout.write(OmegaConf.to_yaml(compose_config(config_name, overrides), resolve="--resolve" in arguments))
     return 0
 
 

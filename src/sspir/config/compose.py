@@ -1,6 +1,8 @@
 """Configurations are composed of the files in `conf/` and `experiments/`, sspir's and people's own."""
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from sspir.config.build import refusal
 from sspir.config.schema import EvaluateConfig, TrainConfig
 from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
-from sspir.moved import present_config, present_overrides
+from sspir.moved import present_config, present_overrides, renamed
+
+log = logging.getLogger(__name__)
 
 
 def config_root() -> Path:
@@ -99,7 +103,7 @@ def load_choice(group: str, name: str) -> DictConfig:
         UserError: there is no such choice or file.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return OmegaConf.load(name)  # type: ignore[return-value]  # a choice is a mapping
+        return modern(OmegaConf.load(name))  # type: ignore[arg-type]  # a choice is a mapping
     if name not in (known := choices(group)):
         raise UserError(f"There is no {group} {name}; choose one of {', '.join(known)}, or give a .yaml file.")
     choice: DictConfig = compose_config(f"{group}/{name}")[group]
@@ -109,11 +113,29 @@ def load_choice(group: str, name: str) -> DictConfig:
 def modern(config: DictConfig) -> DictConfig:
     """A configuration, which may have settings of before, with today's settings; one of today is itself returned."""
     plain: Any = OmegaConf.to_container(config)
-    if (present := present_config(plain)) == plain:
+    if (present := _with_new_names(present_config(plain))) == plain:
         return config
     made = OmegaConf.create(present)
     OmegaConf.set_struct(made, True)
     return made
+
+
+def _with_new_names(node: Any) -> Any:
+    """A configuration, as plain mappings and lists, with the new name of every `_target_`; old ones are told, once."""
+    if isinstance(node, list):
+        return [_with_new_names(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _with_new_names(child) for key, child in node.items()}
+    if (target := made.get("_target_")) and (new := renamed(str(target))) != target:
+        _tell(target, new)
+        made["_target_"] = new
+    return made
+
+
+@cache
+def _tell(old: str, new: str) -> None:
+    log.warning("The _target_ %s is now %s: write that, as the old name goes in version 0.3.", old, new)
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
