@@ -1,6 +1,7 @@
 """Find out what an experiment needs before it can be trained: files, photos, memory, devices."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sspir.doctor.memory import PROGRAM, Estimate, estimate_step
 from sspir.memory import free_bytes
+from sspir.moved import present
 from sspir.pretrained.hub import in_cache
 
 GIB = 2**30
@@ -86,10 +88,20 @@ def _photos(config: DictConfig) -> Iterator[Finding]:
     for key in sorted(OmegaConf.missing_keys(config.dataset)):
         yield key, [f"not set: name your photos by {key}"]
     for setting, node in _nodes(config.dataset, "dataset"):
+        if present(str(node.get("_target_"))) == "sspir.data.photos" and not node.get("root"):
+            yield _carried(setting, "root" in node)
         for key in ("root", "lq", "hq"):
             if (value := node.get(key)) and isinstance(value, str):
                 there = Path(value).expanduser().exists()
                 yield f"{setting}.{key}: {value}", [] if there else [f"not here: set {setting}.{key} to your photos"]
+
+
+def _carried(setting: str, may_change: bool) -> Finding:
+    """The finding about a set without a folder, which takes the photos of scikit-image."""
+    yours = f"; set SSPIR_PHOTOS or {setting}.root to yours" if may_change else ""
+    there = find_spec("skimage") is not None
+    missing = [] if there else [f"scikit-image is not installed: pip install scikit-image{yours}"]
+    return f"{setting}: the few photos inside scikit-image, for a try{yours if there else ''}", missing
 
 
 def _nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
