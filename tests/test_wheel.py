@@ -44,16 +44,23 @@ def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_fold
     where = run(installed / "python", "-c", "import sspir; print(sspir.__file__)", cwd=tmp_path)
     assert where.startswith(str(installed.parent))
     photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
-    run(installed / "sspir", "train", *OVERRIDES, *photos, "trainer.max_steps=2", cwd=tmp_path)
-    folder = tmp_path / "runs" / "tiny" / "none-s0"
-    run(
-        installed / "sspir", "evaluate", f"run={folder}", "benchmark=photos", "metric=fast", "limit=1",
-        f"benchmark.photos.root={photo_folder}", cwd=tmp_path,
-    )  # fmt: skip
+    folder, photo = tmp_path / "runs" / "tiny" / "none-s0", photo_folder / "val" / "0.png"
+    commands = [
+        ["train", *OVERRIDES, *photos, "trainer.max_steps=2"],
+        [
+            "evaluate",
+            f"run={folder}",
+            "benchmark=photos",
+            "metric=fast",
+            "limit=1",
+            f"benchmark.photos.root={photo_folder}",
+        ],
+        ["restore", f"{photo}", "--weights", f"{folder}", "--out", f"{tmp_path / 'out'}"],
+    ]
+    several = f"from sspir.__main__ import main; assert [main(command) for command in {commands}] == [0, 0, 0]"
+    run(installed / "python", "-c", several, cwd=tmp_path)  # in one process: each start takes seconds
     (table,) = (folder / "evaluation" / "photos").glob("*/per_image.csv")
     assert {"restored", "processor", "bicubic"} <= {line.split(",")[1] for line in table.read_text().splitlines()[1:]}
-    photo = photo_folder / "val" / "0.png"
-    run(installed / "sspir", "restore", photo, "--weights", folder, "--out", tmp_path / "out", cwd=tmp_path)
     from PIL import Image
 
     assert Image.open(tmp_path / "out" / "0.png").size == (256, 192)

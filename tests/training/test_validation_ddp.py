@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio
@@ -20,6 +19,7 @@ from sspir.metrics.base import ImageMetric, metric_of
 from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.training.validation import Validation
 from tests.distances import random_network
+from tests.processes import SERVER
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def work(rank: int, folder: Path) -> None:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name in ("lpips", "dists"):
         save_file(random_network(name).features.state_dict(), tmp_path / f"{name}.safetensors")
-    other = mp.get_context("spawn").Process(target=work, args=(1, tmp_path))
+    other = SERVER.Process(target=work, args=(1, tmp_path))
     other.start()
     work(0, tmp_path)
     other.join(60)

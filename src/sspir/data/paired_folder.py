@@ -71,7 +71,9 @@ class PairedFolder(CroppedPhotos):
         Raises:
             UserError: as of `Crop.require_fit`.
         """
-        for lq, hq in self.pairs if self.crop else ():
+        if self.crop is None:
+            return
+        for lq, hq in self.pairs:
             with suppress(ImageError):
                 size = read_size(hq)
                 self.crop.require_fit(size, max(1, size[0] // read_size(lq)[0]), setting)
