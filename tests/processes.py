@@ -1,7 +1,8 @@
 """`sspir` in a process of its own.
 
 Importing takes seven seconds, so a server imports once and forks what tests start. It is a fresh interpreter without
-threads: a fork of the tests' own process, which has some, may hang.
+threads: a fork of the tests' own process, which has some, may hang. What libraries take from the environment as they
+are imported, such as RANK, they took before: such a process needs an interpreter of its own.
 """
 
 import multiprocessing
@@ -24,16 +25,12 @@ class Process:
 
     Args:
         arguments: of the command.
-        changes: of the environment.
         log: file that what it prints is appended to.
         prepare: called in the process first; it can be pickled.
     """
 
-    def __init__(
-        self, arguments: list[str], changes: dict[str, str], log: str | Path, prepare: Callable[[], Any] | None
-    ) -> None:
-        environment = {**os.environ, **changes}
-        self._process = SERVER.Process(target=_run, args=(arguments, environment, log, prepare))
+    def __init__(self, arguments: list[str], log: str | Path, prepare: Callable[[], Any] | None) -> None:
+        self._process = SERVER.Process(target=_run, args=(arguments, dict(os.environ), log, prepare))
         self._process.start()
         assert self._process.pid
         self.pid = self._process.pid
@@ -44,7 +41,9 @@ class Process:
 
     def wait(self, seconds: float) -> int | None:
         self._process.join(seconds)
-        assert self.poll() is not None, f"not ended in {seconds} seconds"
+        if self.poll() is None:
+            self.kill()  # or the tests would wait for it at their end
+            raise AssertionError(f"not ended in {seconds} seconds")
         return self.poll()
 
     def send_signal(self, number: int) -> None:
@@ -56,12 +55,11 @@ class Process:
 
 def start(
     *arguments: object,
-    changes: dict[str, str] | None = None,
     log: str | Path = os.devnull,
     prepare: Callable[[], Any] | None = None,
 ) -> Process:
     """Start `sspir`; see `Process`."""
-    return Process(list(map(str, arguments)), changes or {}, log, prepare)
+    return Process(list(map(str, arguments)), log, prepare)
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str | Path, prepare: Callable[[], Any] | None) -> None:
@@ -84,5 +82,7 @@ def wait_until(condition: Callable[[], bool], process: Process, seconds: float =
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, f"the process ended with {process.poll()} before"
-        assert time.monotonic() < deadline, f"not in {seconds} seconds"
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"not in {seconds} seconds")
         time.sleep(0.001)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 
 from sspir.training.run import find_checkpoint, load_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
-from tests.processes import start
 from tests.runs import OVERRIDES, tiny_run
 
 PLAIN = [
@@ -51,23 +49,14 @@ def settings(device: str, photos: Path, processes: int) -> list[str]:
     ]  # fmt: skip
 
 
-def launch(by_torchrun: bool, command: list[str], log: Path) -> None:
-    """Run `sspir` in two processes: by torchrun, or, which takes less time, as it does."""
-    if by_torchrun:
-        whole = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir"]
-        environment = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # float32 as a CPU knows it
-        done = subprocess.run([*whole, *command], env=environment, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "none"}
-    size = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    both = [
-        start(*command, changes=meet | size | {"RANK": rank, "LOCAL_RANK": rank}, log=log.with_suffix(f".{rank}"))
-        for rank in ("0", "1")
-    ]
-    statuses = [process.wait(400) for process in both]
-    assert statuses == [0, 0], log.with_suffix(".0").read_text()[-4000:]
+def launch(device: str, folder: Path, photos: Path, *changes: str) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir", "train",
+        *OVERRIDES, f"folder={folder}", f"dataset.train.root={photos}", *settings(device, photos, 2), *changes,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}  # float32 as a CPU knows it
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +75,9 @@ def test_two_processes_are_one_with_twice_the_batch(
     device: str, trainer: str, stopped: int | None, one: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
     two = tmp_path / "two"
-    places = [f"folder={two}", f"dataset.train.root={photo_folder}"]
-    command = ["train", *OVERRIDES, *places, *settings(device, photo_folder, 2), f"trainer={trainer}"]
-    by_torchrun = device == "cuda" or trainer == "ddp"
     if stopped:
-        launch(by_torchrun, [*command, f"trainer.max_steps={stopped}"], tmp_path / "log")
-    launch(by_torchrun, command, tmp_path / "log")
+        launch(device, two, photo_folder, f"trainer={trainer}", f"trainer.max_steps={stopped}")
+    launch(device, two, photo_folder, f"trainer={trainer}")
     tolerance = 1e-6 if device == "cpu" else TOLERANCE
     ours, theirs = (load_checkpoint(find_checkpoint(folder)) for folder in (two, one))
     for part in ("state_dict", "ema"):
