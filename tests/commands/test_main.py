@@ -75,7 +75,8 @@ def test_each_job_of_a_multirun_that_fails_is_told(
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(unbuffered: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    command, environment = [sys.executable, "-m", "sspir", "data"], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    code = "from sspir import __main__ as sspir; sspir._run = print; raise SystemExit(sspir.main(['a word']))"
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
