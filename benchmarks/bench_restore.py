@@ -56,7 +56,8 @@ from sspir.models.tiling import tiles_of
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module
-from sspir.weights.load import SHIPPED, load_pipeline
+from sspir.training.saved import SHIPPED
+from sspir.weights.load import load_pipeline
 
 
 def tiny() -> RestorationPipeline:

@@ -32,7 +32,7 @@ from sspir.evaluation import Benchmark
 from sspir.images.io import read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
 from sspir.models.latent import upscale
-from sspir.weights.load import SHIPPED
+from sspir.training.saved import SHIPPED
 
 SYNTHETIC = ("set14", "urban20", "photos_val")
 DEGRADATIONS = ("light", "realesrgan_strong")

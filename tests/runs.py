@@ -33,6 +33,16 @@ OVERRIDES = [
     "sampler.steps=2",
 ]
 
+ONE_STEP = [
+    "objective=one_step",
+    "objective.terms.lpips.weight=0",
+    "objective.adversary.network.width=4",
+    "objective.adversary.optimizer.lr=1e-3",
+    "sampler.steps=1",
+    "module.structure_steps=0",
+    "data.passes=4",
+]
+
 
 def tiny_config(folder: Path, photos: Path, *overrides: str) -> DictConfig:
     places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]

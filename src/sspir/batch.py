@@ -14,12 +14,14 @@ class Batch:
         hq: (B, 3, H, W) in [0, 1], RGB: the truth; H / h = W / w is the scale.
         captions: one text per image, "" where none came with it.
         ids: one name per image, stable over epochs, ranks and workers (the path below its root).
+        teacher: (B, 3, H, W) in [0, 1], RGB: what another model made of lq; None where no picture of it came with them.
     """
 
     lq: Tensor
     hq: Tensor
     captions: list[str]
     ids: list[str]
+    teacher: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -119,6 +120,7 @@ _COPIES = {
 }
 """Setting of a record -> what it was a copy of, beside those that `conf/train.yaml` tells."""
 
+_DIFFUSION = {"_target_": "sspir.objectives.Diffusion"}  # of trainings that knew no other objective
 _NOTHING = "???"  # OmegaConf's word for a value that is not there
 
 
@@ -199,7 +201,8 @@ def present_config(config: dict[str, Any]) -> dict[str, Any]:
     """A training's configuration, resolved or not, as plain mappings, with today's settings; others as they are."""
     config = {key: _present_set(node) if key in ("dataset", "data") else node for key, node in config.items()}
     if isinstance(module := config.get("module"), dict) and "backbone" in module:
-        config["module"] = {**module, "backbone": _present_backbone(module["backbone"])}
+        module = {"objective": _DIFFUSION, **module, "backbone": _present_backbone(module["backbone"])}
+        config = {"objective": _DIFFUSION, **config, "module": module}
     if "backbone" in config:
         config["backbone"] = _present_backbone(config["backbone"])
         config = _refer_to_unet(config) if _is_loaded(config["backbone"]) else config
@@ -246,9 +249,8 @@ def _present_set(node: Any) -> Any:
     crops = [each.get("crop") if isinstance(each, dict) else None for each in train["datasets"]]
     if not crops or not isinstance(crops[0], dict) or any(crop != crops[0] for crop in crops):
         return node
-    sets = [{key: value for key, value in each.items() if key != "crop"} for each in train["datasets"]]
-    others = {key: value for key, value in node.items() if key != "crop"}
-    return {**others, "train": {**train, "crop": crops[0], "datasets": sets}}
+    node, *sets = ({key: value for key, value in each.items() if key != "crop"} for each in (node, *train["datasets"]))
+    return {**node, "train": {**train, "crop": crops[0], "datasets": sets}}
 
 
 def present_overrides(overrides: Iterable[str]) -> Iterator[str]:
@@ -292,6 +294,4 @@ def with_references(record: dict[str, Any], shipped: dict[str, Any]) -> dict[str
 
 def _at(node: Any, key: str) -> Any:
     """What stands at a dotted key; None if nothing does."""
-    for name in key.split("."):
-        node = node.get(name) if hasattr(node, "get") else None
-    return node
+    return reduce(lambda part, name: part.get(name) if hasattr(part, "get") else None, key.split("."), node)

@@ -28,8 +28,9 @@ from sspir.training.checkpoint import LAST
 from sspir.training.module import RestorationModule
 from sspir.training.repeat import repetition
 from sspir.training.run import CHECKPOINTS, COMPOSED, CONFIG
+from sspir.training.saved import SHIPPED
 from sspir.weights.export import export
-from sspir.weights.load import SHIPPED, load_pipeline
+from sspir.weights.load import load_pipeline
 from tests.pipelines import write_photo
 from tests.runs import tiny_run
 

@@ -12,7 +12,7 @@ import torch
 
 from sspir.training.run import find_checkpoint, load_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
-from tests.runs import OVERRIDES, tiny_run
+from tests.runs import ONE_STEP, OVERRIDES, tiny_run
 
 PLAIN = [
     "optimizer._target_=torch.optim.SGD",
@@ -96,6 +96,21 @@ def test_two_processes_are_one_with_twice_the_batch(
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (two, one)]
     assert stopped or len(lines[0]) == len(lines[1])  # one record, not two; a stop adds a validation
     assert (two / "train.log").read_text().count("parameters trained") == (2 if stopped else 1)
+
+
+def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: Path, tmp_path: Path) -> None:
+    sgd = "{_target_:torch.optim.SGD,_partial_:true,lr:0.1}"
+    changes = [*ONE_STEP, "~objective.adversary.optimizer", f"+objective.adversary.optimizer={sgd}"]
+    changes = [*(each for each in changes if "optimizer.lr" not in each), "trainer.limit_val_batches=0"]
+    tiny_run(tmp_path / "one", photo_folder, *settings(device, photo_folder, 1), *changes)
+    launch(device, tmp_path / "two", photo_folder, *changes, "trainer=ddp")
+    tolerance = 1e-6 if device == "cpu" else TOLERANCE
+    ours, theirs = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("two", "one"))
+    pairs = [(ours[part], theirs[part]) for part in ("state_dict", "ema")]
+    for mine, other in [*pairs, (ours["objective"]["discriminator"], theirs["objective"]["discriminator"])]:
+        assert mine.keys() == other.keys()
+        for key, value in other.items():
+            assert torch.allclose(mine[key], value, atol=tolerance), key
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,6 +8,7 @@ from torch import Tensor
 from sspir.batch import Batch
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
+from sspir.objectives import Diffusion
 from sspir.training.fit import train
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
@@ -41,9 +42,9 @@ def test_a_perfect_prediction_has_no_loss(tmp_path: Path, kind: str, monkeypatch
         return {"epsilon": noise, "sample": clean, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean}[kind]
 
     monkeypatch.setattr(module.backbone, "predict", perfect)
-    assert module.noise_loss(given, given.hq, features, images).item() < 1e-6
+    assert Diffusion().losses(module, given, given.hq, features, images)["noise"].item() < 1e-6
     monkeypatch.setattr(module.backbone, "predict", lambda noisy, *_: torch.zeros_like(noisy))
-    assert module.noise_loss(given, given.hq, features, images).item() > 0.1
+    assert Diffusion().losses(module, given, given.hq, features, images)["noise"].item() > 0.1
 
 
 def test_the_optimizer_holds_exactly_what_is_trained(tmp_path: Path) -> None:

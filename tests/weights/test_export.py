@@ -12,8 +12,9 @@ from sspir.images.io import read_image
 from sspir.images.photo import to_tensor
 from sspir.metrics.psnr_ssim import psnr
 from sspir.models.latent import upscale
+from sspir.training.saved import SHIPPED
 from sspir.weights.export import export
-from sspir.weights.load import SHIPPED, load_pipeline
+from sspir.weights.load import load_pipeline
 from tests.degradation.presets import preset
 from tests.pipelines import write_photo
 from tests.runs import tiny_run

@@ -61,7 +61,8 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
     from sspir.evaluation.evaluate import evaluate
     from sspir.images.io import Picture, write_image
     from sspir.images.panel import stack
-    from sspir.weights.load import SHIPPED, load_pipeline
+    from sspir.training.saved import SHIPPED
+    from sspir.weights.load import load_pipeline
 
     bad_photos = _photos_of(bad) if bad else []
     root = photos or os.environ.get("SSPIR_PHOTOS", "")

@@ -129,11 +129,12 @@ def _of_peer(options: argparse.Namespace) -> "tuple[PeerPipeline, Request]":
 def _of_diffusion(options: argparse.Namespace) -> "tuple[RestorationPipeline, Request]":
     """The pipeline, and how it restores."""
     from sspir.restoring.runner import Request
-    from sspir.weights.load import SHIPPED, weights_time
+    from sspir.training.saved import SHIPPED
+    from sspir.weights.load import weights_time
 
     options.weights = options.weights or SHIPPED
     pipeline = _pipeline(options)
-    settings = _settings(options, pipeline.sampler)
+    settings = _settings(options, pipeline)
     settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
     request = Request(
         settings,
@@ -240,10 +241,8 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     return pipeline.compiled() if options.compile else pipeline
 
 
-def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
+def _settings(options: argparse.Namespace, pipeline: "RestorationPipeline") -> "Sampler":
     """The settings of the model's own sampler, changed by the flags."""
-    from dataclasses import replace
-
     from sspir.config.build import build
     from sspir.config.compose import load_choice
 
@@ -259,4 +258,6 @@ def _settings(options: argparse.Namespace, sampler: "Sampler") -> "Sampler":
         changes["tile"] = None if options.tile == "off" else options.tile
     flags = {"steps": "steps", "guidance": "guidance", "negative": "negative_caption", "fidelity": "fidelity"}
     changes |= {field: getattr(options, flag) for flag, field in flags.items() if getattr(options, flag) is not None}
-    return replace(sampler, **changes)
+    if options.samples > 1 and not pipeline.config.noised:
+        raise UserError("This model adds no noise, so that all --samples would be the same picture; leave it out.")
+    return pipeline.settings(**changes)

@@ -20,6 +20,7 @@ from sspir.data import Crop
 from sspir.degradation import Degradation, Operation
 from sspir.encoders.text import TextEncoder
 from sspir.moved import present
+from sspir.objectives import Adversary, Objective, PictureLoss, Term
 from sspir.sampling.sampler import Sampler
 
 Key = tuple[Any, ...]
@@ -68,6 +69,9 @@ KINDS = {
     "captioner": Kind((Captioner,)),
     "noise_schedule": Kind(
         (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
+    ),
+    "objective": Kind(
+        (Objective, Term, PictureLoss, Adversary, Optimizer, nn.Module), ("sspir", "torch.nn.modules", "torch.optim")
     ),
     "metric": _METRIC,
     "metrics": _METRIC,

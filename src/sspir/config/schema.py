@@ -19,6 +19,8 @@ class TrainConfig:
         sweep: settings that a multirun varies, beside ablation and seed; they become a part of the variant's name.
         resume: "auto" goes on with the run folder's last checkpoint if there is one, "must" insists on one, "never"
             starts anew; the name of a checkpoint, such as "last-1", goes on from that one.
+        init: model whose weights the training begins with: a run, a pipeline, or "shipped"; null for new ones.
+        init_skip: patterns of weights that need not fit it.
         folder: of the run.
         batch_size: images per step and device.
         workers: processes that read and cut photos, per device.
@@ -44,6 +46,8 @@ class TrainConfig:
     keep_every: int = MISSING
     monitor: str = MISSING
     resume: str = MISSING
+    init: str | None = None
+    init_skip: list[str] = field(default_factory=list)
     matmul_precision: str = MISSING
     threads: int | None = MISSING
     backbone: Any = MISSING
@@ -55,6 +59,7 @@ class TrainConfig:
     captioner: Any = MISSING
     processor: Any = MISSING
     loss: Any = MISSING
+    objective: Any = MISSING
     dataset: Any = MISSING
     data: Any = MISSING
     degradation: Any = MISSING

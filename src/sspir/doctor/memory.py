@@ -10,6 +10,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sspir.models.latent import decode_latents
+
 PROGRAM = 800 * 2**20
 """Bytes that Python and its libraries take themselves."""
 
@@ -58,7 +60,8 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     of_trained, of_all = (sum(p.numel() * p.element_size() for p in part) for part in (trained, everything))
     half = HALF.get(precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        module.train().to_empty(device="cpu")
+        for network in (module.train(), *module.objective.networks()):
+            network.to_empty(device="cpu")
         live = LiveBytes([*module.parameters(), *module.buffers()])
         with live:
             with torch.autocast("cpu", half, enabled=half is not None):
@@ -85,7 +88,9 @@ def _loss(module: Any, batch_size: int, size: int) -> Tensor:
     timesteps = torch.zeros(batch_size, dtype=torch.long)
     refined = module.refine(tokens.to(hq.dtype))
     prediction = module.backbone.predict(latents, timesteps, prompt_embeds.to(hq.dtype), refined, features)
-    return torch.stack([part.float().square().mean() for part in (prediction, *images)]).sum()
+    objective = module.objective
+    judged = objective.judged(decode_latents(module.vae, prediction)) if objective.one_step else []
+    return torch.stack([part.float().square().mean() for part in (prediction, *images, *judged)]).sum()
 
 
 class LiveBytes(TorchDispatchMode):

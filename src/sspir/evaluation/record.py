@@ -18,7 +18,8 @@ from sspir.peers.base import Peer
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import CONFIG
-from sspir.weights.load import step_of, weights_id
+from sspir.training.saved import weights_id
+from sspir.weights.load import step_of
 
 
 def record_of(

@@ -35,20 +35,20 @@ class Grid(NoReferenceMetric):
 
     def score(self, preds: Tensor) -> Tensor:
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
-        return torch.stack([self._of_one(grey) for grey in luma(to_pixels(preds))])
+        return torch.stack([weave(grey, self.period).std(correction=0) for grey in luma(to_pixels(preds))])
 
-    def _of_one(self, grey: Tensor) -> Tensor:
-        """The value of one luma (1, H, W) in [0, 255]."""
-        side = AROUND // 2
-        near = F.pad(grey[None], (side,) * 4, mode="reflect")
-        variance = F.avg_pool2d(near.square(), AROUND, 1) - F.avg_pool2d(near, AROUND, 1).square()
-        flat = variance[0, 0] <= variance.flatten().kthvalue(max(1, int(FLAT * variance.numel()))).values
-        residual = (grey[None] - F.avg_pool2d(F.pad(grey[None], (1, 2, 1, 2), mode="reflect"), 4, 1))[0, 0]
-        height, width = residual.shape
-        rows, columns = (torch.arange(length, device=grey.device) % self.period for length in (height, width))
-        place = (rows[:, None] * self.period + columns)[flat]
-        sums, counts = (
-            torch.zeros(self.period**2, device=grey.device).index_add(0, place, values)
-            for values in (residual[flat], torch.ones_like(residual[flat]))
-        )
-        return (sums / counts.clamp(min=1)).std(correction=0)
+
+def weave(grey: Tensor, period: int) -> Tensor:
+    """Means (period^2,) of what one luma (1, H, W) in [0, 255] has beside its sliding mean, in flat areas, by place."""
+    side = AROUND // 2
+    near = F.pad(grey[None], (side,) * 4, mode="reflect")
+    variance = F.avg_pool2d(near.square(), AROUND, 1) - F.avg_pool2d(near, AROUND, 1).square()
+    flat = variance[0, 0] <= variance.flatten().kthvalue(max(1, int(FLAT * variance.numel()))).values
+    residual = (grey[None] - F.avg_pool2d(F.pad(grey[None], (1, 2, 1, 2), mode="reflect"), 4, 1))[0, 0]
+    rows, columns = (torch.arange(length, device=grey.device) % period for length in residual.shape)
+    place = (rows[:, None] * period + columns)[flat]
+    sums, counts = (
+        torch.zeros(period**2, device=grey.device).index_add(0, place, values)
+        for values in (residual[flat], torch.ones_like(residual[flat]))
+    )
+    return sums / counts.clamp(min=1)

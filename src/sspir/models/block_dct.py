@@ -49,8 +49,9 @@ class BlockDCT(ModelMixin, ConfigMixin):
         return AutoencoderTinyOutput(latents=F.conv2d(images, self.analysis, stride=self.config.factor))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
-        """Latents (B, C, h, w) -> images (B, 3, h * factor, w * factor), about [-1, 1]."""
-        return DecoderOutput(sample=F.conv_transpose2d(latents, self.synthesis, stride=self.config.factor))
+        """Latents (B, C, h, w) -> images (B, 3, h * factor, w * factor), about [-1, 1]; in full precision anywhere."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return DecoderOutput(sample=F.conv_transpose2d(latents, self.synthesis, stride=self.config.factor))
 
 
 def cosine_basis(size: int) -> Tensor:

@@ -88,7 +88,7 @@ class PerceptualDistance(nn.Module):
     """
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
-        self.load_state_dict(weights)
+        self.load_state_dict(weights, assign=True)
         self.requires_grad_(False).eval()
 
     def forward(self, preds: Tensor, target: Tensor) -> Tensor:

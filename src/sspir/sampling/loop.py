@@ -70,6 +70,7 @@ def sample(
     on_step: OnStep | None = None,
     noise: Tensor | None = None,
     show: Callable[[Tensor], Tensor] = lambda latents: latents,
+    noised: bool = True,
 ) -> Tensor:
     """Denoise from the start to a clean latent.
 
@@ -83,6 +84,7 @@ def sample(
         on_step: called after each step, see `OnStep`.
         noise: (B, C, h, w) to start with; drawn from the generators by default.
         show: predicted clean latents (B, C, h, w) -> what `Step.preview` returns.
+        noised: False starts with `known` as it is.
 
     Returns:
         (B, C, h, w).
@@ -92,6 +94,8 @@ def sample(
         noise = torch.cat([_randn(known[:1].shape, generator, known) for generator in generators])
     if settings.start is None:
         latents = noise * scheduler.init_noise_sigma
+    elif not noised:
+        latents = known
     else:
         start = timesteps[:1] if settings.respace else torch.tensor([settings.start])
         latents = scheduler.add_noise(known, noise, start.to(known.device))

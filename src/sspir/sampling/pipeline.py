@@ -1,7 +1,7 @@
 """The pipeline that people call: from low-quality images to restored ones."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,14 +62,15 @@ class RestorationPipeline(DiffusionPipeline):
         scale: default upscaling.
         captioner: class of the captioner it was trained with. `pipeline.captioner` is one of these where it needs no
             weights, else `NoCaption` until it is set, as `load_pipeline` does for a run.
+        one_step: whether it was trained to restore in a single step, at the sampler's start.
+        noised: whether noise is added to what the first step is given; False after such a training without.
     """
 
     # Without the ControlNet and the adapters: they take turns with the U-Net at every step, so they stay once fetched
     model_cpu_offload_seq = "text_encoder->image_encoder->refine->processor->unet->vae"
     _optional_components = ["controlnet", "processor", "unet_image", "controlnet_image", "unet_pixel"]  # noqa: RUF012 (diffusers')
 
-    max_output_pixels: float = MAX_OUTPUT_PIXELS
-    """Pixels a restored photo may have; set infinity for any number."""
+    max_output_pixels: float = MAX_OUTPUT_PIXELS  # of a restored photo; set infinity for any number
 
     def __init__(
         self,
@@ -89,6 +90,8 @@ class RestorationPipeline(DiffusionPipeline):
         residual: float | None = None,
         scale: int = 4,
         captioner: str = "NoCaption",
+        one_step: bool = False,
+        noised: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -96,7 +99,7 @@ class RestorationPipeline(DiffusionPipeline):
             unet=unet, controlnet=controlnet, scheduler=scheduler, processor=processor, unet_image=unet_image,
             controlnet_image=controlnet_image, unet_pixel=unet_pixel,
         )  # fmt: skip
-        self.register_to_config(residual=residual, scale=scale, captioner=captioner)
+        self.register_to_config(residual=residual, scale=scale, captioner=captioner, one_step=one_step, noised=noised)
         self.sampler = Sampler(**(sampler or {}))
         self.captioner: Captioner = WEIGHTLESS.get(captioner, NoCaption)()
         self.backbone = ControlledUNet(
@@ -257,12 +260,9 @@ class RestorationPipeline(DiffusionPipeline):
         """The pipeline's sampler with some fields changed.
 
         Raises:
-            UserError: a field is not known.
+            UserError: a field is not known, or means nothing to a model that restores in one step.
         """
-        known = asdict(self.sampler)
-        if unknown := changes.keys() - known.keys():
-            raise UserError(f"Unknown setting {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
-        return replace(self.sampler, **changes)
+        return self.sampler.changed(changes, Sampler.OF_MANY_STEPS if self.config.one_step else ())
 
     @torch.no_grad()
     def restore(
@@ -284,7 +284,8 @@ class RestorationPipeline(DiffusionPipeline):
             sampler: settings; the pipeline's own by default.
             on_step: called after each step with a `Step`.
         """
-        settings = (sampler or self.sampler).faithful()
+        settings = sampler or self.sampler
+        settings = settings if self.config.one_step else settings.faithful()  # one step knows one start
         lq = lq.to(self._execution_device, torch.float32)
         size = size or self.size_of(lq)
         seeds = list(range(len(lq))) if seeds is None else list(seeds)

@@ -187,7 +187,10 @@ class Restoration:
                 return colours()(base + latents * self.residual_share)[..., :rows, :columns]
 
         with self.autocast:
-            latents = sample(self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show)
+            latents = sample(
+                self.backbone, schedule, self.settings, known, priors, generators, on_step, noise, show,
+                self.pipeline.config.noised,
+            )  # fmt: skip
         restored = decode_latents(self.vae, base + latents * self.residual_share, self.vae_tile)
         return restored[..., :height, :width].clamp(0, 1), [image[..., :height, :width] for image in images]
 

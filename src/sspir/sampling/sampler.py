@@ -1,6 +1,7 @@
 """Settings of restoring: solver, number of steps, starting point, guidance, colours, tiles."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from typing import Any, ClassVar, get_args
 
@@ -48,6 +49,10 @@ class Sampler:
     """
 
     OF_THE_SOLVER: ClassVar = ("scheduler", "options", "steps", "respace")
+    OF_MANY_STEPS: ClassVar = (
+        *OF_THE_SOLVER, "start", "guidance", "guidance_interval", "guidance_rescale", "negative_caption",
+    )  # fmt: skip
+    """What means nothing to a model that restores in one step."""
 
     scheduler: str = "DDPMScheduler"
     options: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +104,24 @@ class Sampler:
             raise UserError(f"overlap={self.overlap} must be at least 0 and below tile={self.tile}.")
         if self.region is not None and COUNT.require("region", self.region) < 64:
             raise UserError(f"region={self.region} is too small for regions to overlap; give 64 pixels or more.")
+
+    def changed(self, changes: Mapping[str, Any], fixed: Collection[str] = ()) -> "Sampler":
+        """The settings with some fields changed.
+
+        Args:
+            changes: field -> value.
+            fixed: fields of which a model knows one value alone.
+
+        Raises:
+            UserError: a field is not known, or is fixed and would change.
+        """
+        known = [each.name for each in fields(self)]
+        if unknown := changes.keys() - set(known):
+            raise UserError(f"Unknown setting {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
+        changed = replace(self, **changes)
+        if lost := [name for name in changes if name in fixed and getattr(changed, name) != getattr(self, name)]:
+            raise UserError(f"This model restores in one step and takes no {' or '.join(lost)}; leave it out.")
+        return changed
 
     @property
     def guided(self) -> bool:

@@ -1,26 +1,11 @@
 """The losses of training: of the noise, and of the Processor's images in colour and in frequency."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Norm = Literal["backward", "ortho"]
-
-
-def frequency_l1(prediction: Tensor, target: Tensor, norm: Norm = "backward") -> Tensor:
-    """Mean absolute difference of two images' spectra, real and imaginary parts together (SSP-IR's FFT loss).
-
-    Args:
-        prediction: (B, C, H, W).
-        target: (B, C, H, W).
-        norm: "backward" is the un-normalised transform of the authors, whose loss grows with the image; "ortho" is
-            free of the size.
-    """
-    spectrum = torch.fft.rfft2(prediction.float() - target.float(), norm=norm)
-    return torch.view_as_real(spectrum).abs().mean()
+from sspir.objectives.picture_losses import Norm, frequency_l1
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:

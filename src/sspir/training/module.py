@@ -1,6 +1,6 @@
 """Training as a LightningModule: glue between the data, the denoiser and the pipeline that users get."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,8 @@ from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import encode_latents, upscale
 from sspir.models.structure_processor import StructureProcessor
+from sspir.objectives.base import Objective
+from sspir.objectives.diffusion import Diffusion
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
@@ -32,7 +34,7 @@ from sspir.training.checkpoint import (
     require_same_network,
 )
 from sspir.training.losses import RestorationLoss
-from sspir.training.parts import require_fitting
+from sspir.training.parts import keep_still, require_fitting
 from sspir.training.strategy import ShardedStrategy, shard
 from sspir.training.validation import Validation
 
@@ -51,17 +53,19 @@ class RestorationModule(pl.LightningModule):
         refine: tokens to image embeddings; trained.
         captioner: images to texts.
         noise_schedule: of training; its prediction type says what the network predicts.
-        loss: of noise, colour and frequency.
+        loss: of noise, and of the Processor's images in colour and frequency.
         metrics: of validation, by name.
         sampler: settings of validation, and the defaults of the trained pipeline.
         optimizer: makes an optimizer from parameters.
         schedule: makes a learning-rate schedule, stepped every step; None keeps the rate.
+        objective: what is minimised beside the losses of the Processor's images; None is `Diffusion`, the paper's.
         caption_dropout: share of captions replaced by "", so that guidance has an unguided half.
         caption_source: "hq" captions the truth, as the authors do, "lq" what will be there when restoring.
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
-        structure_steps: optimizer steps at the start that train the Processor's full-size image alone, which then stays
-            as it is, so that residuals have a base to refer to; there are none without such an image or supervision.
+        structure_steps: optimizer steps at the start that train the Processor's full-size image alone, to which
+            residuals refer, and which then stays as it is; none without such an image or supervision.
+        freeze: patterns of weights that stay as they are, such as "backbone.processor.front.*".
         gradient_checkpointing: recompute activations in the backward pass.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
@@ -81,10 +85,12 @@ class RestorationModule(pl.LightningModule):
         sampler: Sampler,
         optimizer: OptimizerFactory,
         schedule: ScheduleFactory | None = None,
+        objective: Objective | None = None,
         caption_dropout: float = 0.1,
         caption_source: str = "lq",
         residual: float | None = None,
         structure_steps: int = 0,
+        freeze: Sequence[str] = (),
         gradient_checkpointing: bool = False,
         scale: int = 4,
         seed: int = 0,
@@ -98,7 +104,7 @@ class RestorationModule(pl.LightningModule):
         self.text_encoder = text_encoder
         self.captioner = captioner_of(captioner)
         self.noise_schedule = noise_schedule
-        self.loss = loss
+        self.loss, self.objective = loss, objective or Diffusion()
         self.validation = Validation({name: metric_of(metric) for name, metric in metrics.items()})
         self.validated_at = -1  # step of the last validation
         self.sampler = sampler
@@ -114,6 +120,7 @@ class RestorationModule(pl.LightningModule):
         require_fitting(backbone, vae, self.text_model, refine, residual)
         for part in self.frozen():
             part.requires_grad_(False).eval()
+        keep_still(self.trainable(), freeze)
         if gradient_checkpointing:
             backbone.enable_gradient_checkpointing()
 
@@ -129,6 +136,11 @@ class RestorationModule(pl.LightningModule):
     def _always_frozen(self) -> dict[str, nn.Module]:
         """The parts that no configuration trains, by their setting."""
         return {"vae": self.vae, "text_encoder": self.text_model, "image_encoder": self.image_encoder}
+
+    def frozen_by_setting(self) -> dict[str, nn.Module]:
+        """The networks that this configuration does not train, by their setting."""
+        unet = {} if self.backbone.train_unet else {"backbone.unet": self.backbone.unet}
+        return {**self._always_frozen(), **unet}
 
     def trainable(self) -> dict[str, nn.Module]:
         """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""
@@ -163,7 +175,13 @@ class RestorationModule(pl.LightningModule):
             residual=self.residual,
             scale=self.scale,
             captioner=type(self.captioner).__name__,
+            one_step=self.objective.one_step,
+            noised=self.objective.noised,
         )
+
+    def on_fit_start(self) -> None:
+        """Move what the objective holds to the device."""
+        self.objective.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Freeze the Processor's full-size image, to which residuals refer, after `structure_steps`."""
@@ -171,7 +189,7 @@ class RestorationModule(pl.LightningModule):
             self.backbone.processor.front.requires_grad_(self.global_step < self.structure_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: noise prediction and the Processor's images, each with its loss."""
+        """One step: the objective's losses and those of the Processor's images."""
         lq = upscale(batch.lq, batch.size)
         processor = self.backbone.processor
         if isinstance(processor, StructureProcessor) and self.global_step < self.structure_steps:
@@ -179,35 +197,11 @@ class RestorationModule(pl.LightningModule):
         else:
             features, images = self.backbone.structure(lq)
             losses = self.loss.structure(images, batch.hq)
-            losses["noise"] = self.noise_loss(batch, lq, features, images)
+            losses |= self.objective.losses(self, batch, lq, features, images)
         total = torch.stack(list(losses.values())).sum()
         logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict({"loss/total": total.detach(), **logged}, batch_size=len(batch))
+        self.log_dict({"loss/total": total.detach(), **logged, **self.objective.figures()}, batch_size=len(batch))
         return total
-
-    def noise_loss(self, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]) -> Tensor:
-        """Loss of the network's prediction at random timesteps.
-
-        Args:
-            batch: of the step.
-            lq: (B, 3, H, W) in [0, 1], upscaled.
-            features: of the structure prior.
-            images: the Processor's, which a residual refers to.
-        """
-        generators = self.generators(len(batch))
-        prompt_embeds, tokens = self.semantics(batch, lq, generators)
-        latents = self.latents(batch.hq, images, generators)
-        noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators]).to(latents)
-        schedule, kind = self.noise_schedule, self.noise_schedule.config.prediction_type
-        steps = schedule.config.num_train_timesteps
-        timesteps = torch.cat([torch.randint(steps, (1,), generator=each) for each in generators]).to(self.device)
-        noisy = schedule.add_noise(latents, noise, timesteps)
-        prediction = self.backbone.predict(noisy, timesteps, prompt_embeds, self.refine(tokens), features)
-        target = {"epsilon": noise, "sample": latents}.get(kind)
-        if target is None:
-            target = schedule.get_velocity(latents, noise, timesteps)
-        kept = schedule.alphas_cumprod.to(self.device)[timesteps]
-        return self.loss.noise(prediction, target, kept / (1 - kept), kind)
 
     @torch.no_grad()
     def semantics(self, batch: Batch, lq: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
@@ -229,7 +223,7 @@ class RestorationModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Restore a batch as users do, and measure it beside bicubic upscaling and the Processor's own image.
 
-        Only the denoiser runs in the precision of training; everything else computes in float32, as for users.
+        Only the denoiser runs in the precision of training, as for users.
 
         Returns:
             The batch as `RestorationOutput`, for callbacks that show it.
@@ -260,6 +254,11 @@ class RestorationModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
 
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """Update the network, and then what the objective trains along, before anything is saved."""
+        super().optimizer_step(*arguments, **settings)
+        self.objective.end_step()
+
     def generators(self, count: int) -> list[torch.Generator]:
         """One generator per image, seeded by (seed, step, place in the global batch).
 
@@ -276,13 +275,15 @@ class RestorationModule(pl.LightningModule):
         keep_trained(checkpoint, self.trainable())
         checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
         checkpoint["frozen"] = marks_of(self._always_frozen())
+        checkpoint["objective"] = self.objective.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network, with the first differences."""
+        """Refuse a checkpoint of another network."""
         require_same_network(checkpoint, self, self.trainable())
         if "base" in checkpoint:
             require_base(checkpoint["base"], self.backbone)
         require_marked(self._always_frozen(), checkpoint.get("frozen", {}))
+        self.objective.load_state_dict(checkpoint.get("objective", {}))
         torch.set_rng_state(checkpoint["rng"])
 
     @classmethod

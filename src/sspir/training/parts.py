@@ -1,6 +1,10 @@
-"""Check that the parts of a model fit each other: widths, channels and factors must agree."""
+"""Check that the parts of a model fit each other: widths, channels and factors must agree; keep some of them still."""
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
+
+from torch import nn
 
 from sspir.errors import NotApplicableError, UserError
 from sspir.models.attention_adapter import AttentionAdapter
@@ -36,3 +40,22 @@ def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine:
             "The parts of this configuration do not fit: residual needs a Processor with a front that predicts a "
             "full-size image, and a ControlNet."
         )
+
+
+def keep_still(parts: Mapping[str, nn.Module], patterns: Sequence[str]) -> None:
+    """Keep weights from being trained.
+
+    Args:
+        parts: that are trained, by name.
+        patterns: of the weights, as PART.WEIGHT with * for anything.
+
+    Raises:
+        UserError: a pattern fits none.
+    """
+    weights = {f"{name}.{key}": each for name, part in parts.items() for key, each in part.named_parameters()}
+    for pattern in patterns:
+        found = [weight for key, weight in weights.items() if fnmatchcase(key, pattern)]
+        if not found:
+            raise UserError(f"module.freeze: {pattern} fits no trained weight; the parts are {', '.join(parts)}.")
+        for weight in found:
+            weight.requires_grad_(False)

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from sspir.errors import UserError
 from sspir.files import sha256
 from sspir.training.run import CONFIG, ENVIRONMENT
-from sspir.weights.load import SUMS, load_pipeline, step_of
+from sspir.training.saved import SUMS
+from sspir.weights.load import load_pipeline, step_of
 
 CARD = "README.md"
 TRAINING = "training.yaml"

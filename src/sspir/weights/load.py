@@ -1,28 +1,18 @@
 """Load a pipeline from whatever people call "the weights": a run, a saved pipeline, the authors' checkpoint."""
 
-import hashlib
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
-
 from sspir.captioners.base import Captioner
-from sspir.config import outside
-from sspir.config.trust import check_pipeline
 from sspir.errors import UserError
-from sspir.files import sha256
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint
+from sspir.training.saved import INDEX, SHIPPED, load_saved
 from sspir.weights import authors
 
 log = logging.getLogger(__name__)
-SHIPPED = Path(__file__).parent / "shipped" / "tiny"  # trained by experiments/tiny.yaml
-SUMS = "SHA256SUMS"  # written by `sspir export`
 
 
 def load_pipeline(
@@ -63,8 +53,6 @@ def load_pipeline(
 def _load_pipeline(
     folder: Path, checkpoint: str, stable_diffusion: str | None, clip: str | None
 ) -> RestorationPipeline:
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # of shards and components; ours count photos
     if (folder / CONFIG).is_file():
         from sspir.training.module import RestorationModule
 
@@ -73,14 +61,8 @@ def _load_pipeline(
         if isinstance(module.captioner, Captioner) and not module.captioner.remote:
             pipeline.captioner = module.captioner
         return pipeline
-    if (folder / "model_index.json").is_file():
-        verify(folder)
-        outside.activate()
-        try:
-            check_pipeline(folder)
-            return RestorationPipeline.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
-        except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"The pipeline in {folder} is broken ({error}); save or copy it again.") from error
+    if (folder / INDEX).is_file():
+        return load_saved(folder)
     if all((folder / part).is_dir() for part in authors.PARTS):
         if stable_diffusion and clip:
             return authors.load_authors(folder, stable_diffusion, clip)
@@ -94,38 +76,11 @@ def _load_pipeline(
     )
 
 
-def verify(folder: Path) -> None:
-    """Refuse a folder whose files do not match its SHA256SUMS; a folder without the file passes.
-
-    Raises:
-        UserError: a file is missing or differs.
-    """
-    if not (folder / SUMS).is_file():
-        return
-    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing; copy or install the weights again.")
-        if sha256(path) != expected:
-            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {SUMS}; copy or install it again.")
-
-
 def weights_time(path: str | Path) -> str:
     """When the newest weights in a folder were written, for records that newer weights make invalid."""
     kinds = (".safetensors", ".ckpt", ".bin", ".pt")
     times = [file.stat().st_mtime for file in Path(path).expanduser().rglob("*") if file.suffix in kinds]
     return datetime.fromtimestamp(max(times, default=0), UTC).isoformat(timespec="seconds")
-
-
-def weights_id(pipeline: RestorationPipeline) -> str:
-    """Sixteen digits of a hash of all weights of a pipeline."""
-    digest = hashlib.sha256()
-    for name, part in sorted(pipeline.components.items()):
-        for key, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
-            digest.update(f"{name}.{key} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def step_of(run: Path, checkpoint: str = "last") -> int:

@@ -1,0 +1,23 @@
+"""What a training step minimises: `objective=` chooses one of these."""
+
+from sspir.objectives.adversary import Adversary
+from sspir.objectives.base import Objective
+from sspir.objectives.diffusion import Diffusion
+from sspir.objectives.discriminators import PatchDiscriminator, UNetDiscriminator
+from sspir.objectives.one_step import OneStep, Term
+from sspir.objectives.picture_losses import FrequencyLoss, GridLoss, PerceptualLoss, PictureLoss, PixelLoss
+
+__all__ = [
+    "Adversary",
+    "Diffusion",
+    "FrequencyLoss",
+    "GridLoss",
+    "Objective",
+    "OneStep",
+    "PatchDiscriminator",
+    "PerceptualLoss",
+    "PictureLoss",
+    "PixelLoss",
+    "Term",
+    "UNetDiscriminator",
+]

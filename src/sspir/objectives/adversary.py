@@ -1,0 +1,168 @@
+"""A discriminator that is trained along with the network, outside of Lightning's one optimizer."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sspir.errors import UserError
+
+log = logging.getLogger(__name__)
+
+WINS, ACCURACY = 500, 0.95
+"""Steps in a row with at least this accuracy after which a warning says that the discriminator has won."""
+
+
+class Adversary:
+    """A discriminator, its optimizer, and what the generator is told by it.
+
+    It is no part of the module that Lightning trains: a step stays one update of the generator, and no gradient of one
+    network can reach the other's. Processes average its gradients here; every process holds all of it.
+
+    Args:
+        network: pictures (B, 3, H, W) in [0, 1] -> a map of logits, or a list of such: high for true photos.
+        weight: of the generator's loss.
+        optimizer: makes the discriminator's optimizer from parameters.
+        loss: "hinge" (Lim and Ye 2017) or "softplus" (the loss of the first GANs, not saturating).
+        r1: weight of the squared gradient at true photos (Mescheder et al. 2018); 0 leaves it out.
+        clip: largest norm of the discriminator's gradient.
+        start: step from which on the generator is told; the discriminator learns from the first.
+
+    Raises:
+        UserError: the loss is not known.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weight: float,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        loss: Literal["hinge", "softplus"] = "softplus",
+        r1: float = 0.0,
+        clip: float = 1.0,
+        start: int = 0,
+    ) -> None:
+        if loss not in ("hinge", "softplus"):
+            raise UserError(f"Adversary: loss={loss!r} is not known; choose hinge or softplus.")
+        self.network = network.train()
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = optimizer(self.parameters)
+        self.weight, self.loss, self.r1, self.clip, self.start = weight, loss, r1, clip, start
+        self.figures: dict[str, float] = {}
+        self.accuracy: list[float] = []  # of the batches since the last update
+        self.wins = 0
+
+    def losses(self, pictures: Tensor, truth: Tensor, step: int, share: float = 1.0) -> Tensor:
+        """Let the discriminator learn from a batch, and tell the generator what it made of it.
+
+        Args:
+            pictures: (B, 3, H, W), the generator's.
+            truth: (B, 3, H, W) in [0, 1].
+            step: of the training.
+            share: of the batch in what the next update of both is made from.
+
+        Returns:
+            The generator's weighted loss, a scalar.
+        """
+        with _full_where_half_overflows(pictures.device.type):
+            self._learn(pictures.detach().float(), truth.float(), share)
+            if step < self.start:
+                return pictures.new_zeros(())
+            return self.weight * torch.stack(self.told(pictures.float())).mean()
+
+    def told(self, pictures: Tensor) -> list[Tensor]:
+        """The generator's loss of pictures (B, 3, H, W), one for each map of logits."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+        self.network.eval()  # or spectral norms would be estimated anew for the generator's sake
+        logits = _maps(self.network(pictures))
+        self.network.train()
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        return [-each.mean() if self.loss == "hinge" else F.softplus(-each).mean() for each in logits]
+
+    def _learn(self, pictures: Tensor, truth: Tensor, share: float) -> None:
+        """Add the gradients of a batch to those of the discriminator."""
+        if self.r1:
+            truth = truth.detach().requires_grad_(True)
+        with torch.enable_grad():
+            true, false = _maps(self.network(truth)), _maps(self.network(pictures))
+            each = [self._miss(a) + self._miss(-b) for a, b in zip(true, false, strict=True)]
+            loss = torch.stack(each).mean()
+            if self.r1:
+                total = torch.stack([logits.float().sum() for logits in true]).sum()
+                (slope,) = torch.autograd.grad(total, truth, create_graph=True)
+                loss = loss + self.r1 / 2 * slope.square().sum(dim=(1, 2, 3)).mean()
+            torch.autograd.backward(share * loss)
+        right = [(logits > 0).float().mean() for logits in true] + [(logits < 0).float().mean() for logits in false]
+        self.accuracy.append(torch.stack(right).mean().item())
+        self.figures |= {"discriminator/loss": loss.item(), "discriminator/accuracy": self.accuracy[-1]}
+
+    def _miss(self, logits: Tensor) -> Tensor:
+        """How far logits are from being surely positive."""
+        return (F.relu(1 - logits) if self.loss == "hinge" else F.softplus(-logits)).mean()
+
+    def end_step(self) -> None:
+        """Update the discriminator; an update whose gradient is not finite is left out."""
+        if not self.accuracy:
+            return
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        _average(gradients)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.figures["discriminator/gradient_norm"] = norm.item()
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        won = sum(self.accuracy) / len(self.accuracy) >= ACCURACY
+        self.wins, self.accuracy = (self.wins + 1 if won else 0), []
+        if self.wins == WINS:
+            log.warning(
+                "The discriminator has told true photos from restored ones for %d steps: the generator learns little "
+                "from it; lower its learning rate, or add objective.adversary.r1.", WINS,
+            )  # fmt: skip
+
+    def to(self, device: torch.device) -> None:
+        """Move the discriminator, and what its optimizer remembers."""
+        self.network.to(device)
+        self.optimizer.load_state_dict(self.optimizer.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, the optimizer's state and the steps won in a row."""
+        return {
+            "discriminator": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "wins": self.wins,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was kept."""
+        self.network.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.wins = state["wins"]
+
+
+def _maps(logits: Tensor | list[Tensor]) -> list[Tensor]:
+    return [logits.float()] if isinstance(logits, Tensor) else [each.float() for each in logits]
+
+
+def _full_where_half_overflows(kind: str) -> torch.autocast:
+    """Full precision under float16, whose small gradients would need a scaler of their own; else what surrounds it."""
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    enabled = torch.is_autocast_enabled(kind) and not half
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled)
+
+
+def _average(gradients: list[Tensor]) -> None:
+    """Average gradients over the processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    means = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_(mean.view_as(gradient))

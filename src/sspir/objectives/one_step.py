@@ -1,0 +1,215 @@
+"""Restoring in one step: the denoiser as a generator, judged by the picture that it makes."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sspir.batch import Batch
+from sspir.errors import UserError
+from sspir.models.latent import decode_latents, encode_latents
+from sspir.objectives.adversary import Adversary
+from sspir.objectives.base import Objective
+from sspir.objectives.picture_losses import PictureLoss
+from sspir.sampling.preview import pred_original_sample
+
+TARGETS = ("truth", "teacher", "both")
+SHIFT = 3
+"""Pixels by which a picture and its target are moved at most, before losses that look with a stride."""
+
+
+class Term:
+    """A part of the loss.
+
+    Args:
+        loss: of pictures to their targets.
+        weight: of it.
+        target: "truth", "teacher" or "both", half of each; None takes the objective's.
+        steps: first step of the part, and the first without it; None for all.
+
+    Raises:
+        UserError: the target is not known.
+    """
+
+    def __init__(
+        self, loss: PictureLoss, weight: float, target: str | None = None, steps: tuple[int, int] | None = None
+    ) -> None:
+        if target not in (None, *TARGETS):
+            raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
+        self.loss, self.weight, self.target = loss, weight, target
+        self.first, self.end = steps or (0, sys.maxsize)
+
+    def acts(self, step: int) -> bool:
+        """Whether the part counts at a step."""
+        return self.weight != 0 and self.first <= step < self.end
+
+
+class OneStep(Objective):
+    """The picture after a single step at the sampler's `start` is brought near its target.
+
+    The step begins with the low-quality image's latent, with nothing where residuals are restored, or with noise where
+    the sampler has no start. What HYPIR (Lin et al. 2025) and OSEDiff (Wu et al. 2024) do is among its settings.
+
+    Args:
+        terms: parts of the loss by name; a part that is None is switched off.
+        adversary: a discriminator that is trained along; None for none.
+        teacher: low-quality images (B, 3, h, w) in [0, 1] -> pictures (B, 3, H, W), for batches that bring none.
+        target: of terms that name none: "truth", "teacher" or "both".
+        teacher_steps: steps at the start in which such terms have the teacher for their target.
+        noised: add the noise of the start to the latent, as diffusion does.
+
+    Raises:
+        UserError: the target is not known, or no term is left.
+    """
+
+    one_step = True
+
+    def __init__(
+        self,
+        terms: Mapping[str, Term | None],
+        adversary: Adversary | None = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+        target: str = "truth",
+        teacher_steps: int = 0,
+        noised: bool = False,
+    ) -> None:
+        if target not in TARGETS:
+            raise UserError(f"OneStep: target={target!r} is not known; choose {', '.join(TARGETS)}.")
+        self.terms = {name: term for name, term in terms.items() if term is not None and term.weight}
+        if not self.terms:
+            raise UserError("OneStep has no term with a weight; give objective.terms at least one.")
+        for term in self.terms.values():
+            term.loss.load()
+        self.adversary, self.teacher = adversary, teacher
+        self.target, self.teacher_steps = target, teacher_steps
+        self.noised = noised
+
+    def losses(
+        self, module: Any, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Losses of the terms, and "adversarial"; the discriminator learns from the same pictures."""
+        generators = module.generators(len(batch))
+        pictures = self.generate(module, batch, lq, features, images, generators)
+        acting = {name: term for name, term in self.terms.items() if term.acts(module.global_step)}
+        targets = {name: self._targets(term, module.global_step) for name, term in acting.items()}
+        sources = dict.fromkeys(source for few in targets.values() for source in few)
+        plain = {"picture": pictures, **{source: self._source(source, batch) for source in sources}, "hq": batch.hq}
+        shifts = [torch.randint(SHIFT + 1, (2,), generator=each).tolist() for each in generators]
+        moved = {name: _moved(each, shifts) for name, each in plain.items()}
+        losses = {}
+        for name, term in acting.items():
+            seen = moved if term.loss.shifted else plain
+            parts = [term.loss(seen["picture"], seen[source]) for source in targets[name]]
+            losses[name] = term.weight * torch.stack(parts).mean()
+        if self.adversary:
+            share = 1 / module.trainer.accumulate_grad_batches
+            losses["adversarial"] = self.adversary.losses(moved["picture"], moved["hq"], module.global_step, share)
+        return losses
+
+    def generate(
+        self,
+        module: Any,
+        batch: Batch,
+        lq: Tensor,
+        features: Tensor,
+        images: list[Tensor],
+        generators: list[torch.Generator],
+    ) -> Tensor:
+        """The pictures (B, 3, H, W) that restoring would give, about [0, 1] and not clamped.
+
+        Args:
+            module: see `losses`.
+            batch: see `losses`.
+            lq: see `losses`.
+            features: see `losses`.
+            images: see `losses`.
+            generators: one per image, of captions that are dropped and of noise.
+        """
+        schedule, start = module.noise_schedule, module.sampler.start
+        last = schedule.config.num_train_timesteps - 1
+        timestep = torch.tensor(last if start is None else start)
+        prompt_embeds, tokens = module.semantics(batch, lq, generators)
+        known, base = self._begin(module, lq, images, generators)
+        if start is None or self.noised:
+            noise = torch.stack([torch.randn(known.shape[1:], generator=each) for each in generators]).to(known)
+            known = noise if start is None else schedule.add_noise(known, noise, timestep.to(known.device)[None])
+        seen = timestep.to(known.device)
+        predicted = module.backbone.predict(known, seen, prompt_embeds, module.refine(tokens), features)
+        latents = pred_original_sample(schedule, known.float(), predicted.float(), timestep)
+        return decode_latents(module.vae, base + latents / (module.residual or 1.0))
+
+    @torch.no_grad()
+    def _begin(
+        self, module: Any, lq: Tensor, images: list[Tensor], generators: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor | float]:
+        """The latent that the step is given, and the one that its result is added to."""
+        if not module.residual:
+            return encode_latents(module.vae, lq, generators), 0.0
+        with torch.autocast(lq.device.type, enabled=False):
+            base = encode_latents(module.vae, (images[0].float() / 2 + 0.5).clamp(0, 1))
+        return torch.zeros_like(base), base
+
+    def _targets(self, term: Term, step: int) -> list[str]:
+        target = term.target or ("teacher" if step < self.teacher_steps else self.target)
+        return ["truth", "teacher"] if target == "both" else [target]
+
+    def _source(self, name: str, batch: Batch) -> Tensor:
+        if name == "truth":
+            return batch.hq
+        if batch.teacher is not None:
+            return batch.teacher
+        if self.teacher is None:
+            raise UserError(
+                "The objective asks for a teacher's pictures, and there are none: name one by objective.teacher, or "
+                "train on shards that `sspir teach` wrote."
+            )
+        with torch.no_grad():
+            return self.teacher(batch.lq)
+
+    def networks(self) -> Iterator[nn.Module]:
+        """Distances, the discriminator and the teacher."""
+        for term in self.terms.values():
+            yield from term.loss.networks()
+        if self.adversary:
+            yield self.adversary.network
+        if isinstance(self.teacher, nn.Module):
+            yield self.teacher
+
+    def judged(self, pictures: Tensor) -> list[Tensor]:
+        """Distances of pictures (B, 3, H, W) to themselves, and what the discriminator says of them."""
+        told = [term.loss(pictures, pictures.detach()) for term in self.terms.values() if [*term.loss.networks()]]
+        return told + (self.adversary.told(pictures) if self.adversary else [])
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to the device of the training."""
+        super().to(device)
+        if self.adversary:
+            self.adversary.to(device)
+
+    def end_step(self) -> None:
+        """Update the discriminator by what it has learned since the last update."""
+        if self.adversary:
+            self.adversary.end_step()
+
+    def figures(self) -> dict[str, float]:
+        """The discriminator's loss, accuracy and gradient."""
+        return self.adversary.figures if self.adversary else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The discriminator's weights and optimizer."""
+        return self.adversary.state_dict() if self.adversary else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the discriminator of a checkpoint."""
+        if self.adversary and state:
+            self.adversary.load_state_dict(state)
+
+
+def _moved(pictures: Tensor, shifts: list[list[int]]) -> Tensor:
+    """Each picture (B, 3, H, W) without its first rows and columns, as many as its shift says; all of one size."""
+    height, width = (side - SHIFT for side in pictures.shape[-2:])
+    return torch.stack(
+        [each[:, top : top + height, left : left + width] for each, (top, left) in zip(pictures, shifts, strict=True)]
+    )

@@ -1,0 +1,122 @@
+"""Losses between two pictures: in colour, in frequency, as eyes see it, and of a pattern on flat areas."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sspir.color import luma
+from sspir.errors import UserError
+from sspir.metrics.grid import weave
+from sspir.perceptual.weights import load_distance
+
+Norm = Literal["backward", "ortho"]
+
+
+def frequency_l1(prediction: Tensor, target: Tensor, norm: Norm = "backward") -> Tensor:
+    """Mean absolute difference of two images' spectra, real and imaginary parts together (SSP-IR's FFT loss).
+
+    Args:
+        prediction: (B, C, H, W).
+        target: (B, C, H, W).
+        norm: "backward" is the un-normalised transform of the authors, whose loss grows with the image; "ortho" is
+            free of the size.
+    """
+    spectrum = torch.fft.rfft2(prediction.float() - target.float(), norm=norm)
+    return torch.view_as_real(spectrum).abs().mean()
+
+
+class PictureLoss:
+    """A loss of pictures (B, 3, H, W) in [0, 1], not clamped, to their targets.
+
+    Attributes:
+        shifted: whether picture and target are moved together by up to three pixels first: a loss whose network looks
+            with a stride teaches a weave of that stride to a network that writes in blocks.
+    """
+
+    shifted = False
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Load what the loss needs; called where its weight is not 0."""
+
+    def networks(self) -> Iterator[nn.Module]:
+        """Networks to be moved to the device of the training."""
+        return iter(())
+
+
+class PixelLoss(PictureLoss):
+    """Mean absolute or squared difference.
+
+    Args:
+        norm: "l1" or "l2".
+    """
+
+    def __init__(self, norm: str = "l1") -> None:
+        if norm not in ("l1", "l2"):
+            raise UserError(f"PixelLoss: norm={norm!r} is not known; choose l1 or l2.")
+        self.norm = norm
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        return (F.l1_loss if self.norm == "l1" else F.mse_loss)(pictures.float(), target.float())
+
+
+class FrequencyLoss(PictureLoss):
+    """Mean absolute difference of the orthonormal spectra, see `frequency_l1`."""
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        return frequency_l1(pictures, target, "ortho")
+
+
+class PerceptualLoss(PictureLoss):
+    """LPIPS or DISTS.
+
+    Args:
+        name: "lpips", "lpips_vgg" or "dists".
+        path: of the weights of its features; None looks into the caches.
+    """
+
+    shifted = True
+
+    def __init__(self, name: str, path: str | Path | None = None) -> None:
+        self.name, self.path = name, path
+
+    def load(self) -> None:
+        """Load the distance.
+
+        Raises:
+            UserError: its weights are not here; the sentence names the command that gets them.
+        """
+        self.network = load_distance(self.name, self.path)
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        return self.network(pictures, target).mean()
+
+    def networks(self) -> Iterator[nn.Module]:
+        """The distance."""
+        yield self.network
+
+
+class GridLoss(PictureLoss):
+    """What the metric `grid` measures, over a batch together, in grey levels; the target plays no part.
+
+    Args:
+        period: of the pattern, pixels; a multiple of 4.
+    """
+
+    def __init__(self, period: int = 4) -> None:
+        self.period = period
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        means = torch.stack([weave(grey, self.period) for grey in luma(255 * pictures.float())])
+        return (means.mean(dim=0).var(correction=0) + 1e-4).sqrt()  # the root of nothing has no slope

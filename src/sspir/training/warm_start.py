@@ -1,0 +1,85 @@
+"""Begin a training with the weights of another model, under another configuration."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sspir.errors import UserError
+from sspir.sampling.pipeline import RestorationPipeline
+from sspir.training.checkpoint import marks_of, same_weights
+from sspir.training.run import CONFIG, load_run
+from sspir.training.saved import INDEX, SHIPPED, load_saved, weights_id
+
+log = logging.getLogger(__name__)
+_SHOWN = 8
+
+
+def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Give a module the weights of another model, where name and shape are the same.
+
+    Args:
+        module: a `RestorationModule`, before it is trained.
+        source: folder of a run, whose averaged weights are taken, or of a saved or exported pipeline; "shipped" is the
+            model in the package.
+        skip: patterns such as "backbone.unet_pixel.*" of weights that may begin anew here, may be left over there, or
+            may differ where they are frozen.
+
+    Returns:
+        What is to be recorded: where the weights came from, sixteen digits of their hash, and what was left out.
+
+    Raises:
+        UserError: there is no such model, or something does not fit that `skip` does not name.
+    """
+    pipeline = _pipeline(SHIPPED if source == "shipped" else Path(source).expanduser())
+    parts = {**{f"backbone.{name}": part for name, part in pipeline.backbone.named_children()}, **pipeline.components}
+    frozen = module.frozen_by_setting()
+    theirs = _weights({name: part for name, part in parts.items() if name.startswith("backbone.") or name == "refine"})
+    theirs = {key: value for key, value in theirs.items() if not key.startswith(tuple(f"{name}." for name in frozen))}
+    ours = _weights(module.trainable())
+    faults = {
+        key: f"{_shape(theirs.get(key))} there, {_shape(ours.get(key))} here"
+        for key in sorted(ours.keys() | theirs.keys())
+        if _shape(theirs.get(key)) != _shape(ours.get(key))
+    }
+    for name, mark in marks_of(frozen).items():
+        part = parts.get(name)
+        if not isinstance(part, nn.Module) or not same_weights(mark, marks_of({name: part})[name]):
+            faults[name] = "frozen, with other weights"
+    left_out = [key for key in faults if any(fnmatchcase(key, pattern) for pattern in skip)]
+    if refused := [f"{key} ({what})" for key, what in faults.items() if key not in left_out]:
+        more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise UserError(
+            f"init={source} does not fit this configuration: {', '.join(refused[:_SHOWN])}{more}; change the "
+            f"configuration, or name what need not fit by init_skip=[PATTERN,...]."
+        )
+    taken = [key for key in ours if key in theirs and key not in faults]
+    with torch.no_grad():
+        for key in taken:
+            ours[key].copy_(theirs[key])
+    log.info("Began with %d of %d tensors of weights from %s.", len(taken), len(theirs), source)
+    return {"source": source, "weights": weights_id(pipeline), "left_out": left_out}
+
+
+def _pipeline(folder: Path) -> RestorationPipeline:
+    if (folder / CONFIG).is_file():
+        pipeline: RestorationPipeline = load_run(folder).pipeline
+        return pipeline
+    if (folder / INDEX).is_file():
+        return load_saved(folder)
+    raise UserError(
+        f"init={folder} holds no weights: name the folder of a run (with {CONFIG}), of a pipeline (with {INDEX}), or "
+        f"shipped."
+    )
+
+
+def _weights(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+def _shape(weight: Tensor | None) -> str:
+    return "absent" if weight is None else str(tuple(weight.shape))

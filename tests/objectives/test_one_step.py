@@ -1,0 +1,215 @@
+"""Training to restore in one step: what is trained is what is restored, and a step is one update."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sspir.batch import Batch
+from sspir.errors import UserError
+from sspir.models.latent import decode_latents, encode_latents, upscale
+from sspir.objectives import OneStep, PictureLoss, PixelLoss, Term
+from sspir.training.module import RestorationModule
+from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
+from tests.networks import wake
+from tests.pipelines import photo
+from tests.runs import ONE_STEP, tiny_config, tiny_run
+
+
+def module_of(tmp_path: Path, *changes: str) -> RestorationModule:
+    module = build_module(tiny_config(tmp_path, tmp_path, *ONE_STEP, "module.caption_dropout=0", *changes)).eval()
+    wake(module.backbone)
+    return module
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(n) for n in range(2)]
+
+
+def generated(module: RestorationModule, lq: Tensor) -> Tensor:
+    seen = upscale(lq, (96, 80))
+    batch = Batch(lq, torch.zeros(2, 3, 96, 80), ["a", "a"], ["0", "1"])
+    with torch.no_grad():
+        features, images = module.backbone.structure(seen)
+        return module.objective.generate(module, batch, seen, features, images, generators())
+
+
+@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
+@pytest.mark.parametrize("residual", ["1.5", "null"])
+def test_what_is_trained_is_what_is_restored(tmp_path: Path, kind: str, residual: str) -> None:
+    changes = [f"noise_schedule.prediction_type={kind}", f"module.residual={residual}", "sampler.colour=none"]
+    module = module_of(tmp_path, *changes, "captioner=none")
+    lq = torch.stack([photo(24, 20, 0), photo(24, 20, 1)])
+    restored = module.pipeline.restore(lq, ["a", "a"], seeds=[0, 1]).images
+    pictures = generated(module, lq)
+    texts = module.pipeline.restore(lq, ["", ""], seeds=[0, 1]).images
+    assert (pictures.clamp(0, 1) - texts).abs().max() < 1e-4
+    assert not torch.equal(restored, texts)  # the caption counts
+
+
+def test_a_clean_start_is_the_same_for_every_seed_and_a_noised_one_is_not(tmp_path: Path) -> None:
+    lq = photo()[None]
+    for noised in (False, True):
+        pipeline = module_of(tmp_path, f"objective.noised={noised}").pipeline
+        one, two = (pipeline.restore(lq, ["a"], seeds=[seed]).images for seed in (0, 1))
+        assert torch.equal(one, two) != noised
+
+
+def test_the_knobs_of_a_one_step_model(tmp_path: Path) -> None:
+    pipeline = module_of(tmp_path, "module.residual=1.0").pipeline
+    assert pipeline.settings(fidelity=0.5, colour="none", steps=1).steps == 1
+    for change in ({"steps": 4}, {"start": 100}, {"guidance": 3.0}, {"scheduler": "UniPCMultistepScheduler"}):
+        with pytest.raises(UserError, match=f"takes no {next(iter(change))};"):
+            pipeline.settings(**change)
+    lq = photo()[None]
+    done = [pipeline.restore(lq, ["a"], sampler=pipeline.settings(fidelity=share)) for share in (0, 0.5, 1)]
+    full, half, none = (each.images for each in done)
+    kept = decode_latents(pipeline.vae, encode_latents(pipeline.vae, done[2].structure[0])).clamp(0, 1)
+    assert (none - kept).abs().max() < 1e-5
+    inside = (full > 0) & (full < 1) & (none > 0) & (none < 1)
+    assert ((full + none) / 2 - half)[inside].abs().max() < 1e-5
+    saved = tmp_path / "saved"
+    pipeline.save_pretrained(saved)
+    loaded = type(pipeline).from_pretrained(saved)
+    assert torch.equal(loaded.restore(lq, ["a"]).images, full)
+
+
+class Constant(PictureLoss):
+    """Remembers what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        self.seen.append(target)
+        return pictures.mean()
+
+
+class Shifted(Constant):
+    shifted = True
+
+
+def losses_at(step: int, objective: OneStep, module: Any, batch: Batch) -> dict[str, Tensor]:
+    class Module:  # the trainer's count, which a module without a trainer lacks
+        global_step = step
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(module, name)
+
+    lq = upscale(batch.lq, batch.size)
+    features, images = module.backbone.structure(lq)
+    return objective.losses(Module(), batch, lq, features, images)
+
+
+def test_targets_follow_the_schedule(tmp_path: Path) -> None:
+    module = module_of(tmp_path)
+    module.generators = lambda count: generators()
+    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
+    batch = Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
+    losses = {name: Constant() for name in ("free", "both", "late")}
+    terms = {
+        "free": Term(losses["free"], 1.0),
+        "both": Term(losses["both"], 2.0, "both"),
+        "late": Term(losses["late"], 1.0, "truth", (3, 4)),
+        "off": Term(PixelLoss(), 0.0),
+    }
+    objective = OneStep(terms, teacher=lambda lq: upscale(lq, (32, 32)), teacher_steps=2)
+    made = upscale(batch.lq, (32, 32))
+    assert losses_at(0, objective, module, batch).keys() == {"free", "both"}
+    assert torch.equal(losses["free"].seen[-1], made)
+    assert [torch.equal(a, b) for a, b in zip(losses["both"].seen, (hq, made), strict=True)] == [True, True]
+    assert losses_at(3, objective, module, batch).keys() == {"free", "both", "late"}
+    assert torch.equal(losses["free"].seen[-1], hq)
+    brought = Batch(batch.lq, hq, ["", ""], ["0", "1"], teacher=hq / 2)
+    losses_at(0, objective, module, brought)
+    assert torch.equal(losses["free"].seen[-1], hq / 2)
+    with pytest.raises(UserError, match="sspir teach"):
+        losses_at(0, OneStep(terms, target="teacher"), module, batch)
+    with pytest.raises(UserError, match="no term"):
+        OneStep({"off": terms["off"], "none": None})
+
+
+def test_losses_that_look_with_a_stride_see_both_pictures_moved_alike(tmp_path: Path) -> None:
+    module, loss = module_of(tmp_path), Shifted()
+    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
+    batch = Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
+    places = set()
+    for seed in range(8):
+        seeds = (2 * seed, 2 * seed + 1)
+        module.generators = lambda _, seeds=seeds: [torch.Generator().manual_seed(each) for each in seeds]
+        losses_at(0, OneStep({"one": Term(loss, 1.0)}), module, batch)
+        (first, second), size = loss.seen[-1], 29
+        for image, seen in zip(hq, (first, second), strict=True):
+            corners = [(y, x) for y in range(4) for x in range(4)]
+            found = [(y, x) for y, x in corners if torch.equal(image[:, y : y + size, x : x + size], seen)]
+            assert len(found) == 1
+            places.add(found[0])
+    assert len(places) > 6
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    return load_checkpoint(find_checkpoint(folder))
+
+
+def test_a_step_is_one_update_of_the_generator(photo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    changes = [*ONE_STEP, "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"]
+    done = tiny_run(folder, photo_folder, *changes)
+    state = trained(folder)
+    assert (done["step"], state["global_step"]) == (4, 4)
+    generator, discriminator = state["optimizer_states"][0], state["objective"]["optimizer"]
+    for optimizer in (generator, discriminator):
+        assert {int(each["step"]) for each in optimizer["state"].values()} == {4}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "loss/adversarial" in line]
+    assert len(told) == 4
+    figures = ("gradient_norm", "discriminator/gradient_norm", "discriminator/accuracy", "discriminator/loss")
+    assert all(line[name] >= 0 for line in told[1:] for name in figures)
+    assert load_run(folder).objective.one_step
+    assert load_run(folder).pipeline.config.one_step
+    keys = state["state_dict"].keys() | state["ema"].keys()
+    assert not [key for key in keys if "discriminator" in key or "objective" in key]
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
+    return one == two
+
+
+def test_a_run_that_stopped_goes_on_to_the_last_bit(photo_folder: Path, tmp_path: Path) -> None:
+    for folder, legs in (("unbroken", [4]), ("broken", [3, 4])):
+        for steps in legs:
+            changes = [f"trainer.max_steps={steps}", "trainer.limit_val_batches=0"]
+            tiny_run(tmp_path / folder, photo_folder, *ONE_STEP, *changes)
+    one, two = trained(tmp_path / "unbroken"), trained(tmp_path / "broken")
+    for part in ("state_dict", "ema", "optimizer_states", "objective"):
+        assert same(one[part], two[part]), part
+
+
+class Broken(PixelLoss):
+    """Has no finite gradient in the second step."""
+
+    calls = 0
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        return super().__call__(pictures, target) * (float("nan") if self.calls == 2 else 1)
+
+
+def test_a_step_that_is_left_out_leaves_both_networks_sound(photo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    loss = "{_target_:tests.objectives.test_one_step.Broken}"
+    changes = [*ONE_STEP, f"objective.terms.pixel.loss={loss}", "trainer.max_steps=3", "trainer.val_check_interval=3"]
+    assert tiny_run(folder, photo_folder, *changes)["skipped_steps"] == 1
+    state = trained(folder)
+    assert {int(each["step"]) for each in state["optimizer_states"][0]["state"].values()} == {2}
+    assert {int(each["step"]) for each in state["objective"]["optimizer"]["state"].values()} == {3}
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
