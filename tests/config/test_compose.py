@@ -10,12 +10,12 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sspir.config.build import build
-from sspir.config.compose import compose_config, config_root
+from sspir.config.compose import compose_config, config_root, load_choice
 from sspir.errors import UserError
 from sspir.pretrained.hub import KNOWN
 
 CONF, EXPERIMENTS = config_root() / "conf", config_root() / "experiments"
-NOT_OF_TRAINING = {"benchmark", "public"}
+NOT_OF_TRAINING = {"benchmark", "peer", "public"}
 # Classes of other libraries; a key they would swallow cannot be told from one they know.
 FOREIGN = ("diffusers.DDPMScheduler",)
 
@@ -61,6 +61,11 @@ def faults(config: DictConfig) -> list[str]:
 @pytest.mark.parametrize(("group", "name"), choices())
 def test_every_choice_fits_its_callable(group: str, name: str) -> None:
     assert faults(compose_config("train", [f"{group}={name}"])) == []
+
+
+@pytest.mark.parametrize("name", names(CONF / "peer"))
+def test_every_peer_fits_its_class(name: str) -> None:
+    assert faults(load_choice("peer", name)) == []
 
 
 @pytest.mark.parametrize("experiment", names(EXPERIMENTS))
