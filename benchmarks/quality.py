@@ -118,7 +118,7 @@ def sheet(out: Path, names: Sequence[str], count: int = 20, worst: int = 7, side
         named = {"bicubic": middles["lq"], **{m: middles[m] for m in ("processor", "restored")}, "truth": middles["hq"]}
         rows.append(panel(named, f"{name} {stem}: {gain:+.2f} dB"))
     half = -(-len(rows) // 2)
-    return beside([stack(rows[:half]), stack(rows[half:])])
+    return beside([stack(part) for part in (rows[:half], rows[half:]) if part])
 
 
 def beside(pictures: Sequence[Image.Image], gap: int = 12) -> Image.Image:
