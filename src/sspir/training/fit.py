@@ -85,14 +85,14 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     checkpoint = starting_point(folder, config)
     _leave_out_missing(config, checkpoint)
     data = instantiate(config.data)
-    manifest = manifest_of({"train": data.train, **data.validation})
+    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like)
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
 
     module = _built_module(folder, config)
-    begun = warm_start(module, config.init, config.init_skip) if config.init and not checkpoint else None
-    _write_record(folder, config, manifest, like, begun)
+    if not checkpoint:
+        _note(folder, init=warm_start(module, config.init, config.init_skip) if config.init else None)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)]
     if not config.trainer.enable_progress_bar:
@@ -161,36 +161,34 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
                 metrics.pop(name, None)
 
 
-def _write_record(
-    folder: Path, config: DictConfig, manifest: Manifest, like: Path, begun: dict[str, Any] | None
-) -> None:
+def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> None:
     """Write configuration and environment; warn where a run goes on or is repeated with other photos.
-
-    Args:
-        folder: of the run.
-        config: of the training.
-        manifest: of the photos.
-        like: folder of the run that goes on or is repeated.
-        begun: what `warm_start` tells; None keeps what was recorded when the run began.
 
     Raises:
         UserError: the folder takes no files.
     """
     if not is_first_process():
         return
-    recorded, kept = (
-        json.loads((place / ENVIRONMENT).read_text(encoding="utf-8")) if (place / ENVIRONMENT).is_file() else {}
-        for place in (like, folder)
-    )
-    if (before := recorded.get("data")) and (words := difference(before, manifest)):
+    before = _environment(like).get("data")
+    if before and (words := difference(before, manifest)):
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
         write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
         write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
-        now = {**environment(), "data": manifest, "init": begun or (kept.get("init") if config.init else None)}
-        write_text(folder / ENVIRONMENT, json.dumps(now, indent=2) + "\n")
+        _note(folder, **environment(), data=manifest)
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    path = folder / ENVIRONMENT
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _note(folder: Path, **facts: Any) -> None:
+    """Add facts to a run's record of its environment, of which it keeps what is not told anew."""
+    if is_first_process():
+        write_text(folder / ENVIRONMENT, json.dumps({**_environment(folder), **facts}, indent=2) + "\n")
 
 
 def _built_module(folder: Path, config: DictConfig) -> Any:
