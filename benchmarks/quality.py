@@ -3,9 +3,9 @@
     python benchmarks/quality.py [--weights DIR] [--peers NAME ...] [--out runs/quality] [--limit N] [SET ...]
 
 Restores Set14, Urban20 and the validation photos under `light` and `realesrgan_strong`, and two sets of real pairs
-($SSPIR_DATA holds them), by `sspir evaluate`: at the default setting with the peers on the same pictures, and at
-fidelity 1. All of it, and a linear filter, is measured by `sspir compare`, with noise at each method's PSNR over the
-Processor's picture beside it. What each method costs is in OUT/cost. Peers need `sspir weights get` and 'sspir[peers]'.
+($SSPIR_DATA holds them), by `sspir evaluate`, with the peers on the same pictures. All of it, and a linear filter, is
+measured by `sspir compare`; in OUT/SET/control the default setting alone, with noise at its PSNR over the Processor's
+picture beside it. What each method costs is in OUT/cost. Peers need `sspir weights get` and 'sspir[peers]'.
 
 The linear filter is the 5 x 5 one that is best in closed form on the training photos under the same degradation (under
 `light` for real pairs).
@@ -81,16 +81,15 @@ def restore_set(name: str, options: argparse.Namespace, linear: Filter) -> dict[
     """Restore a set with every method; returns the methods' folders. What is done is not done again."""
     folder, given = options.out / name, [f"run={options.weights}", f"checkpoint={options.checkpoint}", "wandb=null"]
     given += [*changes_of(name), "metric=fast", *([f"limit={options.limit}"] if options.limit else [])]
-    default, faithful = folder / "default", folder / "faithful"
+    default = folder / "default"
     sspir(["evaluate", *given, f"out={default}", f"peers=[{','.join(options.peers)}]"])
-    sspir(["evaluate", *given, f"out={faithful}", "+sampler.fidelity=1.0"])
     benchmark = instantiate(compose_config("evaluate", changes_of(name)).benchmark)
     for index in tqdm(range(min(len(benchmark), options.limit or len(benchmark))), desc="linear", unit="image"):
         batch = benchmark[index]
         target = folder / "linear" / Path(batch.ids[0]).with_suffix(".png")
         write_image(target, to_picture(linear(batch.lq)[0]))
     methods = {method: default / method for method in ("processor", "restored", *options.peers)}
-    return {**methods, "faithful": faithful / "restored", "linear": folder / "linear"}
+    return {**methods, "linear": folder / "linear"}
 
 
 def sheet(out: Path, names: Sequence[str], count: int = 20, worst: int = 7, side: int = 160) -> Image.Image:
@@ -150,8 +149,10 @@ def main() -> int:
         folder = options.out / name
         methods = restore_set(name, options, filters[SETS[name][1]])
         given = [f"--method={method}={place}" for method, place in methods.items()]
-        truth = ["--hq", str(folder / "default" / "hq"), "--lq", str(folder / "default" / "lq"), "--out", str(folder)]
-        sspir(["compare", *given, *truth, "--noise-control", "processor", "--workers", str(options.workers)])
+        truth = ["--hq", str(folder / "default" / "hq"), "--workers", str(options.workers)]
+        sspir(["compare", *given, *truth, "--lq", str(folder / "default" / "lq"), "--out", str(folder)])
+        control = [text for text in given if "=processor=" in text or "=restored=" in text]
+        sspir(["compare", *control, *truth, "--noise-control", "processor", "--out", str(folder / "control")])
     cost = [f"run={options.weights}", f"checkpoint={options.checkpoint}", *changes_of(sets[0]), "limit=1", "cost=true"]
     peers = f"peers=[{','.join(options.peers)}]"
     sspir(["evaluate", *cost, peers, "metric=fast", "wandb=null", f"out={options.out / 'cost'}"])

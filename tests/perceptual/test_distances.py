@@ -56,11 +56,11 @@ def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
     preds, target = (images.double() for images in pictures(1, 33, 32))
     direction = torch.randn(preds.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     preds.requires_grad_()
-    (gradient,) = torch.autograd.grad(network.distance(preds, target).sum(), preds)
+    (gradient,) = torch.autograd.grad(network(preds, target).sum(), preds)
     assert not any(parameter.requires_grad for parameter in network.parameters())
     with torch.no_grad():
         step = 1e-6 * direction
-        ahead, behind = (network.distance(preds + sign * step, target).sum() for sign in (1, -1))
+        ahead, behind = (network(preds + sign * step, target).sum() for sign in (1, -1))
     assert (gradient * direction).sum().item() == pytest.approx((ahead - behind).item() / 2e-6, rel=1e-3)
 
 
@@ -198,3 +198,15 @@ def test_a_training_measures_what_it_has_weights_for_and_keeps_to_it(
     assert "lpips is not measured: lpips needs the weights of alexnet" in caplog.text
     recorded = OmegaConf.load(tmp_path / "without" / "config.yaml")
     assert "lpips" not in {**recorded.metric, **recorded.module.metrics}
+
+
+@pytest.mark.parametrize("name", ["lpips", "dists"])
+def test_pictures_beside_one_truth_are_measured_as_alone(name: str, tmp_path: Path) -> None:
+    save_file(random_network(name).features.state_dict(), tmp_path / "trunk.safetensors")
+    first, second, third = (torch.rand(1, 3, 40, 33, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    pairs = [(first, second), (third, second), (second, third), (first, second), (second, second)]
+    metric = PerceptualMetric(name, tmp_path / "trunk.safetensors")
+    together = [metric.score(*pair).item() for pair in pairs]
+    alone = [PerceptualMetric(name, tmp_path / "trunk.safetensors").score(*pair).item() for pair in pairs]
+    assert together == alone
+    assert len(set(together)) == 4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sspir.metrics.base import FullReferenceMetric, MetricUnavailableError, check_pair, to_pixels
-from sspir.perceptual.networks import PerceptualDistance
+from sspir.perceptual.networks import LEAST, PerceptualDistance
 from sspir.perceptual.weights import MissingWeightsError, load_distance
 
 
@@ -25,6 +25,7 @@ class PerceptualMetric(FullReferenceMetric):
         super().__init__()
         self.name, self.path = name, path
         self._network: PerceptualDistance | None = None  # loaded where it is used; no part of a checkpoint
+        self._truth: tuple[Tensor, list[Tensor]] | None = None  # the last target, to which many may be compared
 
     def require(self) -> None:
         """Load the network.
@@ -45,4 +46,15 @@ class PerceptualMetric(FullReferenceMetric):
         network = self._network.to(preds.device)
         saved = [to_pixels(images) / 255 for images in (preds, target)]
         with torch.no_grad():  # one by one: features take memory
-            return torch.cat([network(a[None], b[None]) for a, b in zip(*saved, strict=True)])
+            return torch.cat([self._distance(network, a[None], b[None]) for a, b in zip(*saved, strict=True)])
+
+    def _distance(self, network: PerceptualDistance, picture: Tensor, truth: Tensor) -> Tensor:
+        if min(truth.shape[-2:]) < LEAST:
+            return network(picture, truth)  # says so
+        if self._truth is None or not _same(self._truth[0], truth):
+            self._truth = truth, network.maps(truth)
+        return network.between(network.maps(picture), self._truth[1])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.device == other.device and torch.equal(one, other)

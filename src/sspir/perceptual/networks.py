@@ -102,11 +102,22 @@ class PerceptualDistance(nn.Module):
             raise UserError(
                 f"Pictures to compare must both be (B, 3, H, W) with sides from {LEAST} pixels; got {shapes}."
             )
-        with torch.autocast(preds.device.type, enabled=False):
-            return self.distance(preds.float(), target.float())
+        return self.between(self.maps(preds), self.maps(target))
 
-    def distance(self, preds: Tensor, target: Tensor) -> Tensor:
-        """As `forward`, of float32 pictures that fit each other."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What the distance compares of images (B, 3, H, W) in [0, 1]: maps (B, C, ., .), the finest first."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self._maps(images.to(torch.promote_types(images.dtype, torch.float32)))
+
+    def between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """Distances (B,) of pictures whose `maps` these are: where many are compared to one, its maps are made once."""
+        with torch.autocast(ours[0].device.type, enabled=False):
+            return self._between(ours, theirs)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
         raise NotImplementedError
 
 
@@ -129,11 +140,14 @@ class LPIPS(PerceptualDistance):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
         self._load(weights)
 
-    def distance(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Weighted squared differences of features of unit length, averaged over places, summed over depths."""
-        ours, theirs = (self.features((2 * images - 1 - self.shift) / self.scale) for images in (preds, target))
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """Features of unit length."""
+        return [_unit(maps) for maps in self.features((2 * images - 1 - self.shift) / self.scale)]
+
+    def _between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """Weighted squared differences, averaged over places, summed over depths."""
         depths = [
-            ((_unit(a) - _unit(b)).square() * head.view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2))
+            ((a - b).square() * head.view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2))
             for a, b, head in zip(ours, theirs, self.heads, strict=True)
         ]
         return torch.stack(depths).sum(dim=0)
@@ -158,9 +172,12 @@ class DISTS(PerceptualDistance):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         self._load(weights)
 
-    def distance(self, preds: Tensor, target: Tensor) -> Tensor:
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """The picture itself, and its features."""
+        return [images, *self.features((images - self.mean) / self.std)]
+
+    def _between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
         """One minus the weighted similarity of the maps' means (texture) and of their covariance (structure)."""
-        ours, theirs = ([images, *self.features((images - self.mean) / self.std)] for images in (preds, target))
         pairs = [_similarities(a, b) for a, b in zip(ours, theirs, strict=True)]
         texture, structure = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
         weighted = (self.alpha * texture + self.beta * structure).sum(dim=1)
