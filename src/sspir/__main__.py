@@ -19,10 +19,11 @@ COMMANDS = {
     "caption": "describe a folder of photos in words, to edit, train and restore with",
     "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",
     "pack": "pack a folder of photos into a few large tar files",
+    "teach": "have another restorer make the pictures that a one-step model learns from",
     "data": "describe, check and download the public data sets",
     "compare": "measure any methods' output folders against the truth",
     "report": "one self-contained HTML page about results and training runs",
-    "weights": "get what LPIPS and DISTS need, once",
+    "weights": "get what distances, discriminators and peers need, once",
     "doctor": "what is there, what is missing, and where to put it",
 }
 

@@ -15,6 +15,7 @@ from sspir.objectives import OneStep, PictureLoss, PixelLoss, Term
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
 from tests.networks import wake
+from tests.peers.networks import rrdbnet_file
 from tests.pipelines import photo
 from tests.runs import ONE_STEP, tiny_config, tiny_run
 
@@ -126,8 +127,13 @@ def test_targets_follow_the_schedule(tmp_path: Path) -> None:
     brought = Batch(batch.lq, hq, ["", ""], ["0", "1"], teacher=hq / 2)
     losses_at(0, objective, module, brought)
     assert torch.equal(losses["free"].seen[-1], hq / 2)
+    wrong = OneStep(terms, teacher=lambda lq: lq, target="teacher")
+    with pytest.raises(UserError, match="The teacher makes 8 x 8 pixels of 8 x 8, and the truth has 32 x 32"):
+        losses_at(0, wrong, module, batch)
     with pytest.raises(UserError, match="sspir teach"):
         losses_at(0, OneStep(terms, target="teacher"), module, batch)
+    with pytest.raises(UserError, match="nothing finds the teacher 'realesrgan'"):
+        OneStep(terms, teacher="realesrgan")
     with pytest.raises(UserError, match="no term"):
         OneStep({"off": terms["off"], "none": None})
 
@@ -156,8 +162,10 @@ def trained(folder: Path) -> dict[str, Any]:
 
 def test_a_step_is_one_update_of_the_generator(photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    teacher = rrdbnet_file(tmp_path / "teacher.pth")
     changes = [*ONE_STEP, "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"]
-    done = tiny_run(folder, photo_folder, *changes)
+    done = tiny_run(folder, photo_folder, *changes, f"objective.teacher={teacher}", "objective.target=both")
+    teacher.unlink()  # a run is read without its teacher
     state = trained(folder)
     assert (done["step"], state["global_step"]) == (4, 4)
     generator, discriminator = state["optimizer_states"][0], state["objective"]["optimizer"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.peers import NcnnPeer, SpandrelPeer, find_peers, restored
+from sspir.peers import NcnnPeer, SpandrelPeer, Teacher, find_peers, restored
 from sspir.peers import find as find_module
 from sspir.peers.cost import cost_of, macs_of
 from sspir.peers.ncnn import fill_from_ncnn
@@ -70,6 +70,20 @@ def test_spandrel_reads_both_kinds_of_files(tmp_path: Path) -> None:
     assert peers["a"].parameters() == sum(value.numel() for value in torch.load(path).values())
     assert peers["a"].macs(8, 8) > 0
     assert peers["a"].record()["checksum"] != peers["b"].record()["checksum"]
+
+
+def test_a_teacher_is_its_peer_and_is_loaded_late(tmp_path: Path) -> None:
+    path, lq = tmp_path / "a.pth", photo(count=2)
+    teacher = Teacher(str(path))
+    with pytest.raises(UserError, match=r"a.pth is missing"):
+        teacher.to("cpu")
+    peer = SpandrelPeer(str(rrdbnet_file(path)))
+    assert torch.equal(teacher(lq), peer.restore(lq))
+    own = tmp_path / "own.yaml"
+    own.write_text("_target_: builtins.print\n")
+    for name in (str(own), "esrgan"):  # a record of a stranger may name a file that runs anything
+        with pytest.raises(UserError, match="is not known; choose one of realesrgan, span, span_ch48"):
+            Teacher(name)
 
 
 class Code:
@@ -178,6 +192,9 @@ def test_real_esrgan_in_torch_is_that_of_ncnn(tmp_path: Path) -> None:
     network = rrdbnet(peer)
     with torch.no_grad():
         assert (network(lq).clamp(0, 1) - expected).abs().max() < 1e-4
+        (teacher := Teacher("realesrgan")).to("cpu")
+        assert teacher.network is not None  # batched, on any device
+        assert torch.equal(teacher(lq), network(lq).clamp(0, 1))
     torch.save(network.state_dict(), tmp_path / "a.pth")
     save_file(network.state_dict(), tmp_path / "b.safetensors")
     for other in find_peers([str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]).values():
@@ -191,5 +208,6 @@ def test_the_peers_restore_at_their_scale() -> None:
     for peer in known_peers("span", "span_ch48").values():
         assert peer.restore(photo(16, 24)).shape == (1, 3, 64, 96)
         assert peer.licence
+    assert Teacher("span")(photo(16, 24, 2)).shape == (2, 3, 64, 96)
     with pytest.raises(UserError, match="does not hold the weights of this network"):
         fill_from_ncnn(torch_twin(), peer.weights)

@@ -30,7 +30,7 @@ all that is needed to repeat it. Exit status: 0 all done, 1 broken photos were s
 def run(arguments: list[str]) -> int:
     """Degrade a folder, or draw a sheet."""
     options = _parser().parse_args(arguments)
-    degradation = _load(options.preset)
+    degradation = load_degradation(options.preset)
     if options.scale:
         degradation.scale = options.scale
     paths = _photos(options.photos)
@@ -98,8 +98,12 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     return 0
 
 
-def _load(preset: str) -> "Degradation":
-    """Build a shipped preset, or one from a YAML file."""
+def load_degradation(preset: str) -> "Degradation":
+    """Build a shipped preset, or one from a YAML file.
+
+    Raises:
+        UserError: there is none of that name, or it describes no degradation.
+    """
     from sspir.config.build import build
     from sspir.config.compose import load_choice
     from sspir.degradation import Degradation

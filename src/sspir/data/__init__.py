@@ -8,11 +8,12 @@ from sspir.data.mixture import Mixture
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.photos import photos
 from sspir.data.shards import Shards
+from sspir.data.taught import Taught
 from sspir.moved import old_names_of
 
 __all__ = [
     "Crop", "CroppedPhotos", "ImageFolder", "Mixture", "PairedFolder", "Photo", "RestorationDataModule", "Shards",
-    "photos",
+    "Taught", "photos",
 ]  # fmt: skip
 
 __getattr__ = old_names_of(__name__)

@@ -113,7 +113,7 @@ class RestorationDataModule(pl.LightningDataModule):
         if lq is None:
             degrade = self.degrade if training else self.degrade_validation
             hq, lq = degrade(hq, batch["seeds"])
-        return Batch(lq=lq, hq=hq, captions=batch["captions"], ids=batch["ids"])
+        return Batch(lq=lq, hq=hq, captions=batch["captions"], ids=batch["ids"], teacher=batch["teacher"])
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and batch of the training; nothing else is needed to go on."""

@@ -22,10 +22,14 @@ ATTEMPTS = 100  # broken files in a row before a worker gives up
 
 
 class Loaded(TypedDict):
-    """A batch on its way to the device, before degradation; hq (B, 3, H, W), lq (B, 3, h, w) or None."""
+    """A batch on its way to the device, before degradation; hq and teacher (B, 3, H, W), lq (B, 3, h, w).
+
+    What the data do not bring is None.
+    """
 
     hq: Tensor
     lq: Tensor | None
+    teacher: Tensor | None
     captions: list[str]
     ids: list[str]
     seeds: list[int]
@@ -108,9 +112,13 @@ def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
     lq = [sample["lq"] for sample in samples if "lq" in sample]
     if lq and len(lq) < len(samples):
         raise UserError("A batch mixes pairs and photos without a low-quality half; set data.degrade_in_workers=true.")
+    teacher = [sample["teacher"] for sample in samples if "teacher" in sample]
+    if teacher and len(teacher) < len(samples):
+        raise UserError("A batch mixes photos with and without a teacher's picture; train on sets of one kind.")
     return {
         "hq": torch.stack([sample["hq"] for sample in samples]),
         "lq": torch.stack(lq) if lq else None,  # one tensor: each takes a socket of its own out of a worker
+        "teacher": torch.stack(teacher) if teacher else None,
         "captions": [sample["caption"] for sample in samples],
         "ids": [sample["id"] for sample in samples],
         "seeds": [seed for _, seed, _ in views],

@@ -16,12 +16,14 @@ class Sample(TypedDict):
         hq: (3, H, W) in [0, 1], RGB.
         caption: "" where there is none.
         lq: (3, h, w) in [0, 1], RGB, where the data are pairs; otherwise it is made by a degradation.
+        teacher: (3, H, W) in [0, 1], RGB, what another model made of lq, where the data bring it.
     """
 
     id: str
     hq: Tensor
     caption: str
     lq: NotRequired[Tensor]
+    teacher: NotRequired[Tensor]
 
 
 @runtime_checkable

@@ -9,7 +9,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sspir.images.io import MAX_PIXELS, ImageError, read_image
 
 MANIFEST, INDEX = "manifest.json", "index.npy"
 VERSION = 1
+END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar file
 
 
 class Shards(CroppedPhotos):
@@ -39,11 +41,16 @@ class Shards(CroppedPhotos):
         UserError: for a folder that is no packed set, or whose tar files are missing or of another length.
     """
 
+    kind = "photos"
+    pictures = 1  # of each photo
+
     def __init__(self, folder: str | Path, crop: Crop | None = None, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__(crop)
         self.folder = Path(folder)
         self.max_pixels = max_pixels
         manifest = read_manifest(self.folder)
+        if (kind := manifest.get("kind", Shards.kind)) != self.kind:
+            raise UserError(f"{self.folder} holds shards of {kind}, not of {self.kind}; choose another dataset for it.")
         self.shards = [self.folder / shard["file"] for shard in manifest["shards"]]
         for path, shard in zip(self.shards, manifest["shards"], strict=True):
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
@@ -57,19 +64,28 @@ class Shards(CroppedPhotos):
 
     def load(self, index: int) -> Photo:
         """Read a photo."""
+        described, (pixels,) = self.members(index)
+        name = str(described["file_name"])
+        return Photo(name, str(described["caption"]), decode_picture(Path(name), pixels, self.max_pixels).pixels)
+
+    def members(self, index: int) -> tuple[dict[str, Any], list[bytes]]:
+        """What was packed of a photo: its description, and the files of its pictures.
+
+        Raises:
+            ImageError: for a broken shard.
+        """
         shard, start, length = (int(number) for number in self.index[index])
         with self.shards[shard].open("rb") as file:
             file.seek(start)
             data = file.read(length)
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                image, words = tar.getmembers()
-                pixels, text = (_content(tar, member) for member in (image, words))
-            described = json.loads(text)
+                *pictures, text = (_content(tar, member) for member in tar.getmembers())
+            if len(pictures) != self.pictures:
+                raise ValueError(f"it has {len(pictures)} pictures")
+            return json.loads(text), pictures
         except (tarfile.TarError, ValueError) as error:
             raise ImageError(f"{self.shards[shard]} is broken at photo {index} ({error}); copy it again.") from error
-        name = str(described["file_name"])
-        return Photo(name, str(described["caption"]), decode_picture(Path(name), pixels, self.max_pixels).pixels)
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every shard's name and hash, from the manifest."""
@@ -92,12 +108,14 @@ class ShardWriter:
 
     Args:
         folder: where to.
-        shard_bytes: a shard is closed when it is this long.
+        shard_bytes: length of a shard at most, unless a single photo is longer.
+        about: what the manifest says beside its shards.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, shard_bytes: int, about: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
+        self.about = dict(about or {})
         self.index: list[tuple[int, int, int]] = []
         self.shards: list[dict[str, int | str]] = []
         self.buffer = io.BytesIO()
@@ -105,18 +123,43 @@ class ShardWriter:
 
     def add(self, name: str, data: bytes, caption: str) -> None:
         """Append one photo, as it is in its file."""
-        start = self.buffer.tell()
-        number = f"{len(self.index):09d}"
-        words = json.dumps({"file_name": name, "caption": caption}, ensure_ascii=False).encode()
-        for member, content in ((f"{number}{Path(name).suffix.lower()}", data), (f"{number}.json", words)):
-            header = tarfile.TarInfo(member)
+        self.append({Path(name).suffix.lower(): data}, {"file_name": name, "caption": caption})
+
+    def append(self, pictures: Mapping[str, bytes], described: Mapping[str, Any]) -> None:
+        """Append the pictures of one photo.
+
+        Args:
+            pictures: suffix, such as ".png" -> content of the file.
+            described: file_name, caption and whatever JSON can hold.
+        """
+        number, files = f"{len(self.index):09d}", io.BytesIO()
+        words = json.dumps(described, ensure_ascii=False).encode()
+        for suffix, content in {**pictures, ".json": words}.items():
+            header = tarfile.TarInfo(number + suffix)
             header.size = len(content)
-            self.buffer.write(header.tobuf(tarfile.USTAR_FORMAT))
-            self.buffer.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
-        self.index.append((len(self.shards), start, self.buffer.tell() - start))
-        self.buffered += 1
-        if self.buffer.tell() >= self.shard_bytes:
+            files.write(header.tobuf(tarfile.USTAR_FORMAT))
+            files.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
+        if self.buffered and self.buffer.tell() + files.tell() + len(END) > self.shard_bytes:
             self._flush()
+        self.index.append((len(self.shards), self.buffer.tell(), files.tell()))
+        self.buffer.write(files.getvalue())
+        self.buffered += 1
+
+    def take_up(self) -> list[dict[str, Any]]:
+        """Go on after the shards that are in the folder, each of which is whole; return the descriptions in them."""
+        described = []
+        while (path := self.folder / _name(len(self.shards))).is_file():
+            data = path.read_bytes()
+            starts: dict[str, int] = {}  # number of a photo -> where its first file begins
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                for member in tar:
+                    starts.setdefault(member.name.partition(".")[0], member.offset)
+                    if member.name.endswith(".json"):
+                        described.append(json.loads(_content(tar, member)))
+            bounds = pairwise([*starts.values(), len(data) - len(END)])
+            self.index += [(len(self.shards), start, end - start) for start, end in bounds]
+            self._note(data, len(starts))
+        return described
 
     def close(self) -> None:
         """Write what is left, the index, and at last the manifest."""
@@ -125,17 +168,22 @@ class ShardWriter:
         file = io.BytesIO()
         np.save(file, np.array(self.index, dtype=np.int64).reshape(-1, 3), allow_pickle=False)
         write_bytes(self.folder / INDEX, file.getvalue())
-        manifest = {"version": VERSION, "count": len(self.index), "shards": self.shards}
+        manifest = {"version": VERSION, **self.about, "count": len(self.index), "shards": self.shards}
         write_bytes(self.folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
     def _flush(self) -> None:
-        self.buffer.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
-        data = self.buffer.getvalue()
-        name = f"shard-{len(self.shards):06d}.tar"
-        write_bytes(self.folder / name, data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.shards.append({"file": name, "bytes": len(data), "count": self.buffered, "sha256": digest})
+        data = self.buffer.getvalue() + END
+        write_bytes(self.folder / _name(len(self.shards)), data)
+        self._note(data, self.buffered)
         self.buffer, self.buffered = io.BytesIO(), 0
+
+    def _note(self, data: bytes, count: int) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        self.shards.append({"file": _name(len(self.shards)), "bytes": len(data), "count": count, "sha256": digest})
+
+
+def _name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
 
 
 def pack(

@@ -55,13 +55,15 @@ class OneStep(Objective):
     Args:
         terms: parts of the loss by name; a part that is None is switched off.
         adversary: a discriminator that is trained along; None for none.
-        teacher: low-quality images (B, 3, h, w) in [0, 1] -> pictures (B, 3, H, W), for batches that bring none.
+        teacher: low-quality images (B, 3, h, w) in [0, 1] -> pictures (B, 3, H, W), for batches that bring none; or
+            the name of one.
         target: of terms that name none: "truth", "teacher" or "both".
         teacher_steps: steps at the start in which such terms have the teacher for their target.
         noised: add the noise of the start to the latent, as diffusion does.
+        teachers: finds a teacher by its name.
 
     Raises:
-        UserError: the target is not known, or no term is left.
+        UserError: the target or the teacher is not known, or no term is left.
     """
 
     one_step = True
@@ -70,10 +72,11 @@ class OneStep(Objective):
         self,
         terms: Mapping[str, Term | None],
         adversary: Adversary | None = None,
-        teacher: Callable[[Tensor], Tensor] | None = None,
+        teacher: str | Callable[[Tensor], Tensor] | None = None,
         target: str = "truth",
         teacher_steps: int = 0,
         noised: bool = False,
+        teachers: Callable[[str], Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         if target not in TARGETS:
             raise UserError(f"OneStep: target={target!r} is not known; choose {', '.join(TARGETS)}.")
@@ -82,6 +85,10 @@ class OneStep(Objective):
             raise UserError("OneStep has no term with a weight; give objective.terms at least one.")
         for term in self.terms.values():
             term.loss.load()
+        if isinstance(teacher, str):
+            if teachers is None:
+                raise UserError(f"OneStep: nothing finds the teacher {teacher!r} by its name; set objective.teachers.")
+            teacher = teachers(teacher)
         self.adversary, self.teacher = adversary, teacher
         self.target, self.teacher_steps = target, teacher_steps
         self.noised = noised
@@ -166,7 +173,13 @@ class OneStep(Objective):
                 "train on shards that `sspir teach` wrote."
             )
         with torch.no_grad():
-            return self.teacher(batch.lq)
+            pictures = self.teacher(batch.lq)
+        if pictures.shape != batch.hq.shape:
+            small, made, true = (f"{each.shape[-1]} x {each.shape[-2]}" for each in (batch.lq, pictures, batch.hq))
+            raise UserError(
+                f"The teacher makes {made} pixels of {small}, and the truth has {true}; name one of its scale."
+            )
+        return pictures
 
     def networks(self) -> Iterator[nn.Module]:
         """Distances, the discriminator and the teacher."""

@@ -1,0 +1,59 @@
+"""A peer as the teacher of a training: batched, on the training's device where its network is known to torch."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sspir.config.compose import choices
+from sspir.errors import UserError
+from sspir.peers.base import Peer
+from sspir.peers.find import find_peer, is_model_file
+from sspir.peers.ncnn import NcnnPeer
+from sspir.peers.spandrel import rrdbnet
+
+
+class Teacher(nn.Module):
+    """Makes pictures of low-quality images by a peer, which is loaded as a training begins, not where its run is read.
+
+    Files for spandrel and Real-ESRGAN run in torch; other networks in ncnn's format on the CPU, picture by picture.
+
+    Args:
+        name: of a choice in conf/peer, or a file of weights for spandrel.
+
+    Raises:
+        UserError: it is neither. A .yaml file is none: a stranger's run may name one, which could run anything.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if not is_model_file(name) and name not in (known := choices("peer")):
+            raise UserError(
+                f"The teacher {name} is not known; choose one of {', '.join(known)}, or a file such as x.pth."
+            )
+        self.name = name
+        self.peer: Peer | None = None
+        self.network: nn.Module | None = None
+
+    def load(self) -> Peer:
+        """Load the peer, once.
+
+        Raises:
+            UserError: its weights or a package are not here.
+        """
+        if self.peer is None:
+            self.peer = find_peer(self.name)
+            if isinstance(self.peer, NcnnPeer) and self.name == "realesrgan":
+                self.network = rrdbnet(self.peer)
+        return self.peer
+
+    def to(self, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]  # torch's has several forms
+        """Load the peer and move it: what is missing is told before the first step."""
+        self.load()
+        return super().to(*arguments, **options)
+
+    @torch.no_grad()
+    def forward(self, lq: Tensor) -> Tensor:
+        """Pictures (B, 3, scale h, scale w) in [0, 1] of images (B, 3, h, w) in [0, 1], on their device."""
+        peer = self.load()
+        return self.network(lq.float()).clamp(0, 1).to(lq) if self.network is not None else peer.restore(lq)
