@@ -15,7 +15,7 @@ from sspir.errors import UserError
 from sspir.pretrained.hub import KNOWN
 
 CONF, EXPERIMENTS = config_root() / "conf", config_root() / "experiments"
-NOT_OF_TRAINING = {"benchmark", "peer", "public"}
+NOT_OF_TRAINING = {"benchmark", "discriminator", "peer", "public"}
 # Classes of other libraries; a key they would swallow cannot be told from one they know.
 FOREIGN = ("diffusers.DDPMScheduler",)
 
@@ -61,6 +61,12 @@ def faults(config: DictConfig) -> list[str]:
 @pytest.mark.parametrize(("group", "name"), choices())
 def test_every_choice_fits_its_callable(group: str, name: str) -> None:
     assert faults(compose_config("train", [f"{group}={name}"])) == []
+
+
+@pytest.mark.parametrize("name", names(CONF / "discriminator"))
+def test_every_discriminator_fits_its_class(name: str) -> None:
+    changes = ["objective=one_step", f"discriminator@objective.adversary.network={name}"]
+    assert faults(compose_config("train", changes).objective) == []
 
 
 @pytest.mark.parametrize("name", names(CONF / "peer"))

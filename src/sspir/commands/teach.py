@@ -9,17 +9,17 @@ from sspir.commands.parser import Parser
 from sspir.numbers import COUNT, POSITIVE, SEED
 
 EXAMPLES = """examples:
-  500 samples of Real-ESRGAN, which fit a single shard of 20 MB:
-    sspir teach --teacher realesrgan --photos DIV2K/DIV2K_train_HR --count 500 --shard-mb 20 --out taught
+  750 samples of Real-ESRGAN, which fit a single shard of 20 MB:
+    sspir teach --teacher realesrgan --photos DIV2K/DIV2K_train_HR --count 750 --shard-mb 20 --out taught
   a network of your own, and several folders:
     sspir teach --teacher mine/x.pth --photos photos other/photos --count 20000 --out taught
   train on it (conf/dataset/taught.yaml), on what the teacher made; objective.target=both takes half of each:
     sspir train experiments=tiny_one_step dataset=taught dataset.train.folder=taught objective.target=teacher
 
-A sample is a crop of a photo, what the degradation makes of it, and what the teacher makes of that, all lossless: about
-SIZE_TEXT. Photos take turns; broken ones are named and left out. A run that
-was stopped goes on by the same command and ends with the same files. manifest.json holds checksums of the teacher, the
-photos' names and sizes, and every shard. Exit status: 0 all done, 1 broken photos were left out, 2 bad input.
+A sample is a crop of a photo, what the degradation makes of it, and what the teacher makes of that, all lossless: of
+--size 96 about 26 kB, so that 20 MB hold 750. Photos take turns; broken ones are named and left out. A run that was
+stopped goes on by the same command and ends with the same files. manifest.json holds checksums of the teacher, of the
+photos' names and sizes, and of every shard. Exit status: 0 all done, 1 broken photos were left out, 2 bad input.
 """
 
 

@@ -48,6 +48,16 @@ _DATA = Kind(
     functions=("sspir.data.photos", "sspir.degradation.Degradation.mixture"),
 )
 _METRIC = Kind((Metric,), ("sspir", "torchmetrics.image", "torchmetrics.regression"))
+_OBJECTIVE = Kind(
+    (Objective, Term, PictureLoss, Adversary, Optimizer, nn.Module),
+    ("sspir", "torch.nn.modules", "torch.optim"),
+    (
+        "sspir.encoders.DINOv2ImageEncoder.from_dinov2",
+        "sspir.encoders.EfficientNetLite0.from_cache",
+        "sspir.encoders.OpenCLIPConvEncoder.from_open_clip",
+        "sspir.encoders.OpenCLIPImageEncoder.from_open_clip",
+    ),
+)
 KINDS = {
     "module": Kind((pl.LightningModule,)),
     "backbone": _network("sspir.models.ControlledUNet.from_unet", "sspir.pretrained.load_unet"),
@@ -70,9 +80,8 @@ KINDS = {
     "noise_schedule": Kind(
         (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
     ),
-    "objective": Kind(
-        (Objective, Term, PictureLoss, Adversary, Optimizer, nn.Module), ("sspir", "torch.nn.modules", "torch.optim")
-    ),
+    "objective": _OBJECTIVE,
+    "discriminator": _OBJECTIVE,
     "metric": _METRIC,
     "metrics": _METRIC,
     "sampler": Kind((Sampler,)),

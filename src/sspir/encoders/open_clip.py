@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from sspir.encoders.patch import CLIP_MEAN, CLIP_STD, PatchEncoder, chosen_layers, preprocess, require_width
 from sspir.errors import UserError
@@ -78,7 +78,7 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
         Raises:
             UserError: the weights cannot be loaded, or are of another model.
         """
-        described, file = _find(path, revision, model)
+        described, file = find_model(path, revision, model)
         vision = described["vision_cfg"]
         depth, width = vision.get("layers"), vision.get("width")
         if not isinstance(depth, int) or vision.get("timm_model_name"):
@@ -90,7 +90,8 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
             described.get("mean", CLIP_MEAN), described.get("std", CLIP_STD), class_token, dtype,
         )  # fmt: skip
         if file is not None:
-            _load(encoder, file, depth)
+            unneeded = tuple(f"transformer.resblocks.{number}." for number in range(layers[-1], depth))
+            load_tower(encoder.tower, file, unneeded)
         return encoder.eval()
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -107,8 +108,12 @@ class OpenCLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
         return [torch.cat(pair, dim=1) for pair in pairs]
 
 
-def _find(path: str, revision: str | None, model: str | None) -> tuple[dict[str, Any], Path | None]:
-    """A model's configuration, and the file of its weights (None where only shapes are built)."""
+def find_model(path: str, revision: str | None, model: str | None) -> tuple[dict[str, Any], Path | None]:
+    """A model's configuration, and the file of its weights (None where only shapes are built).
+
+    Raises:
+        UserError: it is not here, or not described.
+    """
     given = Path(path).expanduser()
     folder, file = (given.parent, given) if given.is_file() else (given, None)
     shapes = builds_shapes_only()
@@ -163,8 +168,17 @@ def _download(path: str, revision: str | None) -> Path:
         ) from error
 
 
-def _load(encoder: OpenCLIPImageEncoder, file: Path, depth: int) -> None:
-    """Fill the tower from a whole checkpoint, every weight accounted for."""
+def load_tower(tower: nn.Module, file: Path, unneeded: tuple[str, ...] = ()) -> None:
+    """Fill a vision tower from a whole checkpoint, every weight accounted for.
+
+    Args:
+        tower: open_clip's.
+        file: the checkpoint.
+        unneeded: beginnings of names of the tower's weights that are left out.
+
+    Raises:
+        UserError: the file cannot be read, or is of another model.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -178,11 +192,10 @@ def _load(encoder: OpenCLIPImageEncoder, file: Path, depth: int) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{file} (image_encoder.path) cannot be read ({reason}); copy it again.") from error
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    wanted = encoder.tower.state_dict()
+    wanted = tower.state_dict()
     found = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    dropped = tuple(f"transformer.resblocks.{number}." for number in range(encoder.config.taken[-1], depth))
     faults = [f"lacks {key}" for key in sorted(wanted.keys() - found.keys())]
-    faults += [f"has an unknown {key}" for key in sorted(found.keys() - wanted.keys()) if not key.startswith(dropped)]
+    faults += [f"has an unknown {key}" for key in sorted(found.keys() - wanted.keys()) if not key.startswith(unneeded)]
     faults += [
         f"has {key} of {tuple(found[key].shape)} instead of {tuple(value.shape)}"
         for key, value in wanted.items()
@@ -193,4 +206,4 @@ def _load(encoder: OpenCLIPImageEncoder, file: Path, depth: int) -> None:
             f"{file} (image_encoder.path) is of another model: it {faults[0]} ({len(faults)} differences in all); "
             f"check image_encoder.model."
         )
-    encoder.tower.load_state_dict({key: found[key] for key in wanted})
+    tower.load_state_dict({key: found[key] for key in wanted})

@@ -1,6 +1,7 @@
 """The base classes of image encoders: one preprocessing, and patch tokens of chosen layers."""
 
 from collections.abc import Sequence
+from math import isqrt
 from typing import Any, Self, TypeVar
 
 import torch
@@ -44,6 +45,12 @@ class PatchEncoder(ModelMixin, ConfigMixin):
         """
         hidden = torch.cat(self.layers(self.pixels(images.float()).to(self.dtype)), dim=-1)
         return hidden if self.config.class_token else hidden[:, 1:]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Tokens of the chosen layers' patches where they lie, each (B, width, h, w); images as of `forward`."""
+        hidden = self.layers(self.pixels(images.float()).to(self.dtype))
+        side = isqrt(hidden[0].shape[1] - 1)
+        return [tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for tokens in hidden]
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:

@@ -4,12 +4,14 @@ from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import Objective
 from sspir.objectives.diffusion import Diffusion
 from sspir.objectives.discriminators import PatchDiscriminator, UNetDiscriminator
+from sspir.objectives.feature_discriminator import FeatureDiscriminator
 from sspir.objectives.one_step import OneStep, Term
 from sspir.objectives.picture_losses import FrequencyLoss, GridLoss, PerceptualLoss, PictureLoss, PixelLoss
 
 __all__ = [
     "Adversary",
     "Diffusion",
+    "FeatureDiscriminator",
     "FrequencyLoss",
     "GridLoss",
     "Objective",

@@ -19,7 +19,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [width * min(2**level, 8) for level in range(depth + 1)]
         self.first = nn.Conv2d(3, width, 3, padding=1)
-        self.downs = nn.ModuleList(_normed(a, b, 4, 2) for a, b in pairwise(widths))
+        self.downs = nn.ModuleList(normed(a, b, 4, 2) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ class UNetDiscriminator(nn.Module):
         widths = [width * 2**level for level in range(4)]
         pairs = list(pairwise(widths))
         self.first = nn.Conv2d(3, width, 3, padding=1)
-        self.downs = nn.ModuleList(_normed(a, b, 4, 2) for a, b in pairs)
-        self.ups = nn.ModuleList(_normed(b, a, 3) for a, b in reversed(pairs))
-        self.same = nn.ModuleList(_normed(width, width, 3) for _ in range(2))
+        self.downs = nn.ModuleList(normed(a, b, 4, 2) for a, b in pairs)
+        self.ups = nn.ModuleList(normed(b, a, 3) for a, b in reversed(pairs))
+        self.same = nn.ModuleList(normed(width, width, 3) for _ in range(2))
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -65,6 +65,7 @@ class UNetDiscriminator(nn.Module):
         return logits
 
 
-def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+def normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+    """A convolution whose spectral norm is 1."""
     layer: nn.Module = spectral_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False))
     return layer
