@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 
 from sspir.captioners.tables import find_captions, same_name
-from sspir.data.crop import Crop
+from sspir.data.alignment import LIKENESS, Shift, align, measure_shift
+from sspir.data.crop import Crop, Pixels
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader
 from sspir.errors import UserError
@@ -23,6 +25,8 @@ class PairedFolder(CroppedPhotos):
         cache: keep decoded photos in memory, up to `cache_gb`. Each worker process keeps its own.
         cache_gb: bound of the cache, GB.
         max_pixels: larger photos count as broken.
+        align: largest shift between the photos of a pair that is cut away, pixels of hq; pairs that are shifted further,
+            or unlike each other, count as broken and are told with their shift. 0 takes pairs as they are.
 
     Raises:
         UserError: for a missing or empty folder, photos without a partner (it lists them), or two photos whose
@@ -38,12 +42,15 @@ class PairedFolder(CroppedPhotos):
         cache: bool = False,
         cache_gb: float = 2.0,
         max_pixels: int = MAX_PIXELS,
+        align: float = 0.0,
     ) -> None:
         super().__init__(crop)
         self.pairs = match_pairs(Path(lq), Path(hq))
         self.root = Path(hq)
         self.captions = find_captions(captions, [hq.relative_to(self.root).as_posix() for _, hq in self.pairs])
         self.read = PhotoReader(cache_gb if cache else 0, max_pixels)
+        self.align = align
+        self.shifts: dict[int, Shift] = {}  # of the pairs that were read: each is measured once
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -59,8 +66,31 @@ class PairedFolder(CroppedPhotos):
             raise ImageError(
                 f"{path} is not a whole multiple of its low-quality partner ({sizes} pixels); replace one."
             )
+        if self.align:
+            hq, lq = self._aligned(index, hq, lq)
         name = path.relative_to(self.root).as_posix()
         return Photo(name, self.captions(path, name), hq, lq)
+
+    def _aligned(self, index: int, hq: Pixels, lq: Pixels) -> tuple[Pixels, Pixels]:
+        """Cut the shift of a pair away.
+
+        Raises:
+            ImageError: it is larger than `align`, or not clear.
+        """
+        if index not in self.shifts:
+            self.shifts[index] = measure_shift(hq, lq)
+        shift, path = self.shifts[index], self.pairs[index][1]
+        told = (
+            f"{path} is shifted by {shift.down:.1f} pixels down and {shift.right:.1f} to the right of its low-quality"
+        )
+        if not shift.likeness >= LIKENESS:
+            raise ImageError(
+                f"{told} partner at best, where they are alike by {shift.likeness:.2f} of 1 (below {LIKENESS}); replace "
+                f"one, or leave the pair out."
+            )
+        if shift.largest > self.align:
+            raise ImageError(f"{told} partner, more than align={self.align:g}; cut both anew, or leave the pair out.")
+        return align(hq, lq, shift)
 
     def require_fit(self, setting: str) -> None:
         """Refuse, by the headers of the photos, pairs that the crop does not fit; broken files are told when read.
@@ -76,7 +106,9 @@ class PairedFolder(CroppedPhotos):
         for lq, hq in self.pairs:
             with suppress(ImageError):
                 size = read_size(hq)
-                self.crop.require_fit(size, max(1, size[0] // read_size(lq)[0]), setting)
+                scale = max(1, size[0] // read_size(lq)[0])
+                cut = scale * ceil(self.align / scale)  # at most
+                self.crop.require_fit([side - cut for side in size], scale, setting)
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every pair's name and the sizes of both in bytes."""

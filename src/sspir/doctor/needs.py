@@ -90,8 +90,8 @@ def _photos(config: DictConfig) -> Iterator[Finding]:
     for setting, node in _nodes(config.dataset, "dataset"):
         if present(str(node.get("_target_"))) == "sspir.data.photos" and not node.get("root"):
             yield _carried(setting, "root" in node)
-        for key in ("root", "lq", "hq"):
-            if (value := node.get(key)) and isinstance(value, str):
+        for key in ("root", "roots", "lq", "hq"):
+            if not OmegaConf.is_missing(node, key) and (value := node.get(key)) and isinstance(value, str):
                 there = Path(value).expanduser().exists()
                 yield f"{setting}.{key}: {value}", [] if there else [f"not here: set {setting}.{key} to your photos"]
 
