@@ -25,8 +25,8 @@ class PairedFolder(CroppedPhotos):
         cache: keep decoded photos in memory, up to `cache_gb`. Each worker process keeps its own.
         cache_gb: bound of the cache, GB.
         max_pixels: larger photos count as broken.
-        align: largest shift between the photos of a pair that is cut away, pixels of hq; pairs that are shifted further,
-            or unlike each other, count as broken and are told with their shift. 0 takes pairs as they are.
+        align: largest shift between the photos of a pair that is cut away, pixels of hq; pairs that are shifted
+            further, or unlike each other, count as broken and are told with their shift. 0 takes pairs as they are.
 
     Raises:
         UserError: for a missing or empty folder, photos without a partner (it lists them), or two photos whose
@@ -80,16 +80,14 @@ class PairedFolder(CroppedPhotos):
         if index not in self.shifts:
             self.shifts[index] = measure_shift(hq, lq)
         shift, path = self.shifts[index], self.pairs[index][1]
-        told = (
-            f"{path} is shifted by {shift.down:.1f} pixels down and {shift.right:.1f} to the right of its low-quality"
-        )
+        told = f"{path} is shifted by {shift.down:.1f} pixels down and {shift.right:.1f} to the right of its partner"
         if not shift.likeness >= LIKENESS:
             raise ImageError(
-                f"{told} partner at best, where they are alike by {shift.likeness:.2f} of 1 (below {LIKENESS}); replace "
-                f"one, or leave the pair out."
+                f"{told} at best, where they are alike by {shift.likeness:.2f} of 1, below {LIKENESS}; replace one, or "
+                f"leave the pair out."
             )
         if shift.largest > self.align:
-            raise ImageError(f"{told} partner, more than align={self.align:g}; cut both anew, or leave the pair out.")
+            raise ImageError(f"{told}, more than align={self.align:g}; cut both anew, or leave the pair out.")
         return align(hq, lq, shift)
 
     def require_fit(self, setting: str) -> None:
