@@ -78,7 +78,7 @@ bench: setup  ## measure speed, each figure as a ratio within one run
 	test -z "$(SSPIR_DATA)" || for what in steps fidelity; do \
 		$(PYTHON) benchmarks/bench_restore.py $$what $(SSPIR_DATA)/benchmarks/realsr_dev || exit 1; done
 
-smoke-sd15: setup  ## one training step and one restoration at Stable Diffusion's true size: 20 GiB, ten minutes
+smoke-sd15: setup  ## one training step, one restoration, and one step beside 50, at Stable Diffusion's true size: 20 GiB, ten minutes
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
 
 clean:  ## remove what can be made again, but no runs

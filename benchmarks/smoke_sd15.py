@@ -1,10 +1,10 @@
-"""Stable Diffusion 1.5 at its true size on a CPU: what a training step and a restoration take in memory and time.
+"""Stable Diffusion 1.5 at its true size on a CPU: memory and time of a training step and of restoring in many and one.
 
     python benchmarks/smoke_sd15.py [--out runs/smoke_sd15.json] [--folder DIR]
 
 Random weights of SD 1.5, CLIP ViT-L/14 and the autoencoder are saved as somebody's folders (6 GB) and loaded through
 the code that a user's weights take. Each part runs in a process of its own, so that its peak is its own. Exit status 1
-if a limit is exceeded. Needs 20 GiB of free memory; ten minutes or so.
+if a limit is exceeded. Needs 20 GiB of free memory and ten minutes or so; `--part count` needs neither, nor weights.
 """
 
 import argparse
@@ -26,7 +26,13 @@ from sspir.memory import peak_bytes
 GIB = 2**30
 CPU = torch.device("cpu")
 SIZE = 512  # pixels
-LIMITS = {"train": {"peak_gib": 21.0}, "restore": {"peak_gib": 9.0}, "step": {"fp32_ratio": 1.0, "bf16_ratio": 0.5}}
+STEPS = 50
+LIMITS = {
+    "count": {"ratio": 1 / 28, "denoiser_ratio": 1 / 90},
+    "train": {"peak_gib": 21.0},
+    "restore": {"peak_gib": 9.0},
+    "step": {"fp32_ratio": 1.0, "bf16_ratio": 0.5, "one_step_ratio": 1 / 28},
+}
 # CPU seconds of the authors' ControlNet and U-Net for one such step, fp32, one thread; measured on a machine of this
 # kind under load, with their modules at these widths. The same code takes 10 % more or less from one hour to the next:
 # the limits are therefore on ratios to the plain step of this run, which computes what theirs does, layer for layer.
@@ -76,6 +82,52 @@ def prepare(folder: Path) -> dict[str, float]:
             torch.nn.Module.to(part, torch.bfloat16)
     pipeline.save_pretrained(folder / "pipeline")
     return {}
+
+
+def count(folder: Path) -> dict[str, float]:
+    """Floating-point operations, in 10^12, of restoring in one step and in guided steps, without any weights.
+
+    Plain: a guided step calls the denoiser for both halves, and nothing is kept from step to step.
+    """
+    from torch._subclasses import FakeTensorMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sspir.doctor.needs import shapes
+    from sspir.models.latent import decode_latents, encode_latents
+
+    unjudged = ["objective.terms.lpips.weight=0", "objective.adversary=null"]  # they have no part in restoring
+    config = compose_config("train", ["experiments=ssp_ir_one_step", "captioner=none", *unjudged])
+    module, trouble = shapes(config)
+    assert module is not None, trouble
+    rows: dict[str, float] = {}
+
+    def counted(name: str, call: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            made = call()
+        rows[name] = counter.get_total_flops() / 1e12
+        return made
+
+    # attention as matrix products: the CPU's kernel is one that torch does not count
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
+        module.to_empty(device="cpu").eval()
+        lq = torch.zeros(1, 3, SIZE, SIZE)
+        latents = counted("encoder", lambda: encode_latents(module.vae, lq))
+        texts = counted("text", lambda: module.text_encoder([""]))
+        images = counted("image", lambda: module.refine(module.image_encoder(lq)))
+        features, _ = counted("structure", lambda: module.backbone.structure(lq))
+        timestep = torch.tensor(module.sampler.start)
+        made = counted("denoiser", lambda: module.backbone.predict(latents, timestep, texts, images, features))
+        counted("decoder", lambda: decode_latents(module.vae, made))
+    one, guided = sum(rows.values()), 2 * STEPS * rows["denoiser"]
+    return {
+        **{f"{name}_tflop": value for name, value in rows.items()},
+        "one_step_tflop": one,
+        "guided_steps_tflop": guided,
+        "ratio": one / guided,
+        "denoiser_ratio": rows["denoiser"] / guided,
+        "decoder_share": rows["decoder"] / one,
+    }
 
 
 def train(folder: Path) -> dict[str, float]:
@@ -143,11 +195,16 @@ def restore(folder: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def step(folder: Path) -> dict[str, float]:
-    """One call of ControlNet and U-Net for 512 x 512 on one thread: plain, and as the sampler calls them."""
+    """One call of ControlNet and U-Net for 512 x 512 on one thread: plain, and as the sampler calls them.
+
+    Then the encoder and the decoder, for restoring in one step beside 50 guided steps: two plain calls each, measured
+    four times and multiplied.
+    """
     from sspir.models.attention_processor import cpu_attention
     from sspir.models.controlled_unet import ControlledUNet
+    from sspir.models.latent import decode_latents, encode_latents
     from sspir.models.structure_processor import StructureProcessor
-    from sspir.pretrained import load_unet
+    from sspir.pretrained import load_autoencoder, load_unet
 
     torch.set_num_threads(1)
     network = ControlledUNet.from_unet(load_unet(str(folder / "sd")), StructureProcessor()).eval()
@@ -173,7 +230,14 @@ def step(folder: Path) -> dict[str, float]:
             with cpu_attention(used, CPU):
                 seconds(used, *tensors)  # computes the keys and values that all steps share
                 times.append(seconds(used, *tensors))
+    del half, in_half
+    vae = load_autoencoder(str(folder / "sd"))
+    started = time.process_time()
+    decode_latents(vae, encode_latents(vae, torch.rand(1, 3, SIZE, SIZE, generator=generator)))
+    one = min(plain) + time.process_time() - started
     return {
+        "one_step_cpu_seconds": one,
+        "one_step_ratio": one / (2 * STEPS * min(plain)),
         "plain_cpu_seconds": min(plain),
         "plain_to_authors": min(plain) / AUTHORS,
         "fp32_cpu_seconds": min(fp32),
@@ -184,7 +248,7 @@ def step(folder: Path) -> dict[str, float]:
     }
 
 
-PARTS = {"prepare": prepare, "train": train, "restore": restore, "step": step}
+PARTS = {"prepare": prepare, "count": count, "train": train, "restore": restore, "step": step}
 
 
 def run(part: str, folder: Path) -> dict[str, float]:
@@ -205,7 +269,7 @@ def report(results: dict[str, dict[str, float]]) -> int:
             limit = LIMITS.get(part, {}).get(name)
             verdict = "" if limit is None else f"  (limit {limit:g}: {'kept' if value <= limit else 'EXCEEDED'})"
             kept = kept and (limit is None or value <= limit)
-            print(f"{part:<9}{name:<26}{value:9.3f}{verdict}")
+            print(f"{part:<9}{name:<26}{value:9.4f}{verdict}")
     return 0 if kept else 1
 
 
@@ -217,14 +281,15 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, help="only this part, in this process")
     options = parser.parse_args()
     if options.part:
-        options.out.write_text(json.dumps(PARTS[options.part](options.folder)))
-        return 0
+        found = PARTS[options.part](options.folder)
+        options.out.write_text(json.dumps(found))
+        return report({options.part: found}) if options.part == "count" else 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "prepare.json").exists():
             run("prepare", folder)
-        results = {part: run(part, folder) for part in ("train", "restore", "step")}
+        results = {part: run(part, folder) for part in PARTS if part != "prepare"}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     return report(results)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sspir.batch import Batch
@@ -12,6 +13,7 @@ from sspir.objectives import Diffusion
 from sspir.training.fit import train
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
+from tests.distances import random_network
 from tests.runs import tiny_config
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
@@ -83,23 +85,34 @@ def test_captions_describe_what_the_setting_says(tmp_path: Path) -> None:
     assert not seen[1].any()
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("experiment", ["ssp_ir", "ssp_ir_paper"])
+ONE_STEP = ["sampler.steps=1", "monitor=psnr_y", "objective.adversary.network.width=4"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "prediction_type"),
+    [(one, kind) for one in ("ssp_ir", "ssp_ir_paper") for kind in ("epsilon", "v_prediction")]
+    + [("ssp_ir_one_step", "epsilon")],
+)
 def test_the_papers_experiments_run_on_stable_diffusion_folders(
     experiment: str, prediction_type: str, photo_folder: Path, tmp_path: Path
 ) -> None:
     given = overrides(save_stable_diffusion(tmp_path / "sd", prediction_type), save_clip(tmp_path / "clip"))
     places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
-    precision = ["trainer.precision=bf16-mixed"] if experiment == "ssp_ir" else ["trainer.precision=32-true"]
+    precision = ["trainer.precision=32-true"] if experiment == "ssp_ir_paper" else ["trainer.precision=bf16-mixed"]
+    judged = {"loss/noise"}
+    if experiment == "ssp_ir_one_step":
+        save_file(random_network("lpips_vgg").features.state_dict(), tmp_path / "vgg16.safetensors")
+        given += [*ONE_STEP, f"objective.terms.lpips.loss.path={tmp_path}/vgg16.safetensors"]
+        judged = {"loss/pixel", "loss/lpips", "loss/adversarial", "discriminator/gradient_norm"}
     summary = train(
         compose_config("train", [f"experiments={experiment}", f"folder={tmp_path}/run", *given, *places, *precision])
     )
     assert summary["step"] == 3
     assert 0 < summary["val/psnr_y"] < 60
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    first = next(line for line in lines if "loss/total" in line)
+    first, second = [line for line in lines if "loss/total" in line][:2]
     assert first["step"] == 1
-    assert {"loss/noise", "loss/rgb", "loss/frequency"} <= first.keys()
+    assert {*judged, "loss/rgb", "loss/frequency"} <= second.keys()
 
 
 @pytest.mark.parametrize(
