@@ -169,7 +169,12 @@ def test_old_constructors_become_a_node() -> None:
     unet = {"_target_": "sspir.pretrained.load_unet", "path": "/a", "revision": None}
     new = {"_target_": "sspir.models.ControlledUNet.from_unet", **settings, "unet": unet}
     made = present_config({"backbone": old, "module": {"backbone": old, "seed": 0}})
-    assert made == {"backbone": new, "module": {"backbone": new, "seed": 0}}
+    objective = {"_target_": "sspir.objectives.Diffusion"}
+    assert made == {
+        "objective": objective,
+        "backbone": new,
+        "module": {"objective": objective, "backbone": new, "seed": 0},
+    }
     assert present_config(made) == made
 
 

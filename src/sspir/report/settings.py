@@ -11,6 +11,9 @@ PACE = (  # how fast and how safely a run goes, not what comes out
 )  # fmt: skip
 
 
+_OFF = ("None", "[]", "{}")
+
+
 class Setting(NamedTuple):
     """A setting that is not the same in all runs.
 
@@ -44,7 +47,9 @@ def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:
     keys = dict.fromkeys(key for run in runs for key in run if _decides(key))
     columns: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for key in sorted(keys, key=lambda key: key.count(".")):
-        columns[tuple(run.get(key, "") for run in runs)].append(key)
+        values = tuple(run.get(key, "") for run in runs)
+        younger = "" in values  # than the record of some run: switched off, it is what that run had
+        columns[tuple("" if younger and value in _OFF else value for value in values)].append(key)
     found = []
     for values, (key, *copies) in columns.items():
         places = {_without_places(value, run) for value, run in zip(values, runs, strict=True)}

@@ -162,8 +162,9 @@ def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted settings that are not the same; copies of such are left out."""
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    """Dotted settings that are not the same; copies of such are left out, and younger ones that are switched off."""
+    younger = {key for key in new.keys() - old.keys() if new[key] in (None, [], {})}
+    keys = sorted(key for key in (old.keys() | new.keys()) - younger if old.get(key) != new.get(key))
     return [key for key in keys if not any(source in keys for source in _names(key)[1:])]
 
 
