@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,8 +25,8 @@ class Estimate:
     Attributes:
         trained: parameters that are trained (a count).
         frozen: parameters that are not (a count).
-        weights: of both.
-        optimizer: what it keeps of every trained parameter.
+        weights: of both, and of what judges pictures: distances and a discriminator.
+        optimizer: what it keeps of every trained parameter, the discriminator's too.
         averaged: weights averaged over steps, where they are kept.
         passing: gradients, activations and whatever else is there at the worst moment of a step.
     """
@@ -57,12 +57,15 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     """
     trained = [parameter for part in module.trainable().values() for parameter in part.parameters()]
     everything = list(module.parameters())
-    of_trained, of_all = (sum(p.numel() * p.element_size() for p in part) for part in (trained, everything))
+    judging = [parameter for network in module.objective.networks() for parameter in network.parameters()]
+    taught = [parameter for parameter in judging if parameter.requires_grad]
+    of_trained, of_all, of_judging, of_taught = map(_bytes, (trained, everything, judging, taught))
     half = HALF.get(precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for network in (module.train(), *module.objective.networks()):
+        networks = [module.train(), *module.objective.networks()]
+        for network in networks:
             network.to_empty(device="cpu")
-        live = LiveBytes([*module.parameters(), *module.buffers()])
+        live = LiveBytes([tensor for network in networks for tensor in (*network.parameters(), *network.buffers())])
         with live:
             with torch.autocast("cpu", half, enabled=half is not None):
                 loss = _loss(module, batch_size, size)
@@ -71,11 +74,15 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     return Estimate(
         trained=count,
         frozen=sum(parameter.numel() for parameter in everything) - count,
-        weights=of_all,
-        optimizer=states * of_trained,
+        weights=of_all + of_judging,
+        optimizer=states * (of_trained + of_taught),
         averaged=of_trained if averaged else 0,
         passing=max(live.peak, of_trained),
     )
+
+
+def _bytes(parameters: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def _loss(module: Any, batch_size: int, size: int) -> Tensor:

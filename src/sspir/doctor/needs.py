@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from sspir.doctor.memory import PROGRAM, Estimate, estimate_step
 from sspir.memory import free_bytes
 from sspir.moved import present
+from sspir.perceptual.weights import DISTANCES, find_trunk
 from sspir.pretrained.hub import in_cache
 
 GIB = 2**30
@@ -38,6 +39,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
         for folder in _PARTS.get(str(node._target_).rpartition(".")[2], (node.get("subfolder", ""),)):
             size = sizes.get(folder or setting.partition(".")[0])
             yield _files(setting, str(node.path), folder, node.get("revision"), size)
+    yield from _distances(config)
     yield from _photos(config)
     yield _effective_batch(config)
     if module is None:
@@ -81,6 +83,16 @@ def _files(setting: str, path: str, folder: str, revision: str | None, size: int
 
 def _size(held: int) -> str:
     return f"{held / GIB:.2f} GiB" if held > GIB / 100 else f"{held / 2**20:.2f} MiB"
+
+
+def _distances(config: DictConfig) -> Iterator[Finding]:
+    """Findings about the weights of the objective's perceptual distances, where they come from the caches."""
+    for key, term in (config.objective.get("terms") or {}).items():
+        loss = term.loss if term and term.weight else {}
+        if "name" in loss and not loss.get("path"):
+            place = find_trunk(DISTANCES[loss.name])
+            told = [] if place else [f"not here: get its weights once by: sspir weights get {loss.name}"]
+            yield f"objective.terms.{key}: {loss.name}{f': {place}' if place else ''}", told
 
 
 def _photos(config: DictConfig) -> Iterator[Finding]:

