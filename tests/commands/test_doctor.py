@@ -58,6 +58,30 @@ def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.Cap
     assert "a smaller batch_size with trainer.accumulate_grad_batches, callbacks.ema=null would take less" in told
 
 
+def test_one_step_needs_its_distance_and_room_for_its_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
+    told = []
+    for changes, lacks in (([], 1), (["objective.terms.lpips.weight=0"], 0), (["objective.adversary=null"], 1)):
+        assert main(["doctor", "ssp_ir_one_step", *given, "dataset.train.crop.size=96", *changes]) == lacks
+        told.append(capsys.readouterr().out)
+    sentence = (
+        "missing  objective.terms.lpips: lpips_vgg\n           - not here: get its weights once by: sspir weights get"
+    )
+    assert [sentence in each for each in told] == [True, False, True]
+    assert all("a step of 1 images of 96 x 96" in each for each in told)  # whether the weights are here or not
+
+
+def test_pairs_to_be_named_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["doctor", "finetune_pairs", f"dataset.photos.roots={tmp_path}/none"]) == 1
+    told = capsys.readouterr().out
+    assert "not set: name your photos by dataset.pairs.lq" in told
+    assert "not here: set dataset.photos.roots to your photos" in told
+
+
 def test_folders_are_looked_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
     assert main(["doctor", "ssp_ir", *given, "module.gradient_checkpointing=false"]) == 0

@@ -1,5 +1,6 @@
 """People's own photos with captions, own pairs, and both mixed, as the shipped configurations take them."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_own_pairs(dataset: str, photos: Path, tmp_path: Path) -> None:
     if dataset == "pairs_and_photos":
         places += [f"dataset.photos.roots={photos}/train", "dataset.train.weights=[2,1]"]
     assert run(tmp_path / "run", f"dataset={dataset}", *places)["step"] == 3
+
+
+def test_the_shipped_model_goes_on_with_own_pairs_and_says_which_do_not_fit(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_photo(photos / "train-lq" / "2.png", 12, 10, seed=9)  # of another scene
+    places = [f"dataset.pairs.lq={photos}/train-lq", f"dataset.pairs.hq={photos}/train"]
+    places += [f"dataset.photos.roots={photos}/train", "dataset.train.crop.size=32", "+data.max_broken=0.5"]
+    places += ["dataset.validation=null", "workers=0", "batch_size=2", "logger=jsonl", "callbacks.progress=null"]
+    short = ["trainer.max_steps=3", "trainer.precision=32-true", f"folder={tmp_path}/run", "data.passes=1"]
+    with caplog.at_level(logging.WARNING):
+        assert train(compose_config("train", ["experiments=finetune_pairs", *places, *short]))["step"] == 3
+    (told,) = [record.getMessage() for record in caplog.records if "left out in this epoch" in record.getMessage()]
+    assert "1 of 6 photos" in told
+    assert f"{photos}/train/2.png is shifted by" in told
 
 
 def test_pairs_smaller_than_their_crop_are_refused_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from hydra.utils import instantiate
+from pytorch_lightning import Trainer
 from torch.nn import functional as F
 
+from sspir.batch import Batch
 from sspir.config.compose import compose_config
 from sspir.doctor.memory import LiveBytes, _loss, estimate_step
 from sspir.pretrained.load import shapes_only
@@ -59,6 +61,39 @@ def test_without_contents_it_takes_what_it_takes_with_them(checkpointing: bool, 
             loss = _loss(module, 4, 64)
         loss.backward()
     assert estimated == pytest.approx(live.peak, rel=0.01)
+
+
+def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> None:
+    parts = [
+        "objective=one_step",
+        "sampler.steps=1",
+        "module.structure_steps=0",
+        "objective.adversary.network.width=16",
+    ]
+    parts.append("module.caption_dropout=0")
+    without = ["objective.terms.lpips.weight=0", "objective.adversary=null"]
+    alone, judged = (
+        estimate_step(built(True, *parts, *less), 2, 64, "32-true", averaged=True) for less in (without, [])
+    )
+    module = built(True, *parts)
+    discriminator, vgg = (
+        4 * sum(p.numel() for p in network.parameters()) for network in reversed([*module.objective.networks()])
+    )
+    assert judged.weights - alone.weights == vgg + discriminator
+    assert judged.optimizer - alone.optimizer == 2 * discriminator
+    assert (judged.trained, judged.averaged) == (alone.trained, alone.averaged)
+    real = built(False, *parts, without[0]).train()
+    real.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    real.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    real.generators = lambda count: [torch.Generator().manual_seed(n) for n in range(count)]  # type: ignore[method-assign]
+    held = [*real.parameters(), *real.buffers(), *real.objective.adversary.network.parameters()]
+    live = LiveBytes(held)
+    with live:
+        real.training_step(
+            Batch(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 64, 64), ["", ""], ["0", "1"]), 0
+        ).backward()
+    estimated = estimate_step(built(True, *parts, without[0]), 2, 64, "32-true", averaged=False).passing
+    assert estimated == pytest.approx(live.peak, rel=0.1)
 
 
 def test_parts_of_the_estimate() -> None:

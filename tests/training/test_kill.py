@@ -11,7 +11,7 @@ import torch
 
 from sspir.training.run import CHECKPOINTS, find_checkpoint, load_checkpoint
 from tests.processes import Process, start
-from tests.runs import OVERRIDES, tiny_run
+from tests.runs import ONE_STEP, OVERRIDES, tiny_run
 
 CHANGES = [
     "checkpoint_every=1",
@@ -27,10 +27,10 @@ def length(steps: int) -> list[str]:
     return [f"trainer.max_steps={steps}", f"schedule.num_training_steps={steps}"]
 
 
-def start_training(folder: Path, photos: Path, steps: int) -> Process:
+def start_training(folder: Path, photos: Path, steps: int, *others: str) -> Process:
     places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
     log = folder.parent / f"{folder.name}.log"
-    return start("train", *OVERRIDES, *CHANGES, *length(steps), *places, log=log)
+    return start("train", *OVERRIDES, *CHANGES, *others, *length(steps), *places, log=log)
 
 
 def steps_made(folder: Path) -> int:
@@ -54,22 +54,34 @@ def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> 
     assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(1, 8), pytest.param(20, 160, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_ends_as_unbroken(kills: int, steps: int, photo_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kills", "steps", "others"),
+    [
+        (1, 8, []),
+        pytest.param(20, 160, [], marks=pytest.mark.slow),
+        pytest.param(10, 80, ONE_STEP, marks=pytest.mark.slow, id="one_step"),
+    ],
+)
+def test_killed_at_random_moments_ends_as_unbroken(
+    kills: int, steps: int, others: list[str], photo_folder: Path, tmp_path: Path
+) -> None:
     luck = random.Random(kills)
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     for _ in range(kills):
         assert (
-            kill_at_random(start_training(broken, photo_folder, steps), broken, luck, signal.SIGKILL) == -signal.SIGKILL
+            kill_at_random(start_training(broken, photo_folder, steps, *others), broken, luck, signal.SIGKILL)
+            == -signal.SIGKILL
         )
     for folder in (broken, whole):
-        tiny_run(folder, photo_folder, *CHANGES, *length(steps))
+        tiny_run(folder, photo_folder, *CHANGES, *others, *length(steps))
     ours, theirs = (load_checkpoint(find_checkpoint(folder)) for folder in (broken, whole))
     for part in ("state_dict", "ema"):
         assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items()), part
     for mine, other in zip(ours["optimizer_states"], theirs["optimizer_states"], strict=True):
         for index, state in mine["state"].items():
             assert all(torch.equal(value, other["state"][index][key]) for key, value in state.items())
+    assert bool(ours["objective"]) == bool(others)
+    torch.testing.assert_close(ours["objective"], theirs["objective"], rtol=0, atol=0)
     milestones = [f"step-{step}" for step in range(3, steps + 1, 3)]
     for folder in (broken, whole):
         assert {path.stem for path in (folder / CHECKPOINTS).glob("step*")} == set(milestones)

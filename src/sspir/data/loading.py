@@ -144,15 +144,20 @@ class CountingLoader(DataLoader[Any]):
         """Yield batches, counting the broken files among them."""
         broken: set[str] = set()
         batches = super().__iter__()
-        while (batch := _next(batches)) is not None:
-            if batch["broken"]:
-                broken.update(batch["broken"])
-                self._check(broken)
-            yield batch
+        try:
+            while (batch := _next(batches)) is not None:
+                if batch["broken"]:
+                    broken.update(batch["broken"])
+                    self._check(broken)
+                yield batch
+        except GeneratorExit:  # Lightning counts the batches and never asks for one more
+            self._tell(broken)
+            raise
+        self._tell(broken)
+
+    def _tell(self, broken: set[str]) -> None:
         if broken:
-            log.warning(
-                "%d of %d photos could not be read in this epoch:\n%s", len(broken), self.photos, _listed(broken)
-            )
+            log.warning("%d of %d photos were left out in this epoch:\n%s", len(broken), self.photos, _listed(broken))
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: the sampler asks the data module where to go on. Lightning warns where this is missing."""
@@ -164,7 +169,7 @@ class CountingLoader(DataLoader[Any]):
     def _check(self, broken: set[str]) -> None:
         if len(broken) > self.max_broken * self.photos:
             raise UserError(
-                f"{len(broken)} of {self.photos} photos cannot be read, more than the share of {self.max_broken:g} "
+                f"{len(broken)} of {self.photos} photos cannot be used, more than the share of {self.max_broken:g} "
                 f"that max_broken allows: repair or remove them.\n{_listed(broken)}"
             )
 
