@@ -6,8 +6,9 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch.nn import functional as F
 
 from sspir.models.latent import decode_latents, encode_latents
+from sspir.models.prediction import pred_original_sample
 from sspir.sampling.loop import Step
-from sspir.sampling.preview import Colours, pred_original_sample
+from sspir.sampling.preview import Colours
 from tests.pipelines import photo, tiny_pipeline
 
 

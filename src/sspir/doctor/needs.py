@@ -88,7 +88,7 @@ def _size(held: int) -> str:
 def _distances(config: DictConfig) -> Iterator[Finding]:
     """Findings about the weights of the objective's perceptual distances, where they come from the caches."""
     for key, term in (config.objective.get("terms") or {}).items():
-        loss = term.loss if term and term.weight else {}
+        loss: Any = term.loss if term and term.weight else {}
         if "name" in loss and not loss.get("path"):
             place = find_trunk(DISTANCES[loss.name])
             told = [] if place else [f"not here: get its weights once by: sspir weights get {loss.name}"]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.models.latent import decode_latents, encode_latents
+from sspir.models.prediction import pred_original_sample
 from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import Objective
 from sspir.objectives.picture_losses import PictureLoss
-from sspir.sampling.preview import pred_original_sample
 
 TARGETS = ("truth", "teacher", "both")
 SHIFT = 3

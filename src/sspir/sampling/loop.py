@@ -13,8 +13,8 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.models.attention_processor import cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
+from sspir.models.prediction import pred_original_sample
 from sspir.models.tiling import tiled
-from sspir.sampling.preview import pred_original_sample
 from sspir.sampling.sampler import Sampler
 
 

@@ -1,27 +1,8 @@
 """Rough previews of a restoration while it is made, at next to no cost."""
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def pred_original_sample(schedule: DDPMScheduler, noisy: Tensor, predicted: Tensor, timestep: Tensor) -> Tensor:
-    """Clean latents (B, C, h, w) that a prediction implies.
-
-    Args:
-        schedule: the noise schedule of training.
-        noisy: (B, C, h, w), what the network was given.
-        predicted: (B, C, h, w), what it made of it: noise, velocity or sample.
-        timestep: scalar.
-    """
-    kept = schedule.alphas_cumprod[int(timestep)]
-    signal, noise = float(kept.sqrt()), float((1 - kept).sqrt())
-    if schedule.config.prediction_type == "sample":
-        return predicted
-    if schedule.config.prediction_type == "v_prediction":
-        return signal * noisy - noise * predicted
-    return (noisy - noise * predicted) / signal
 
 
 class Colours:
