@@ -66,6 +66,7 @@ def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_fold
     assert Image.open(tmp_path / "out" / "0.png").size == (256, 192)
 
 
+@pytest.mark.slow
 def test_the_template_for_code_of_ones_own_comes_along(installed: Path, photo_folder: Path, tmp_path: Path) -> None:
     (packages,) = (installed.parent / "lib").glob("python*/site-packages")
     shutil.copytree(packages / "sspir" / "examples" / "own", tmp_path / "mine")

@@ -96,6 +96,7 @@ def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> Non
     assert estimated == pytest.approx(live.peak, rel=0.1)
 
 
+@pytest.mark.slow
 def test_parts_of_the_estimate() -> None:
     module, functions, met = built(True), (F.linear, F.conv2d, F.scaled_dot_product_attention), []
     module.refine.register_forward_hook(lambda *_: met.append((F.linear, F.conv2d, F.scaled_dot_product_attention)))

@@ -285,6 +285,7 @@ def test_another_evaluation_in_the_folder_is_replaced(run: Path, captioned: list
     assert (first["evaluation"]["step"], second["evaluation"]["step"]) == (2, 9)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_runs_and_checkpoints_keeps_them_apart(
     run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_checkpointing_gives_the_same_gradients() -> None:
             assert torch.equal(ours.grad, theirs.grad), name
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph() -> None:
     network = wake(tiny_network())
     given = tiny_inputs()

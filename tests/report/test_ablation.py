@@ -33,6 +33,7 @@ def psnr(sweep: Path, run: str) -> dict[str, float]:
     return {row["image"]: float(row["psnr_y"]) for row in rows if row["method"] == "restored"}
 
 
+@pytest.mark.slow
 def test_a_sweep_becomes_an_ablation_table(sweep: Path, photo_folder: Path) -> None:
     (study,) = studies(collect([sweep])[0])
     assert study.title == f"tiny on photos, last, benchmark.photos.root={photo_folder}"

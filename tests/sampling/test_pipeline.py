@@ -43,6 +43,7 @@ def test_a_pipeline_with_another_sampler_and_captioner_can_be_saved(tmp_path: Pa
     assert (saved["sampler"]["steps"], saved["captioner"]) == (3, "MeasuredCaptioner")
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_loads_in_a_fresh_process(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path)
     code = f"import sspir; print(len(sspir.RestorationPipeline.from_pretrained({str(tmp_path)!r}).components))"

@@ -69,7 +69,8 @@ def one(device: str, tmp_path_factory: pytest.TempPathFactory, photo_folder: Pat
 
 
 @pytest.mark.parametrize(
-    ("trainer", "stopped"), [("ddp", None), ("fsdp", None), pytest.param("fsdp", 2, marks=pytest.mark.slow)]
+    ("trainer", "stopped"),
+    [("ddp", None), *(pytest.param("fsdp", stopped, marks=pytest.mark.slow) for stopped in (None, 2))],
 )
 def test_two_processes_are_one_with_twice_the_batch(
     device: str, trainer: str, stopped: int | None, one: Path, photo_folder: Path, tmp_path: Path

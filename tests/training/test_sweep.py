@@ -124,6 +124,7 @@ def test_launchers_of_the_ecosystem_run_sweeps(
     assert set(finished(tmp_path)) == {"none-s0", "none-s1"}
 
 
+@pytest.mark.slow
 def test_a_sigterm_ends_all_of_a_parallel_sweep_once_it_has_saved(photo_folder: Path, tmp_path: Path) -> None:
     needs("hydra_plugins.hydra_joblib_launcher", "joblib")
     places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
