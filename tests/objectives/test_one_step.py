@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from sspir.batch import Batch
+from sspir.config.build import build
 from sspir.errors import UserError
 from sspir.models.latent import decode_latents, encode_latents, upscale
 from sspir.objectives import OneStep, PictureLoss, PixelLoss, Term
@@ -225,3 +226,26 @@ def test_a_step_that_is_left_out_leaves_both_networks_sound(photo_folder: Path, 
     assert {int(each["step"]) for each in state["optimizer_states"][0]["state"].values()} == {2}
     assert {int(each["step"]) for each in state["objective"]["optimizer"]["state"].values()} == {3}
     assert all(value.isfinite().all() for value in state["state_dict"].values())
+
+
+def test_settings_that_would_train_something_else_are_refused(tmp_path: Path) -> None:
+    for change in ("sampler.steps=4", "sampler.guidance=2", "sampler.start=null"):
+        with pytest.raises(UserError, match="add sampler=one_step"):
+            build(tiny_config(tmp_path, tmp_path, *ONE_STEP, change).module)
+    with pytest.raises(UserError, match="frequency is the name of another loss"):
+        OneStep({"frequency": Term(PixelLoss(), 1.0)})
+    for steps in (5, [5], [0, None]):
+        with pytest.raises(UserError, match="first step"):
+            Term(PixelLoss(), 1.0, steps=steps)
+
+
+def test_all_losses_are_in_the_sum(tmp_path: Path) -> None:
+    module = module_of(tmp_path, "objective.terms.spectrum.weight=1", "objective.adversary=null")
+    module.generators = lambda count: generators()
+    logged: dict[str, Tensor] = {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
+    total = module.training_step(Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"]), 0)
+    parts = {name: value for name, value in logged.items() if name != "loss/total"}
+    assert parts.keys() == {f"loss/{name}" for name in ("rgb", "frequency", "pixel", "spectrum")}
+    assert total.item() == pytest.approx(sum(value.item() for value in parts.values()), rel=1e-5)

@@ -176,7 +176,10 @@ def test_values_are_those_that_osediff_published(name: str, count: int, benchmar
 
 def test_the_command_names_what_there_is(capsys: pytest.CaptureFixture) -> None:
     assert main(["weights", "get", "lpip"]) == 2
-    assert "choose among lpips, lpips_vgg, dists, realesrgan, span, span_ch48, all" in capsys.readouterr().err
+    assert (
+        "choose among lpips, lpips_vgg, dists, efficientnet_lite0, realesrgan, span, span_ch48, all"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_training_measures_what_it_has_weights_for_and_keeps_to_it(

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     if options.size % degradation.scale:
         raise UserError(f"--size {options.size} is no multiple of the teacher's scale {degradation.scale}; choose one.")
     photos = ImageFolder(options.photos, Crop(options.size, flip=False), cache=True)
-    settings = _settings(options, teacher, photos)
+    settings = _settings(options, teacher, photos, device.type)
     begin(options.out, settings)
     writer = ShardWriter(options.out, int(options.shard_mb * 1e6), {"kind": Taught.kind, **settings})
     lessons = Lessons(photos, degradation, teacher, device, options.seed)
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
     return 1 if writer.about["left_out"] else 0
 
 
-def _settings(options: Namespace, teacher: Any, photos: Any) -> dict[str, Any]:
+def _settings(options: Namespace, teacher: Any, photos: Any, device: str) -> dict[str, Any]:
     """What decides the samples, to the last bit on one device."""
     import hashlib
     import json
@@ -76,6 +76,7 @@ def _settings(options: Namespace, teacher: Any, photos: Any) -> dict[str, Any]:
         "size": options.size,
         "samples": options.count,
         "seed": options.seed,
+        "device": device,
         "batch": options.batch,
         "shard_mb": options.shard_mb,
     }

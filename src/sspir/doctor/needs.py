@@ -89,7 +89,7 @@ def _distances(config: DictConfig) -> Iterator[Finding]:
     """Findings about the weights of the objective's perceptual distances, where they come from the caches."""
     for key, term in (config.objective.get("terms") or {}).items():
         loss: Any = term.loss if term and term.weight else {}
-        if "name" in loss and not loss.get("path"):
+        if loss.get("name") in DISTANCES and not loss.get("path"):
             place = find_trunk(DISTANCES[loss.name])
             told = [] if place else [f"not here: get its weights once by: sspir weights get {loss.name}"]
             yield f"objective.terms.{key}: {loss.name}{f': {place}' if place else ''}", told

@@ -139,7 +139,7 @@ def _send(logger: Any, point: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     }
     for name in means:
         logger.prefer(name, summary["metrics"][name.rpartition("/")[2]]["higher_is_better"])
-    logger.log_metrics(means, point["step"])
+    logger.log_metrics(means, point["step"] - 1)  # it counts as Lightning does
 
 
 def _choose(config: DictConfig, curve: dict[str, Any], out: Path) -> None:

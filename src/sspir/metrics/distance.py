@@ -48,6 +48,11 @@ class PerceptualMetric(FullReferenceMetric):
         with torch.no_grad():  # one by one: features take memory
             return torch.cat([self._distance(network, a[None], b[None]) for a, b in zip(*saved, strict=True)])
 
+    def reset(self) -> None:
+        """Begin anew, and let go of the last target's features."""
+        super().reset()
+        self._truth = None
+
     def _distance(self, network: PerceptualDistance, picture: Tensor, truth: Tensor) -> Tensor:
         if min(truth.shape[-2:]) < LEAST:
             return network(picture, truth)  # says so

@@ -146,13 +146,14 @@ class Adversary:
             "discriminator": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "wins": self.wins,
+            "figures": self.figures,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was kept."""
         self.network.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.wins = state["wins"]
+        self.wins, self.figures = state["wins"], dict(state["figures"])
 
 
 def _maps(logits: Tensor | list[Tensor]) -> list[Tensor]:

@@ -16,6 +16,8 @@ from sspir.objectives.base import Objective
 from sspir.objectives.picture_losses import PictureLoss
 
 TARGETS = ("truth", "teacher", "both")
+TAKEN = {"rgb", "frequency", "noise", "adversarial", "total"}
+"""Names that other losses of a step are logged by."""
 SHIFT = 3
 """Pixels by which a picture and its target are moved at most, before losses that look with a stride."""
 
@@ -39,6 +41,8 @@ class Term:
         if target not in (None, *TARGETS):
             raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
         self.loss, self.weight, self.target = loss, weight, target
+        if steps is not None and (isinstance(steps, int) or [type(step) for step in steps] != [int, int]):
+            raise UserError(f"Term: steps={steps} must be its first step and the first without it, such as [0,1000].")
         self.first, self.end = steps or (0, sys.maxsize)
 
     def acts(self, step: int) -> bool:
@@ -49,8 +53,8 @@ class Term:
 class OneStep(Objective):
     """The picture after a single step at the sampler's `start` is brought near its target.
 
-    The step begins with the low-quality image's latent, with nothing where residuals are restored, or with noise where
-    the sampler has no start. What HYPIR (Lin et al. 2025) and OSEDiff (Wu et al. 2024) do is among its settings.
+    The step begins with the low-quality image's latent, or with nothing where residuals are restored, to which noise is
+    added where it is asked for. What HYPIR (Lin et al. 2025) and OSEDiff (Wu et al. 2024) do is among its settings.
 
     Args:
         terms: parts of the loss by name; a part that is None is switched off.
@@ -67,6 +71,7 @@ class OneStep(Objective):
     """
 
     one_step = True
+    noised = False
 
     def __init__(
         self,
@@ -80,6 +85,8 @@ class OneStep(Objective):
     ) -> None:
         if target not in TARGETS:
             raise UserError(f"OneStep: target={target!r} is not known; choose {', '.join(TARGETS)}.")
+        if taken := TAKEN & terms.keys():
+            raise UserError(f"OneStep: {', '.join(sorted(taken))} is the name of another loss; rename objective.terms.")
         self.terms = {name: term for name, term in terms.items() if term is not None and term.weight}
         if not self.terms:
             raise UserError("OneStep has no term with a weight; give objective.terms at least one.")
@@ -89,7 +96,7 @@ class OneStep(Objective):
             if teachers is None:
                 raise UserError(f"OneStep: nothing finds the teacher {teacher!r} by its name; set objective.teachers.")
             teacher = teachers(teacher)
-        self.adversary, self.teacher = adversary, teacher
+        self.adversary, self.teacher = adversary if adversary and adversary.weight else None, teacher
         self.target, self.teacher_steps = target, teacher_steps
         self.noised = noised
 
@@ -134,14 +141,12 @@ class OneStep(Objective):
             images: see `losses`.
             generators: one per image, of captions that are dropped and of noise.
         """
-        schedule, start = module.noise_schedule, module.sampler.start
-        last = schedule.config.num_train_timesteps - 1
-        timestep = torch.tensor(last if start is None else start)
+        schedule, timestep = module.noise_schedule, torch.tensor(module.sampler.start)
         prompt_embeds, tokens = module.semantics(batch, lq, generators)
         known, base = self._begin(module, lq, images, generators)
-        if start is None or self.noised:
+        if self.noised:
             noise = torch.stack([torch.randn(known.shape[1:], generator=each) for each in generators]).to(known)
-            known = noise if start is None else schedule.add_noise(known, noise, timestep.to(known.device)[None])
+            known = schedule.add_noise(known, noise, timestep.to(known.device)[None])
         seen = timestep.to(known.device)
         predicted = module.backbone.predict(known, seen, prompt_embeds, module.refine(tokens), features)
         latents = pred_original_sample(schedule, known.float(), predicted.float(), timestep)

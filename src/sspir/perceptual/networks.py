@@ -107,7 +107,7 @@ class PerceptualDistance(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """What the distance compares of images (B, 3, H, W) in [0, 1]: maps (B, C, ., .), the finest first."""
         with torch.autocast(images.device.type, enabled=False):
-            return self._maps(images.to(torch.promote_types(images.dtype, torch.float32)))
+            return self._maps(images.to(next(self.parameters()).dtype))
 
     def between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
         """Distances (B,) of pictures whose `maps` these are: where many are compared to one, its maps are made once."""

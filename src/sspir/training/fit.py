@@ -240,6 +240,10 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     """Log the numbers of parameters, and the effective batch."""
     trained = sum(parameter.numel() for part in module.trainable().values() for parameter in part.parameters())
     total = sum(parameter.numel() for parameter in module.parameters())
+    if 0 < trainer.max_steps <= module.structure_steps:
+        log.warning(
+            "All steps train the Processor's image alone: module.structure_steps is %d.", module.structure_steps
+        )
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
     log.info("Training %s (%s) in %s", config.name, config.variant, config.folder)
     log.info("%.2f M parameters trained, %.2f M frozen", trained / 1e6, (total - trained) / 1e6)

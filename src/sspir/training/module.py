@@ -34,7 +34,7 @@ from sspir.training.checkpoint import (
     require_same_network,
 )
 from sspir.training.losses import RestorationLoss
-from sspir.training.parts import keep_still, require_fitting
+from sspir.training.parts import keep_still, require_fitting, require_one_step
 from sspir.training.strategy import ShardedStrategy, shard
 from sspir.training.validation import Validation
 
@@ -118,6 +118,7 @@ class RestorationModule(pl.LightningModule):
         self.seed = seed
         self.config: dict[str, Any] = {}
         require_fitting(backbone, vae, self.text_model, refine, residual)
+        require_one_step(self.objective, sampler)
         for part in self.frozen():
             part.requires_grad_(False).eval()
         keep_still(self.trainable(), freeze)
@@ -139,8 +140,7 @@ class RestorationModule(pl.LightningModule):
 
     def frozen_by_setting(self) -> dict[str, nn.Module]:
         """The networks that this configuration does not train, by their setting."""
-        unet = {} if self.backbone.train_unet else {"backbone.unet": self.backbone.unet}
-        return {**self._always_frozen(), **unet}
+        return self._always_frozen() | ({} if self.backbone.train_unet else {"backbone.unet": self.backbone.unet})
 
     def trainable(self) -> dict[str, nn.Module]:
         """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +21,7 @@ from sspir.config import outside
 from sspir.config.trust import check_record, read_record
 from sspir.errors import UserError
 from sspir.files import write_text
-from sspir.pretrained.load import shapes_only
+from sspir.objectives.base import Objective
 from sspir.training.checkpoint import load_checkpoint
 
 CONFIG = "config.yaml"  # resolved: what ran
@@ -71,14 +71,15 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
     check_record(record, folder / CONFIG)
     state = load_checkpoint(find_checkpoint(folder, checkpoint))
     whole = record.copy()
-    objective = record.module.pop("objective", None)  # what judged it and its weights are not needed to restore
+    objective = record.module.pop("objective", None)  # what judged it, and its weights, are not needed to restore
     with torch.random.fork_rng(devices=[]):  # the caller's numbers are not ours
         module = build_module(record)
         module.on_load_checkpoint({**state, "objective": {}})
     module.config = OmegaConf.to_container(whole, resolve=True)
     if objective:
-        with shapes_only():
-            module.objective = instantiate(objective, _convert_="all")
+        kind: Any = get_class(objective["_target_"])
+        module.objective = Objective()
+        module.objective.one_step, module.objective.noised = kind.one_step, objective.get("noised", kind.noised)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
     module.backbone.float()  # a U-Net held in half for training meets float32 parts outside autocast
     return module.eval()
