@@ -132,8 +132,10 @@ def test_targets_follow_the_schedule(tmp_path: Path) -> None:
     wrong = OneStep(terms, teacher=lambda lq: lq, target="teacher")
     with pytest.raises(UserError, match="The teacher makes 8 x 8 pixels of 8 x 8, and the truth has 32 x 32"):
         losses_at(0, wrong, module, batch)
-    with pytest.raises(UserError, match="sspir teach"):
-        losses_at(0, OneStep(terms, target="teacher"), module, batch)
+    late = {"late": Term(PixelLoss(), 1.0, "teacher", (100, 200)), "truth": Term(PixelLoss(), 1.0)}
+    for untaught in (OneStep(terms, target="teacher"), OneStep(late)):  # said at once, not after a hundred steps
+        with pytest.raises(UserError, match="sspir teach"):
+            losses_at(0, untaught, module, batch)
     with pytest.raises(UserError, match="nothing finds the teacher 'realesrgan'"):
         OneStep(terms, teacher="realesrgan")
     with pytest.raises(UserError, match="no term"):

@@ -104,6 +104,11 @@ class OneStep(Objective):
         self, module: Any, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]
     ) -> dict[str, Tensor]:
         """Losses of the terms, and "adversarial"; the discriminator learns from the same pictures."""
+        if self.teacher is None and batch.teacher is None and self._ever_taught():
+            raise UserError(
+                "The objective asks for a teacher's pictures, and there are none: name one by objective.teacher, or "
+                "train on shards that `sspir teach` wrote."
+            )
         generators = module.generators(len(batch))
         pictures = self.generate(module, batch, lq, features, images, generators)
         acting = {name: term for name, term in self.terms.items() if term.acts(module.global_step)}
@@ -167,16 +172,18 @@ class OneStep(Objective):
         target = term.target or ("teacher" if step < self.teacher_steps else self.target)
         return ["truth", "teacher"] if target == "both" else [target]
 
+    def _ever_taught(self) -> bool:
+        """Whether a teacher's pictures are a target at some step, this one or a later one."""
+        free = any(term.target is None for term in self.terms.values())
+        named = [term.target or self.target for term in self.terms.values()]
+        return any(target != "truth" for target in named) or (free and self.teacher_steps > 0)
+
     def _source(self, name: str, batch: Batch) -> Tensor:
         if name == "truth":
             return batch.hq
         if batch.teacher is not None:
             return batch.teacher
-        if self.teacher is None:
-            raise UserError(
-                "The objective asks for a teacher's pictures, and there are none: name one by objective.teacher, or "
-                "train on shards that `sspir teach` wrote."
-            )
+        assert self.teacher is not None  # `losses` has seen to it
         with torch.no_grad():
             pictures = self.teacher(batch.lq)
         if pictures.shape != batch.hq.shape:
