@@ -13,7 +13,7 @@ from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
-from sspir.evaluation.evaluate import Evaluation, evaluate
+from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
 from sspir.evaluation.record import identity_of, record_of
 from sspir.files import sha256
 from sspir.images.io import read_image
@@ -322,6 +322,7 @@ def test_several_runs_and_benchmarks_in_one_command_load_each_run_once(
         loaded.append(path)
         return load_pipeline(path, *arguments, **options)
 
+    _loaded.cache_clear()  # what tests before have loaded
     monkeypatch.setattr("sspir.evaluation.evaluate.load_pipeline", counted)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSPIR_PHOTOS", str(photo_folder))
