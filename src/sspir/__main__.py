@@ -72,6 +72,9 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         outside.activate()
         return int(command.run(arguments[1:]))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nsspir {chosen.command}: stopped by Ctrl-C.\n")
+        return 128 + 2  # as shells say of SIGINT
     except Exception as error:
         from sspir.config.compose import told
 

@@ -82,6 +82,15 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(unbuffered: str) 
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sspir.commands.weights.run", interrupted)
+    assert main(["weights", "get", "lpips"]) == 130
+    assert capsys.readouterr().err == "\nsspir weights: stopped by Ctrl-C.\n"
+
+
 def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["retsore"])
