@@ -141,19 +141,19 @@ class Adversary:
         self.optimizer.load_state_dict(self.optimizer.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, the optimizer's state and the steps won in a row."""
+        """Weights, the optimizer's state, the steps won in a row and the last figures."""
         return {
             "discriminator": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "wins": self.wins,
-            "figures": self.figures,
+            "figures": dict(self.figures),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was kept."""
         self.network.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.wins, self.figures = state["wins"], dict(state["figures"])
+        self.wins, self.figures = state["wins"], dict(state.get("figures", {}))
 
 
 def _maps(logits: Tensor | list[Tensor]) -> list[Tensor]:

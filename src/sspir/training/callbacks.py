@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -103,6 +103,15 @@ class SaveAtEnd(Checkpoint):
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / LAST
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Keep Lightning from saving the step again that a run goes on from.
+
+        It would after the next batch, amid gradients that are accumulated, which no checkpoint holds.
+        """
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
+                callback._last_global_step_saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Save after the last step, and ask Lightning to stop, which makes it validate first."""
