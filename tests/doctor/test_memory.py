@@ -84,7 +84,7 @@ def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> Non
     assert (judged.trained, judged.averaged) == (alone.trained, alone.averaged)
     real = built(False, *parts, without[0]).train()
     real.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    real.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    real.log_dict = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
     real.generators = lambda count: [torch.Generator().manual_seed(n) for n in range(count)]  # type: ignore[method-assign]
     held = [*real.parameters(), *real.buffers(), *real.objective.adversary.network.parameters()]
     live = LiveBytes(held)

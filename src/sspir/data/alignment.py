@@ -94,4 +94,4 @@ def _whole_shift(moved: NDArray[np.float32], still: NDArray[np.float32]) -> tupl
     believed = np.exp(-(rows**2 + columns**2) / (2 * _BAND**2)) / (np.abs(cross) + 1e-12)
     peaks = np.fft.irfft2(cross * believed, s=still.shape)
     place = np.unravel_index(int(peaks.argmax()), peaks.shape)
-    return tuple(int((at + side // 2) % side - side // 2) for at, side in zip(place, peaks.shape, strict=True))  # type: ignore[return-value]  # two
+    return tuple(int((at + side // 2) % side - side // 2) for at, side in zip(place, peaks.shape, strict=True))  # type: ignore[return-value]  # 2 axes
