@@ -63,7 +63,7 @@ def test_one_step_needs_its_distance_and_room_for_its_judges(
 ) -> None:
     monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
+    given = [*overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip")), "sampler.steps=1"]
     told = []
     for changes, lacks in (([], 1), (["objective.terms.lpips.weight=0"], 0), (["objective.adversary=null"], 1)):
         assert main(["doctor", "ssp_ir_one_step", *given, "dataset.train.crop.size=96", *changes]) == lacks
