@@ -82,12 +82,18 @@ class PerceptualLoss(PictureLoss):
     Args:
         name: "lpips", "lpips_vgg" or "dists".
         path: of the weights of its features; None looks into the caches.
+        precision: of its convolutions, "32" or "bf16".
+
+    Raises:
+        UserError: the precision is not known.
     """
 
     shifted = True
 
-    def __init__(self, name: str, path: str | Path | None = None) -> None:
-        self.name, self.path = name, path
+    def __init__(self, name: str, path: str | Path | None = None, precision: str = "32") -> None:
+        if precision not in ("32", "bf16"):
+            raise UserError(f"PerceptualLoss: precision={precision!r} is not known; choose 32 or bf16.")
+        self.name, self.path, self.precision = name, path, precision
 
     def load(self) -> None:
         """Load the distance.
@@ -96,6 +102,7 @@ class PerceptualLoss(PictureLoss):
             UserError: its weights are not here; the sentence names the command that gets them.
         """
         self.network = load_distance(self.name, self.path)
+        self.network.precision = torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
         """See the class."""
