@@ -40,6 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
+@pytest.mark.thorough
 def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_folder: Path, tmp_path: Path) -> None:
     where = run(installed / "python", "-c", "import sspir; print(sspir.__file__)", cwd=tmp_path)
     assert where.startswith(str(installed.parent))

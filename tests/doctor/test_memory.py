@@ -41,6 +41,7 @@ def test_live_bytes_follow_tensors() -> None:
     del third
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("checkpointing", "dtype"),
     [
@@ -63,6 +64,7 @@ def test_without_contents_it_takes_what_it_takes_with_them(checkpointing: bool, 
     assert estimated == pytest.approx(live.peak, rel=0.01)
 
 
+@pytest.mark.thorough
 def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> None:
     parts = [
         "objective=one_step",

@@ -43,6 +43,7 @@ def times(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.rglob("evaluation/**/restored/*.png")}
 
 
+@pytest.mark.thorough
 def test_all_checkpoints_give_curves_and_one_set_chooses_for_the_other(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

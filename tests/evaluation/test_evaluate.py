@@ -312,6 +312,7 @@ def test_a_sweep_over_runs_and_checkpoints_keeps_them_apart(
         assert told["inputs"]["sampler"]["steps"] == 2
 
 
+@pytest.mark.thorough
 def test_several_runs_and_benchmarks_in_one_command_load_each_run_once(
     run: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ ONE_LEVEL = {
 }
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_a_step_is_one_graph_for_every_step_and_image() -> None:
     torch._dynamo.reset()

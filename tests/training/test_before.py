@@ -61,6 +61,7 @@ def test_it_is_the_same_run(before: Path, now: Path, photo_folder: Path, caplog:
     assert all(torch.equal(value, new[key]) for key, value in old.items())
 
 
+@pytest.mark.thorough
 def test_it_goes_on_bit_for_bit(before: Path, now: Path, photo_folder: Path, tmp_path: Path) -> None:
     ends, steps = [], []
     for folder in (before, now):

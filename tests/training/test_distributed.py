@@ -99,6 +99,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert (two / "train.log").read_text().count("parameters trained") == (2 if stopped else 1)
 
 
+@pytest.mark.thorough
 def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: Path, tmp_path: Path) -> None:
     sgd = "{_target_:torch.optim.SGD,_partial_:true,lr:0.1}"
     changes = [*ONE_STEP, "~objective.adversary.optimizer", f"+objective.adversary.optimizer={sgd}"]
@@ -114,6 +115,7 @@ def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: P
             assert torch.allclose(mine[key], value, atol=tolerance), key
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("device", DEVICES)
 def test_shared_weights_go_on_from_their_checkpoint(
     device: str, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def test_a_run_leaves_its_record(finished: Path) -> None:
     assert len(list((finished / "panels").glob("*.png"))) == 4  # two photos, two validations
 
 
+@pytest.mark.thorough
 def test_the_image_that_residuals_refer_to_is_trained_alone_and_then_stays(photo_folder: Path, tmp_path: Path) -> None:
     states = []
     for steps in (1, 2, 4):
@@ -94,6 +95,7 @@ def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, 
     assert losses[0] == losses[1]
 
 
+@pytest.mark.thorough
 def test_killed_within_the_last_validation_ends_as_unbroken(
     finished: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_finished_run_is_skipped(finished: Path, photo_folder: Path) -> None:
     assert find_checkpoint(finished).stat().st_mtime_ns == before
 
 
+@pytest.mark.thorough
 def test_a_module_comes_back_from_its_run_bit_for_bit(finished: Path, photo_folder: Path) -> None:
     lq = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
     drawn = torch.get_rng_state()

@@ -88,6 +88,7 @@ def test_captions_describe_what_the_setting_says(tmp_path: Path) -> None:
 ONE_STEP = ["sampler.steps=1", "monitor=psnr_y", "objective.adversary.network.width=4"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("experiment", "prediction_type"),
     [(one, kind) for one in ("ssp_ir", "ssp_ir_paper") for kind in ("epsilon", "v_prediction")]

@@ -133,6 +133,7 @@ def test_what_makes_it_another_run_is_refused(change: str, ended: Path, photo_fo
         finished(ended, tiny_config(ended, photo_folder, "trainer.max_steps=2", change))
 
 
+@pytest.mark.thorough
 def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     run: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,6 +223,7 @@ def test_the_last_step_is_validated_whatever_the_interval(photo_folder: Path, tm
     assert validated[2] != validated[3]
 
 
+@pytest.mark.thorough
 def test_a_run_that_ends_by_epochs_is_whole_and_finished(photo_folder: Path, tmp_path: Path) -> None:
     ends = ["trainer.max_steps=-1", "trainer.max_epochs=1", "data.passes=1", "checkpoint_every=100"]
     done = tiny_run(tmp_path / "run", photo_folder, *ends)
@@ -232,6 +234,7 @@ def test_a_run_that_ends_by_epochs_is_whole_and_finished(photo_folder: Path, tmp
     assert tiny_run(tmp_path / "run", photo_folder, *ends, "trainer.max_epochs=2")["step"] == 2
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_stopped_early_is_whole_and_goes_on_with_more_patience(
     photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def slow(*given: Any) -> Any:
     return pytest.param(*given, marks=pytest.mark.slow)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("launcher", "package", "options"),
     [

@@ -67,6 +67,7 @@ def watch_weights(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return changed
 
 
+@pytest.mark.thorough
 def test_a_picture_that_is_nan_in_half_precision_is_repaired_around_what_is_trained(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -151,7 +151,7 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
         UserError: the run that goes on has measured one of them.
     """
     _, missing = usable(instantiate(config.metric))
-    before = glance(checkpoint)["config"].get("metric", {}) if checkpoint else {}
+    before = glance(checkpoint)["config"].get("metric", {}) if missing and checkpoint else {}
     for name, why in missing.items():
         if name in before:
             raise UserError(f"This run has measured {name} so far: {why}")
