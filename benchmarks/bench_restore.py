@@ -44,6 +44,8 @@ from sspir.evaluation.statistics import compare
 from sspir.images.io import list_images, read_image
 from sspir.memory import peak_bytes, reset_peak
 from sspir.metrics.detail import GradientRatio
+from sspir.metrics.distance import PerceptualMetric
+from sspir.metrics.grid import Grid
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
@@ -189,9 +191,12 @@ FIDELITY: dict[str, dict[str, Any]] = {
 def compare_settings(pipe: RestorationPipeline, settings: dict[str, dict[str, Any]], pairs: Path, limit: int) -> None:
     """Print cost and quality of several settings on pairs, and what is significantly better or worse than the first."""
     metrics = {
-        "PSNR-Y": PSNR(), "SSIM-Y": SSIM(), "VIF": VIF(), "HaarPSI": HaarPSI(), "GMSD": GMSD(),
-        "gradient ratio": GradientRatio(), "NIQE": NIQE(),
+        "PSNR-Y": PSNR(), "SSIM-Y": SSIM(), "LPIPS": PerceptualMetric("lpips"), "DISTS": PerceptualMetric("dists"),
+        "VIF": VIF(), "HaarPSI": HaarPSI(), "GMSD": GMSD(), "gradient ratio": GradientRatio(), "NIQE": NIQE(),
+        "grid": Grid(4),
     }  # fmt: skip
+    for distance in (metrics["LPIPS"], metrics["DISTS"]):
+        distance.require()
     files = list_images(pairs / "LQ")[:limit]
     first: tuple[float, dict[str, np.ndarray]] | None = None
     for name, changes in settings.items():
@@ -204,14 +209,14 @@ def compare_settings(pipe: RestorationPipeline, settings: dict[str, dict[str, An
             seconds += took
             for metric, function in metrics.items():
                 function.reset()
-                function.update(*((restored,) if metric == "NIQE" else (restored, hq)))
+                function.update(*((restored,) if metric in ("NIQE", "grid") else (restored, hq)))
                 values[metric].append(float(function.compute()))
         found = {metric: np.array(column) for metric, column in values.items()}
         first = first or (seconds, found)
         told = ", ".join(f"{metric} {column.mean():.3f}" for metric, column in found.items())
         sys.stdout.write(f"{name}: {seconds / len(files):.2f} CPU-s, {seconds / first[0]:.2f}x, {told}\n")
         for metric, column in found.items():
-            sign = -1 if metric in ("GMSD", "NIQE") else 1  # lower is better
+            sign = -1 if metrics[metric].higher_is_better is False else 1
             difference = compare(sign * column, sign * first[1][metric])
             if difference.significant:
                 low, high = difference.gain.low, difference.gain.high

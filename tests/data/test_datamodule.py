@@ -1,5 +1,6 @@
 """The promises about order: reproducible, resumable in the middle of an epoch, shared out over ranks and workers."""
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,25 @@ def test_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
     for (_, ids, values), (_, ids2, values2) in zip(alone.seen, helped.seen, strict=True):
         assert ids == ids2
         assert torch.equal(values, values2)
+
+
+@pytest.mark.parametrize("captions", [None, "beside", "table"])
+def test_loaders_can_be_sent_to_workers_that_are_not_forked(folder: Path, tmp_path: Path, captions: str | None) -> None:
+    """Windows and macOS start workers afresh, and send them what to load by pickle."""
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file_name": "0/0.png", "caption": "a dog"}\n')
+    source = str(table) if captions == "table" else captions
+    data = module(folder, degrade_in_workers=True)
+    data.train = Mixture([ImageFolder(folder, Crop(16), source)], [1])
+    data.setup("fit")
+    loaders = [data.train_dataloader(), *data.val_dataloader()]
+    for loader in loaders:
+        dataset, collated, _ = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn)))
+        indices = next(iter(loader.batch_sampler))
+        theirs = collated([dataset[index] for index in indices])
+        ours = loader.collate_fn([loader.dataset[index] for index in indices])
+        assert torch.equal(theirs["hq"], ours["hq"])
+        assert theirs["captions"] == ours["captions"]
 
 
 def test_another_seed_is_another_training(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import json
 import logging
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from sspir.errors import UserError
@@ -32,12 +33,20 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
         UserError: the file is missing, has another form, or has a caption for none of the photos.
     """
     if source is None:
-        return lambda path, name: ""
+        return _no_caption
     if str(source) == "beside":
         return _caption_beside
     table = _read_table(Path(source))
     _check(Path(source), table, [same_name(name) for name in names])
-    return lambda path, name: table.get(same_name(name), "")
+    return partial(_caption_in, table)
+
+
+def _no_caption(path: Path, name: str) -> str:
+    return ""
+
+
+def _caption_in(table: Mapping[str, str], path: Path, name: str) -> str:
+    return table.get(same_name(name), "")
 
 
 def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
