@@ -232,3 +232,9 @@ def test_peers_restore_what_the_methods_were_given(
     assert tensor(folders / "out" / "peers" / "rrdb" / "photo 3.png").shape == (1, 3, 120, 140)
     cells = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("parameters")).split()
     assert cells == ["parameters", f"{summary['cost']['methods']['rrdb']['parameters']:,}", "0"]
+    made = {path.name: path.stat().st_mtime_ns for path in (folders / "out" / "peers" / "rrdb").iterdir()}
+    save(folders / "lq" / "photo 3.png", np.full((30, 35, 3), 90, np.uint8))
+    (folders / "out" / "peers" / "rrdb" / "photo 2.png").write_bytes(b"touched by somebody")
+    assert main([*given, *lq]) == 0  # started again it restores what has changed
+    now = {path.name: path.stat().st_mtime_ns for path in (folders / "out" / "peers" / "rrdb").iterdir()}
+    assert {name for name in made if now[name] != made[name]} == {"photo 2.png", "photo 3.png"}

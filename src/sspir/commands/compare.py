@@ -103,14 +103,20 @@ def _peers(names: list[str], methods: "Mapping[str, Path]") -> "dict[str, Peer]"
 
 
 def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, Path]:
-    """Restore what the methods were given with each peer, to the truth's size where there is one; name -> folder."""
+    """Restore what the methods were given with each peer, to the truth's size where there is one; name -> folder.
+
+    A journal tells the pictures that a peer has made of the same file before; they are not made again.
+    """
     from tqdm import tqdm
 
     from sspir.evaluation.pairing import match
+    from sspir.files import Journal, sha256
     from sspir.images.io import ImageError, read_image, write_image
     from sspir.images.panel import to_picture
+    from sspir.memory import choose_device
     from sspir.peers import restored
 
+    device, journal = choose_device(options.device), Journal(options.out / "peers", "peers.jsonl")
     folders = {name: options.out / "peers" / name for name in peers}
     given, _ = match({"lq": options.lq}, options.hq, None, options.ignore_scale_suffix) if peers else ([], [])
     for found in tqdm(given, desc="peers", unit="image", disable=None if peers else True):
@@ -119,9 +125,15 @@ def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, P
             height, width = read_image(found.hq).tensor().shape[-2:] if found.hq else (None, None)
         except (ImageError, KeyError):  # measuring says so
             continue
+        of = {"lq": sha256(found.restored["lq"]), "size": [height, width], "device": device.type}
         for name, peer in peers.items():
-            image = restored(peer, lq, (height, width) if height and width else None)
-            write_image(folders[name] / f"{found.name}.png", to_picture(image[0]))
+            target, made = folders[name] / f"{found.name}.png", {"peer": peer.checksum, **of}
+            entry = journal.entries.get(f"{name}/{found.name}", {})
+            if target.is_file() and made.items() <= entry.items() and sha256(target) == entry["picture"]:
+                continue
+            image = restored(peer, lq.to(device), (height, width) if height and width else None)
+            write_image(target, to_picture(image[0]))
+            journal.append({"output": f"{name}/{found.name}", **made, "picture": sha256(target)})
     return folders
 
 
@@ -275,6 +287,7 @@ def _parser() -> Parser:
     )
     add("--crop-border", type=LIMIT, default=0, metavar="N", help="pixels at each side that count nowhere (default 0)")
     add("--cost", action="store_true", help="add peers' CPU seconds on one thread, parameters and MACs")
+    add("--device", default="auto", metavar="NAME", help="where peers restore: auto (default), cpu, cuda, cuda:1, mps")
     add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     add("--workers", type=COUNT, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
     return parser
