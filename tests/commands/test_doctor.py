@@ -76,6 +76,30 @@ def test_one_step_needs_its_distance_and_room_for_its_judges(
     assert not [line for line in asked if "lpips" in line]  # what is switched off needs nothing
 
 
+def test_what_judges_pictures_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
+    lacking = ["discriminator@objective.adversary.network=efficientnet_lite0", "objective.adversary.weight=0.02"]
+    lacking += ["objective.teacher=span", "objective.target=both"]
+
+    def judges(*changes: str) -> dict[str, list[str]]:
+        config = compose_config("train", ["experiments=tiny_one_step", *changes])
+        found = takewhile(lambda each: "optimizer step" not in each[0], needs(config))
+        return {
+            line: lines for line, lines in found if line.startswith(("objective.a", "objective.teacher", "facebook"))
+        }
+
+    assert judges() == {}
+    found = judges(*lacking)
+    assert found.keys() == {"objective.adversary.network.encoder", "objective.teacher: span"}
+    commands = ("sspir weights get efficientnet_lite0", "sspir weights get span")
+    assert all(command in lines[0] for command, lines in zip(commands, found.values(), strict=True))
+    (line,) = judges("objective.teacher=/none/x.pth").items()
+    assert line[0] == "objective.teacher: /none/x.pth"
+    assert "/none/x.pth" in line[1][0]
+    dinov2 = judges("discriminator@objective.adversary.network=dinov2", "objective.adversary.weight=0.02")
+    assert "copy config.json and its weights" in dinov2["facebook/dinov2-small"][0]
+
+
 def test_pairs_to_be_named_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", "finetune_pairs", f"dataset.photos.roots={tmp_path}/none"]) == 1
     told = capsys.readouterr().out

@@ -1,16 +1,21 @@
 """Find out what an experiment needs before it can be trained: files, photos, memory, devices."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from sspir.config.compose import told
 from sspir.doctor.memory import PROGRAM, Estimate, estimate_step
+from sspir.errors import UserError
 from sspir.memory import free_bytes
 from sspir.moved import present
+from sspir.peers import Teacher
 from sspir.perceptual.weights import DISTANCES, find_trunk
 from sspir.pretrained.hub import in_cache
 
@@ -39,11 +44,11 @@ def needs(config: DictConfig) -> Iterator[Finding]:
         for folder in _PARTS.get(str(node._target_).rpartition(".")[2], (node.get("subfolder", ""),)):
             size = sizes.get(folder or setting.partition(".")[0])
             yield _files(setting, str(node.path), folder, node.get("revision"), size)
-    yield from _distances(config)
+    yield from _judges(config.objective)
     yield from _photos(config)
     yield _effective_batch(config)
     if module is None:
-        yield "memory", [trouble]
+        yield "configuration", [trouble]
         return
     crops = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
     size, averaged = max(crops, default=512), config.callbacks.get("ema") is not None
@@ -85,14 +90,33 @@ def _size(held: int) -> str:
     return f"{held / GIB:.2f} GiB" if held > GIB / 100 else f"{held / 2**20:.2f} MiB"
 
 
-def _distances(config: DictConfig) -> Iterator[Finding]:
-    """Findings about the weights of the objective's perceptual distances, where they come from the caches."""
-    for key, term in (config.objective.get("terms") or {}).items():
+def _judges(objective: DictConfig) -> Iterator[Finding]:
+    """Findings about the weights of what an objective judges pictures by: distances, discriminator, teacher."""
+    for key, term in (objective.get("terms") or {}).items():
         loss: Any = term.loss if term and term.weight else {}
         if loss.get("name") in DISTANCES and not loss.get("path"):
             place = find_trunk(DISTANCES[loss.name])
-            told = [] if place else [f"not here: get its weights once by: sspir weights get {loss.name}"]
-            yield f"objective.terms.{key}: {loss.name}{f': {place}' if place else ''}", told
+            lacks = [] if place else [f"not here: get its weights once by: sspir weights get {loss.name}"]
+            yield f"objective.terms.{key}: {loss.name}{f': {place}' if place else ''}", lacks
+    adversary: Any = objective.get("adversary") or {}
+    encoder: Any = adversary.get("weight") and adversary.network.get("encoder")
+    if encoder:
+        setting = "objective.adversary.network.encoder"
+        if "path" in encoder:
+            yield _files(f"{setting}.path", str(encoder.path), "", encoder.get("revision"), None)
+        elif str(encoder._target_).endswith(".from_cache"):
+            yield setting, _trouble(lambda: instantiate(encoder))
+    if isinstance(name := objective.get("teacher"), str):
+        yield f"objective.teacher: {name}", _trouble(lambda: Teacher(name).load())
+
+
+def _trouble(load: Callable[[], object]) -> list[str]:
+    """The sentence that loading something ends with; none where all is well."""
+    try:
+        load()
+    except (UserError, InstantiationException) as error:
+        return [str(told(error) or error)]
+    return []
 
 
 def _photos(config: DictConfig) -> Iterator[Finding]:
@@ -143,10 +167,6 @@ def _devices(trainer: DictConfig) -> int:
 
 def shapes(config: DictConfig) -> tuple[Any, str]:
     """The module of a configuration on the meta device; None and a sentence where a shape is not known."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    from sspir.config.compose import told
     from sspir.pretrained.load import shapes_only
 
     settings: Any = OmegaConf.to_container(config.module, resolve=True)
