@@ -8,11 +8,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import AdamW
 
 from sspir.errors import NotApplicableError, UserError
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
@@ -158,6 +161,60 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     assert rates[1] == pytest.approx([2e-3 * 0.25])
     assert load_checkpoint(find_checkpoint(held))["config"]["schedule"]["num_training_steps"] == 3
     assert steps_of(held) == list(range(1, 7))
+
+
+class Stopping(Callback):
+    """Stops a run in its third batch, which is the first of its second step."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment, self.batches, self.step = moment, 0, AdamW.step
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.batches += 1
+
+    def on_before_backward(self, *_: Any) -> None:
+        if self.moment == "within a batch" and self.batches == 3:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.moment == "after a batch" and self.batches == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: AdamW) -> None:
+        def torn(*arguments: Any, **options: Any) -> None:
+            self.step(optimizer, *arguments, **options)
+            raise KeyboardInterrupt
+
+        if self.moment == "within an update" and self.batches == 2:  # this step has begun: of the next one
+            optimizer.step = torn  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after a batch",
+        pytest.param("within a batch", marks=pytest.mark.thorough),
+        pytest.param("within an update", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_signal_amid_a_step_loses_nothing_of_it(photo_folder: Path, tmp_path: Path, moment: str) -> None:
+    changes = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "data.passes=4"]
+    changes += ["trainer.limit_val_batches=0"]
+    every = f"checkpoint_every={1 if moment == 'within an update' else 100}"  # where the signal saves nothing
+    stop = f"+callbacks.stop={{_target_:tests.training.test_resume.Stopping,moment:{moment}}}"
+    tiny_run(tmp_path / "whole", photo_folder, *changes)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            tiny_run(tmp_path / "run", photo_folder, *changes, every, stop)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 1
+    tiny_run(tmp_path / "run", photo_folder, *changes)
+    whole, again = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("whole", "run"))
+    for part in ("state_dict", "ema"):
+        assert all(torch.equal(value, again[part][key]) for key, value in whole[part].items())
+    assert steps_of(tmp_path / "run") == [1, 2, 3]
 
 
 HOLDER = """

@@ -60,11 +60,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         COUNT.require("limit", config.limit)
     out = Path(config.out)
     captioner = json.dumps(OmegaConf.to_container(config.captioner, resolve=True)) if config.captioner else ""
-    pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))
-    benchmark = instantiate(config.benchmark)
+    peers, benchmark = find_peers(config.peers), instantiate(config.benchmark)
     metrics, unavailable = usable(instantiate(config.metric))
+    pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
-    peers = find_peers(config.peers)
     record = record_of(config, pipeline, benchmark, sampler, device.type, peers)
     done = _summary(out)
     record["inputs"] = as_before(record["inputs"], done.get("evaluation", {}).get("inputs"))

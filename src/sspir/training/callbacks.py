@@ -94,8 +94,9 @@ class SaveAtEnd(Checkpoint):
     """Validates and saves the last step, whatever ends the training, and saves when a signal stops it.
 
     The checkpoint is written within the step, as Lightning's count of batches has moved on after the fit. It is written
-    before the last validation, which may be long, and again with its results. Other exceptions, such as for a loss that
-    is not a number, leave the last good checkpoint as it is.
+    before the last validation, which may be long, and again with its results. A signal may come amid gradients that are
+    accumulated, which no checkpoint holds: then the last whole step is saved, and nothing where it came within an
+    update. Other exceptions, such as for a loss that is not a number, leave the last good checkpoint as it is.
 
     Args:
         folder: of the checkpoints.
@@ -103,6 +104,10 @@ class SaveAtEnd(Checkpoint):
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / LAST
+        self._updated = False  # within this batch
+        self._whole: dict[str, int] = {}  # batches, of all and of this epoch, up to the last step; none amid an update
+        self._steps = 0  # by Lightning's count for loggers, up to there
+        self._stopped = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep Lightning from saving the step again that a run goes on from.
@@ -113,8 +118,20 @@ class SaveAtEnd(Checkpoint):
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Forget the last step: it was of another epoch, whose batches Lightning no longer counts."""
+        self._whole = {}
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Note that the weights are about to change."""
+        self._updated, self._whole = True, {}
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Save after the last step, and ask Lightning to stop, which makes it validate first."""
+        if self._updated:
+            loop = trainer.fit_loop.epoch_loop
+            self._whole = {part: getattr(loop.batch_progress, part).processed for part in ("total", "current")}
+            self._updated, self._steps = False, loop._batches_that_stepped
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or last_epoch:
             trainer.should_stop = True
@@ -134,7 +151,7 @@ class SaveAtEnd(Checkpoint):
         Lightning goes on exactly from a checkpoint of a step; after one of a validation it counts a step twice or not
         at all.
         """
-        if trainer.validating:
+        if trainer.validating and not self._stopped:
             for part in ("total", "current"):
                 checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][part]["completed"] -= 1
 
@@ -147,7 +164,14 @@ class SaveAtEnd(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Save when stopped by SIGTERM or by Ctrl-C."""
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self._whole:
+            self._stopped = True
+            loop = trainer.fit_loop.epoch_loop
+            for part, batches in self._whole.items():  # the counts as they were when the last step had been made
+                counts = getattr(loop.batch_progress, part)
+                counts.ready = counts.started = counts.processed = batches
+                counts.completed = batches - 1
+            loop._batches_that_stepped = self._steps
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
