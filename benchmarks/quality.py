@@ -92,30 +92,36 @@ def restore_set(name: str, options: argparse.Namespace, linear: Filter) -> dict[
     return {**methods, "linear": folder / "linear"}
 
 
-def sheet(out: Path, names: Sequence[str], count: int = 20, worst: int = 7, side: int = 160) -> Image.Image:
-    """Middles of pictures at their true size: those that lose most against bicubic, and every so many of the rest."""
-    gains = []
+def sheet(
+    out: Path, names: Sequence[str], peers: Sequence[str], count: int = 20, worst: int = 10, side: int = 160
+) -> Image.Image:
+    """Middles of pictures at their true size: those furthest behind the best peer in LPIPS, and every so many others.
+
+    Without peers bicubic is what they are behind.
+    """
+    behind = []
     for name in names:
         with (out / name / "per_image.csv").open() as file:
-            psnr = {(row["image"], row["method"]): float(row["psnr_y"]) for row in csv.DictReader(file)}
-        stems = sorted({image for image, _ in psnr})
-        gains += [(psnr[stem, "restored"] - psnr[stem, "bicubic"], name, stem) for stem in stems]
-    gains.sort()
-    rest = gains[worst:]
+            lpips = {(row["image"], row["method"]): float(row["lpips"]) for row in csv.DictReader(file)}
+        for stem in sorted({image for image, _ in lpips}):
+            rival = min(peers or ["bicubic"], key=lambda method: lpips[stem, method])
+            told = f"{name} {stem}: LPIPS {lpips[stem, 'restored']:.3f}, {rival} {lpips[stem, rival]:.3f}"
+            behind.append((lpips[stem, "restored"] - lpips[stem, rival], name, stem, told))
+    behind.sort(reverse=True)
+    rest = behind[worst:]
     others = min(count - worst, len(rest))
-    chosen = gains[:worst] + [rest[number * len(rest) // others] for number in range(others)]
+    chosen = behind[:worst] + [rest[number * len(rest) // others] for number in range(others)]
     rows = []
-    for gain, name, stem in chosen:
-        files = {
-            method: out / name / "default" / method / f"{stem}.png" for method in ("lq", "processor", "restored", "hq")
-        }
-        images = {method: read_image(file).tensor() for method, file in files.items()}
+    for _, name, stem, told in chosen:
+        shown = ("lq", *peers, "processor", "restored", "hq")
+        folder = out / name / "default"
+        images = {method: read_image(folder / method / f"{stem}.png").tensor() for method in shown}
         height, width = images["hq"].shape[-2:]
         images["lq"] = upscale(images["lq"][None], (height, width))[0]
         top, left = max(0, height - side) // 2, max(0, width - side) // 2
         middles = {method: image[:, top : top + side, left : left + side] for method, image in images.items()}
-        named = {"bicubic": middles["lq"], **{m: middles[m] for m in ("processor", "restored")}, "truth": middles["hq"]}
-        rows.append(panel(named, f"{name} {stem}: {gain:+.2f} dB"))
+        small, truth = middles.pop("lq"), middles.pop("hq")
+        rows.append(panel({"bicubic": small, **middles, "truth": truth}, told))
     half = -(-len(rows) // 2)
     return beside([stack(part) for part in (rows[:half], rows[half:]) if part])
 
@@ -156,7 +162,7 @@ def main() -> int:
     cost = [f"run={options.weights}", f"checkpoint={options.checkpoint}", *changes_of(sets[0]), "limit=1", "cost=true"]
     peers = f"peers=[{','.join(options.peers)}]"
     sspir(["evaluate", *cost, peers, "metric=fast", "wandb=null", f"out={options.out / 'cost'}"])
-    sheet(options.out, sets).save(options.out / "sheet.jpg", quality=88)
+    sheet(options.out, sets, options.peers).save(options.out / "sheet.jpg", quality=88)
     return 0
 
 
