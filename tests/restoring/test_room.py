@@ -1,13 +1,17 @@
 """Results that would be too large: refused from the header, before anything is decoded or made."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.images.room import enlarged
+from sspir.images.io import read_size
+from sspir.images.room import Size, enlarged
+from sspir.models.latent import upscale
 from tests.images.test_io import chunk, png
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
@@ -29,6 +33,90 @@ def test_sizes_are_those_of_the_scale_up_to_the_limit() -> None:
     for scale in (0, -1, math.nan, math.inf, "large"):
         with pytest.raises(UserError, match=r"scale: .* is no number above 0"):
             enlarged((1, 1), scale, math.inf)  # type: ignore[arg-type]  # what people hand in
+
+
+@pytest.mark.parametrize(
+    ("rule", "made"),
+    [
+        ({"scale": 2}, (48, 40)),
+        ({"scale": 2, "max_side": 36}, (36, 30)),
+        ({"box": (100, 48)}, (48, 40)),
+        ({"box": (30, 480)}, (36, 30)),
+        ({"long_side": 12}, (12, 10)),
+        ({"short_side": 100}, (120, 100)),
+        ({"short_side": 100, "max_side": 60}, (60, 50)),
+    ],
+)
+def test_a_size_is_one_rule_that_keeps_the_shape(rule: dict[str, object], made: tuple[int, int]) -> None:
+    assert enlarged((24, 20), Size(**rule), math.inf) == made  # type: ignore[arg-type]  # of a table
+    turned = {name: value[::-1] if name == "box" else value for name, value in rule.items()}  # type: ignore[index]
+    assert enlarged((20, 24), Size(**turned), math.inf) == made[::-1]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "rule", [{}, {"scale": 2, "long_side": 3}, {"max_side": 9}, {"box": (0, 3)}, {"long_side": 1.5}]
+)
+def test_two_rules_and_none_are_refused(rule: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        Size(**rule)  # type: ignore[arg-type]  # what people hand in
+
+
+def test_results_have_the_size_that_was_asked_for(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, height, width in (("wide.png", 12, 16), ("high.png", 24, 10)):
+        write_photo(tmp_path / "in" / name, height, width)
+    command = ["restore", str(tmp_path / "in"), "--weights", str(weights), "--steps", "1", "--out"]
+    assert main([*command, str(tmp_path / "two"), "--size", "30x40", "--scale", "2"]) == 2
+    assert "--scale: not allowed with argument --size" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "two"), "--size", "30"]) == 2
+    assert "'30' is not WxH, such as 1920x1080" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main([*command, str(out), "--size", "40x30"]) == 0
+    assert {name: read_size(out / name) for name in ("wide.png", "high.png")} == {
+        "wide.png": (30, 40),
+        "high.png": (30, 12),
+    }
+    entries = [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+    assert [entry["scale"] for entry in entries if entry["status"] == "done"] == [{"box": [40, 30]}] * 2
+    capsys.readouterr()
+    assert main([*command, str(out), "--size", "40x30"]) == 0
+    assert "0 restored, 2 were done before" in capsys.readouterr().out
+    assert main([*command, str(out), "--scale", "2", "--max-side", "30"]) == 0
+    assert read_size(out / "wide.png") == (22, 30)
+
+
+def test_a_photo_that_is_larger_is_restored_at_its_size_and_reduced() -> None:
+    pipeline = tiny_pipeline()
+    given = photo(24, 20)[None]
+    small = pipeline.restore(given, ["a"], (12, 10), [0], pipeline.settings(steps=1)).images
+    whole = pipeline.restore(given, ["a"], (24, 20), [0], pipeline.settings(steps=1)).images
+    assert torch.equal(small, upscale(whole, (12, 10)))
+    (image,) = pipeline(photo(24, 20), "a", scale=Size(long_side=12), steps=1).images
+    assert image.size == (10, 12)
+
+
+def test_a_dry_run_tells_what_and_how_long_and_writes_nothing(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "in" / "a.png", 8, 12)
+    header_of(tmp_path / "in" / "large.png", 300, 300)
+    out = tmp_path / "out"
+    command = ["restore", str(tmp_path / "in"), "--weights", str(weights), "--out", str(out), "--steps", "1"]
+    assert main([*command, "--long-side", "24", "--max-output-pixels", "1", "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{tmp_path}/in/a.png, 12 x 8 -> {out}/a.png, 24 x 16"
+    assert told[-1].startswith("2 would be restored, 0 were done before, 0 would fail; about ")
+    assert told[-1].endswith("as a trial of 32 x 32 pixels took.")
+    assert main([*command, "--max-output-pixels", "1", "--dry-run"]) == 1
+    assert "would fail: large.png: " in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--max-output-pixels", "1"]) == 1  # the header has no pixels
+    write_photo(tmp_path / "in" / "b.png", 8, 12)
+    capsys.readouterr()
+    assert main([*command, "--max-output-pixels", "1", "--dry-run"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 would be restored, 1 were done before, 1 would fail")
+    assert not (out / "b.png").exists()
 
 
 def test_an_endless_scale_is_refused_before_a_folder_is_made(

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sspir.commands.restore_flags import parser, refuse_for_peer
+from sspir.commands.restore_flags import parser, refuse_for_peer, size_asked
 from sspir.errors import UserError
 
 if TYPE_CHECKING:
     from sspir.files import Journal
+    from sspir.images.room import Size
     from sspir.restoring.jobs import Job
     from sspir.restoring.peer import PeerPipeline
-    from sspir.restoring.runner import Request
+    from sspir.restoring.runner import JobRunner, Request
     from sspir.sampling.pipeline import RestorationPipeline
     from sspir.sampling.sampler import Sampler
 
@@ -27,6 +28,8 @@ EXAMPLES = """examples:
     sspir restore photos/ --out restored --weights my-pipeline
   only some, with your own words and the difference beside them:
     sspir restore 'photos/**/*.jpg' --out restored --weights my-pipeline --caption "an old brick house" --compare
+  to fit a screen, never more than 4,000 pixels long; first only say what it would do, and how long it takes:
+    sspir restore photos/ --out restored --size 3840x2160 --max-side 4000 --dry-run
   closer to what was photographed, less invented:
     sspir restore photos/ --out restored --weights my-pipeline --fidelity 0.7
   where does the model invent? five samples, their mean, and a map of where they differ:
@@ -93,6 +96,8 @@ def _restore(options: argparse.Namespace, peer: bool) -> int:
         )
         left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
         _require_room(left, request.scale, pipeline.max_output_pixels)
+        if options.dry_run:
+            return _foretell(restorer, left, len(jobs))
         for _ in tqdm(restorer.describe(left), desc="captions", unit="photo", disable=None, leave=False):
             pass
         bar.reset(total=len(left))
@@ -123,7 +128,7 @@ def _of_peer(options: argparse.Namespace) -> "tuple[PeerPipeline, Request]":
     pipeline = PeerPipeline(found, choose_device(options.device), options.max_output_pixels * 1e6 or float("inf"))
     tiles = Tiles(None if options.tile == "off" else options.tile) if options.tile not in (None, "auto") else Tiles()
     weights = f"{options.weights} {found.checksum}"
-    return pipeline, Request(tiles, options.scale or found.scale, compare=options.compare, weights=weights)
+    return pipeline, Request(tiles, size_asked(options, found.scale), compare=options.compare, weights=weights)
 
 
 def _of_diffusion(options: argparse.Namespace) -> "tuple[RestorationPipeline, Request]":
@@ -138,7 +143,7 @@ def _of_diffusion(options: argparse.Namespace) -> "tuple[RestorationPipeline, Re
     settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
     request = Request(
         settings,
-        options.scale or pipeline.config.scale,
+        size_asked(options, pipeline.config.scale),
         options.seed,
         options.samples,
         options.compare,
@@ -183,7 +188,23 @@ def _check_out(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal
         raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
 
 
-def _require_room(jobs: "list[Job]", scale: float, most: float) -> None:
+def _foretell(restorer: "JobRunner", left: "list[Job]", all_jobs: int) -> int:
+    """Say what would be restored, and in about how many minutes. Returns the exit status: 1 if some would fail."""
+    from sspir.restoring.forecast import forecast
+
+    foreseen = forecast(restorer, left)
+    for job, given, made in foreseen.sizes:
+        sys.stdout.write(f"{job.source}, {given[1]} x {given[0]} -> {job.target}, {made[1]} x {made[0]}\n")
+    for job, sentence in foreseen.refused:
+        sys.stderr.write(f"would fail: {job.name}: {sentence}\n")
+    sys.stdout.write(
+        f"{len(foreseen.sizes)} would be restored, {all_jobs - len(left)} were done before, "
+        f"{len(foreseen.refused)} would fail; about {foreseen.duration()}, {foreseen.source}.\n"
+    )
+    return 1 if foreseen.refused else 0
+
+
+def _require_room(jobs: "list[Job]", scale: "float | Size", most: float) -> None:
     """Refuse if every result would be too large; if only some would, each of these is refused in its turn."""
     from sspir.images.room import require_room
 

@@ -2,11 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sspir.commands.parser import Parser, add_captioner_input
 from sspir.errors import UserError
 from sspir.images.names import FORMATS
 from sspir.numbers import COUNT, LIMIT, POSITIVE, REAL, SEED, SHARE, STEPS, TIMESTEP
+
+if TYPE_CHECKING:
+    from sspir.images.room import Size
 
 _OF_DIFFUSION = {
     "checkpoint", "stable_diffusion", "clip", "fidelity", "sampler", "steps", "guidance", "start", "seed", "colour",
@@ -54,7 +58,14 @@ def _of_the_weights(group: "argparse._ArgumentGroup") -> None:
 
 def _of_the_look(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--scale", type=POSITIVE, metavar="X", help="how much larger, e.g. 4 or 1.5 (default: as trained)")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument(
+        "--scale", type=POSITIVE, metavar="X", help="how much larger, e.g. 4 or 1.5 (default: as trained)"
+    )
+    size.add_argument("--size", type=_box, metavar="WxH", help="as large as fits into WxH pixels, e.g. 1920x1080")
+    size.add_argument("--long-side", type=COUNT, metavar="N", help="pixels of the longer side")
+    size.add_argument("--short-side", type=COUNT, metavar="N", help="pixels of the shorter side")
+    add("--max-side", type=COUNT, metavar="N", help="pixels of the longer side at most, whatever the size above says")
     add("--fidelity", type=SHARE, metavar="F", help="0: as realistic as it can (default) to 1: as faithful as it can")
     add(
         "--sampler",
@@ -128,6 +139,11 @@ def _of_the_files(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     add("--format", choices=FORMATS, help="of the results (default png, or as --out ends); same: each photo's own")
     add("--compare", action="store_true", help="also write given and restored side by side")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="write nothing; say what would be restored, how large, and how long it takes",
+    )
     add("--skip-existing", action="store_true", help="leave every result that is there, whatever it was made with")
     add("--overwrite", action="store_true", help="restore everything anew")
     add("--max-pixels", type=COUNT, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
@@ -150,6 +166,30 @@ def refuse_for_peer(options: argparse.Namespace, flags: Parser) -> None:
         if action.dest in _OF_DIFFUSION and getattr(options, action.dest) != action.default:
             flag = action.option_strings[0]
             raise UserError(f"{flag} is for diffusion, which {options.weights} does without; leave it out.")
+
+
+def size_asked(options: argparse.Namespace, default: float) -> "float | Size":
+    """The scale or the rule that the flags give; shapes are kept.
+
+    Args:
+        options: of the command.
+        default: scale where nothing is given.
+    """
+    from sspir.images.room import Size
+
+    rules = {"box": options.size, "long_side": options.long_side, "short_side": options.short_side}
+    if options.max_side is None and not any(rules.values()):
+        return float(options.scale or default)
+    if not any(rules.values()):
+        rules["scale"] = options.scale or default
+    return Size(**rules, max_side=options.max_side)
+
+
+def _box(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH, such as 1920x1080")
+    return COUNT(width), COUNT(height)
 
 
 def _start(text: str) -> int | str:

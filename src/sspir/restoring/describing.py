@@ -9,7 +9,7 @@ from sspir.captioners.base import CaptionerUnavailableError, caption_each
 from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
-from sspir.images.room import require_room
+from sspir.images.room import Size, recorded, require_room
 from sspir.restoring.jobs import Job
 from sspir.restoring.peer import PeerPipeline
 from sspir.sampling.look import look
@@ -24,7 +24,7 @@ class Describer:
     Args:
         pipeline: with the captioner, and what a first restoration needs.
         journal: of the output folder.
-        scale: upscaling.
+        scale: upscaling, or the rule for it.
         captioner_input: what of a photo the captioner describes, see `sspir.sampling.look.look`.
         weights: what the pipeline was made of, for the record.
         max_pixels: larger photos are refused.
@@ -34,7 +34,7 @@ class Describer:
         self,
         pipeline: RestorationPipeline | PeerPipeline,
         journal: Journal,
-        scale: float,
+        scale: float | Size,
         captioner_input: str = "lq",
         weights: str = "",
         max_pixels: int = MAX_PIXELS,
@@ -84,7 +84,7 @@ class Describer:
     def _line(self, job: Job) -> dict[str, Any]:
         """The journal's line for a caption, without the caption: while the line is the same, the caption is good."""
         restored_by = self.weights if self.captioner_input != "lq" else None
-        seen = {"shown": self.captioner_input, "shown_by": restored_by, "scale": self.scale}
+        seen = {"shown": self.captioner_input, "shown_by": restored_by, "scale": recorded(self.scale)}
         captioner = {"captioner": self.pipeline.captioner.provenance(), **seen}
         return {**job.content(), **captioner, "status": "described", "output": job.output}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sspir.captioners.base import Captioner, NoCaption
-from sspir.images.room import enlarged
+from sspir.images.room import Size, enlarged
 from sspir.peers.base import TILE, Peer, restored
 from sspir.sampling.loop import OnStep, Step
 from sspir.sampling.output import RestorationOutput
@@ -51,7 +51,7 @@ class PeerPipeline:
         self.max_output_pixels = max_output_pixels
         self.captioner: Captioner = NoCaption()
 
-    def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:
+    def size_of(self, lq: Tensor, scale: float | Size | None = None) -> tuple[int, int]:
         """As of `RestorationPipeline`; by default the peer's own scale."""
         return enlarged((lq.shape[-2], lq.shape[-1]), scale or self.peer.scale, self.max_output_pixels)
 

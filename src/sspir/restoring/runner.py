@@ -16,7 +16,7 @@ from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
-from sspir.images.room import require_room
+from sspir.images.room import Size, recorded, require_room
 from sspir.memory import peak_bytes, released, reset_peak
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
@@ -38,7 +38,7 @@ class Request:
 
     Args:
         settings: of the sampler, or of a peer.
-        scale: upscaling.
+        scale: upscaling, or the rule for it.
         seed: of the noise of every photo, so that a result depends on neither order nor batch.
         samples: restorations of each photo, under the seeds that follow.
         compare: write what was given and what came out side by side, too.
@@ -48,7 +48,7 @@ class Request:
     """
 
     settings: Sampler | Tiles
-    scale: float
+    scale: float | Size
     seed: int = 0
     samples: int = 1
     compare: bool = False
@@ -59,7 +59,7 @@ class Request:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The request as JSON holds it."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(json.dumps({**asdict(self), "scale": recorded(self.scale)}))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sspir.captioners.base import CaptionerUnavailableError
+from sspir.images.room import Size
 from sspir.models.latent import upscale
 from sspir.sampling.restoration import LARGEST_SEEN, padded_to, structure_of
 
@@ -54,7 +55,11 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
 
 
 def captions_of(
-    pipeline: Any, images: Sequence[Tensor], given: Sequence[str | None], scale: float | None, captioner_input: str
+    pipeline: Any,
+    images: Sequence[Tensor],
+    given: Sequence[str | None],
+    scale: float | Size | None,
+    captioner_input: str,
 ) -> list[str]:
     """The given captions, with the captioner's where None is given; the captioner is freed afterwards.
 

@@ -15,7 +15,7 @@ from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import caption_ids
 from sspir.errors import UserError
 from sspir.images.photo import Photo, to_tensor
-from sspir.images.room import MAX_OUTPUT_PIXELS, enlarged, require_room
+from sspir.images.room import MAX_OUTPUT_PIXELS, Size, enlarged, require_room
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
@@ -138,7 +138,7 @@ class RestorationPipeline(DiffusionPipeline):
         image: Photo | Sequence[Photo],
         caption: str | Sequence[str] | None = None,
         seed: int | Sequence[int] = 0,
-        scale: float | None = None,
+        scale: float | Size | None = None,
         output_type: str = "pil",
         captioner_input: str = "lq",
         on_step: OnStep | None = None,
@@ -151,7 +151,7 @@ class RestorationPipeline(DiffusionPipeline):
             image: a photo of any kind that `sspir.images.photo.to_tensor` takes, or a list of those.
             caption: what they show; None asks `self.captioner`.
             seed: of the noise; one for all, or one per image.
-            scale: upscaling; the trained one by default.
+            scale: upscaling, or a `sspir.images.room.Size`; the trained one by default.
             captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
             on_step: called after each step with a `Step`: its number, how many there are, the latents, and a preview
@@ -240,7 +240,7 @@ class RestorationPipeline(DiffusionPipeline):
             raise UserError("Weights that are offloaded layer by layer cannot be saved; call remove_all_hooks() first.")
         super().save_pretrained(*arguments, **settings)
 
-    def size_of(self, lq: Tensor, scale: float | None = None) -> tuple[int, int]:
+    def size_of(self, lq: Tensor, scale: float | Size | None = None) -> tuple[int, int]:
         """Height and width of the restored images of lq (..., 3, h, w); by default at the trained scale.
 
         Raises:
@@ -248,7 +248,7 @@ class RestorationPipeline(DiffusionPipeline):
         """
         return enlarged((lq.shape[-2], lq.shape[-1]), self._scale(scale), self.max_output_pixels)
 
-    def _scale(self, scale: float | None) -> float:
+    def _scale(self, scale: float | Size | None) -> float | Size:
         kept: float = self.config.scale
         return kept if scale is None else scale
 
@@ -279,7 +279,7 @@ class RestorationPipeline(DiffusionPipeline):
         Args:
             lq: (B, 3, h, w) in [0, 1], RGB.
             captions: one text per image; "" for none.
-            size: (H, W) of the result; the default scale times (h, w).
+            size: (H, W) of the result; the default scale times (h, w). A smaller one than (h, w) is reduced to.
             seeds: one per image: the same seed gives the same noise whatever the batch. Default: 0, 1, ...
             sampler: settings; the pipeline's own by default.
             on_step: called after each step with a `Step`.

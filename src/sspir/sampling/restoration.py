@@ -231,11 +231,18 @@ def restore_batch(
     on_step: OnStep | None = None,
 ) -> RestorationOutput:
     """Restore a batch; arguments as of `Restoration`. Within autocast the denoiser alone takes part in it, as a type
-    given to `in_dtype` is its alone. What comes out broken in half precision is done again in full.
+    given to `in_dtype` is its alone. What comes out broken in half precision is done again in full. A result that is
+    to be smaller than the photo is restored at the photo's size, and reduced: its pixels have seen all of the photo.
 
     Raises:
         BrokenError: the result holds NaN or infinity, or is black, in full precision too.
     """
+    height, width = lq.shape[-2:]
+    if size[0] < height or size[1] < width:
+        own = max(size[0], height), max(size[1], width)
+        done = restore_batch(pipeline, lq, captions, own, seeds, settings, on_step)
+        done.images = upscale(done.images, size)
+        return done
 
     def restored(autocast: torch.autocast) -> RestorationOutput:
         with plain(lq.device):

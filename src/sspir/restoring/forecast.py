@@ -1,0 +1,86 @@
+"""Foretell what restoring photos would do, and how long it would take, without writing anything."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sspir.errors import UserError
+from sspir.images.io import read_size
+from sspir.images.room import enlarged, require_room
+from sspir.restoring.jobs import Job
+from sspir.restoring.runner import JobRunner
+
+SIDE = 32
+"""Pixels of the photo that is restored to see how fast this machine is."""
+
+Sides = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What restoring would do.
+
+    Attributes:
+        sizes: of every photo that would be restored: its height and width, and the result's.
+        refused: photos that would fail, with the sentence.
+        seconds: that it would take, about.
+        source: what the seconds are taken from.
+    """
+
+    sizes: list[tuple[Job, Sides, Sides]]
+    refused: list[tuple[Job, str]]
+    seconds: float
+    source: str
+
+    def duration(self) -> str:
+        """The seconds in words."""
+        for seconds, unit in ((3600, "hours"), (60, "minutes")):
+            if self.seconds >= 2 * seconds:
+                return f"{self.seconds / seconds:.0f} {unit}"
+        return f"{self.seconds:.0f} seconds"
+
+
+def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
+    """Foretell what `runner` would do with the jobs.
+
+    Seconds per pixel are those of photos that the journal holds as restored with the same settings; where there are
+    none, a small photo is restored.
+    """
+    scale, most = runner.request.scale, runner.pipeline.max_output_pixels
+    sizes: list[tuple[Job, Sides, Sides]] = []
+    refused: list[tuple[Job, str]] = []
+    for job in jobs:
+        try:
+            require_room(job.source, scale, most)
+            given = read_size(job.source)
+            sizes.append((job, given, enlarged(given, scale, most, job.source)))
+        except (UserError, OSError) as error:
+            refused.append((job, str(error)))
+    pixels = sum(_pixels(given, made) for _, given, made in sizes)
+    before = [entry for entry in runner.journal.entries.values() if runner.request.record.items() <= entry.items()]
+    if not pixels:
+        return Forecast(sizes, refused, 0.0, "as nothing is left")
+    if done := [entry for entry in before if entry.get("status") == "done"]:
+        rate = sum(entry["seconds"] for entry in done) / sum(entry["size"][0] * entry["size"][1] for entry in done)
+        return Forecast(sizes, refused, pixels * rate, f"as {len(done)} restored before took")
+    return Forecast(sizes, refused, pixels * _trial(runner), f"as a trial of {SIDE} x {SIDE} pixels took")
+
+
+def _trial(runner: JobRunner) -> float:
+    """Seconds per pixel of the result for a small photo; the second of two, as the first one warms up."""
+    request, pipeline = runner.request, runner.pipeline
+    lq = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    size = pipeline.size_of(lq, None)
+    for _ in range(2):
+        started = time.monotonic()
+        for number in range(request.samples):
+            pipeline.restore(lq, [""], size, [number], request.settings, lambda step: None)  # type: ignore[arg-type]  # of both kinds
+        seconds = time.monotonic() - started
+    return seconds / (size[0] * size[1])
+
+
+def _pixels(given: Sides, made: Sides) -> int:
+    """Pixels that are restored: a smaller result is reduced from the photo's own size."""
+    return max(given[0], made[0]) * max(given[1], made[1])
