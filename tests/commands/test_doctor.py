@@ -36,6 +36,7 @@ def test_an_experiment_without_its_weights_names_them_and_its_size(capsys: pytes
     assert "backbone.path" in told
 
 
+@pytest.mark.thorough
 def test_an_experiment_that_needs_nothing_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "tiny", "trainer.accumulate_grad_batches=3"]) == 0
     told = capsys.readouterr().out
@@ -48,6 +49,7 @@ def test_an_experiment_that_needs_nothing_is_ready(capsys: pytest.CaptureFixture
     assert "a step of 16 images of 64 x 64 in bf16-mixed takes about" in told
 
 
+@pytest.mark.thorough
 def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "ssp_ir", "trainer=cpu", "batch_size=64", "dataset.train.root=/missing/photos"]) == 1
     told = capsys.readouterr().out

@@ -211,6 +211,7 @@ class PowerCut(Callback):
             raise RuntimeError("no power")
 
 
+@pytest.mark.thorough
 def test_a_run_that_stopped_goes_on_to_the_last_bit(photo_folder: Path, tmp_path: Path) -> None:
     changes = [*ONE_STEP, "trainer.limit_val_batches=0", "trainer.accumulate_grad_batches=2", "checkpoint_every=1"]
     cut = "+callbacks.cut={_target_:tests.objectives.test_one_step.PowerCut}"

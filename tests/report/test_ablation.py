@@ -50,6 +50,7 @@ def test_a_sweep_becomes_an_ablation_table(sweep: Path, photo_folder: Path) -> N
     assert rows["none"].gain is None
 
 
+@pytest.mark.thorough
 def test_gains_are_paired_by_image_over_the_seeds_that_both_have(sweep: Path) -> None:
     (study,) = studies(collect([sweep])[0])
     rows = {row.variant: row for row in study.rows["psnr_y"]}
@@ -66,6 +67,7 @@ def test_gains_are_paired_by_image_over_the_seeds_that_both_have(sweep: Path) ->
     assert other.gain.mean == pytest.approx(rows["no_rgb_loss"].mean - rows["none"].mean)
 
 
+@pytest.mark.thorough
 def test_the_page_shows_table_plot_and_validation_over_seeds(sweep: Path) -> None:
     found = collect([sweep])
     page = build(found, "title", images=1, quality=50)
@@ -79,5 +81,6 @@ def test_the_page_shows_table_plot_and_validation_over_seeds(sweep: Path) -> Non
     assert "tiny: last validation over seeds, mean ± standard deviation" in page
 
 
+@pytest.mark.thorough
 def test_results_of_one_variant_are_no_study(sweep: Path) -> None:
     assert studies(collect([sweep / "none-s0", sweep / "none-s1"])[0]) == []

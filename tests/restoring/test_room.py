@@ -110,6 +110,9 @@ def test_a_dry_run_tells_what_and_how_long_and_writes_nothing(
     assert told[-1].endswith("as a trial of 32 x 32 pixels took.")
     assert main([*command, "--max-output-pixels", "1", "--dry-run"]) == 1
     assert "would fail: large.png: " in capsys.readouterr().err
+    header_of(tmp_path / "in" / "large.png", 1500, 1000)
+    assert main([*command, "--long-side", "8", "--max-pixels", "1", "--dry-run"]) == 1
+    assert "would fail: large.png: its 1500 x 1000 pixels are more than --max-pixels" in capsys.readouterr().err
     assert not out.exists()
     assert main([*command, "--max-output-pixels", "1"]) == 1  # the header has no pixels
     write_photo(tmp_path / "in" / "b.png", 8, 12)

@@ -52,6 +52,7 @@ def before(now: Path, photo_folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_it_is_the_same_run(before: Path, now: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert SCRATCH in (before / CONFIG).read_text()
     assert finished(before, tiny_config(before, photo_folder))
@@ -119,6 +120,7 @@ def test_a_repetition_follows_what_was_composed(tmp_path: Path) -> None:
         repetition(tmp_path, ["folder=again"])
 
 
+@pytest.mark.thorough
 def test_what_was_composed_is_what_ran(now: Path) -> None:
     resolved = OmegaConf.to_container(read_record(now / COMPOSED, may_refer=True), resolve=True)
     assert resolved == OmegaConf.to_container(read_record(now / CONFIG))

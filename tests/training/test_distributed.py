@@ -68,6 +68,7 @@ def one(device: str, tmp_path_factory: pytest.TempPathFactory, photo_folder: Pat
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("trainer", "stopped"),
     [("ddp", None), *(pytest.param("fsdp", stopped, marks=pytest.mark.slow) for stopped in (None, 2))],

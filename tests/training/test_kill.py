@@ -54,6 +54,7 @@ def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> 
     assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kills", "steps", "others"),
     [

@@ -37,6 +37,7 @@ def finished(root: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
+@pytest.mark.thorough
 def test_finished_runs_are_skipped_and_what_a_model_refuses_is_passed_over(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

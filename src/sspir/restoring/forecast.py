@@ -55,6 +55,8 @@ def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
         try:
             require_room(job.source, scale, most)
             given = read_size(job.source)
+            if given[0] * given[1] > runner.max_pixels:
+                raise UserError(f"its {given[1]} x {given[0]} pixels are more than --max-pixels allows")
             sizes.append((job, given, enlarged(given, scale, most, job.source)))
         except (UserError, OSError) as error:
             refused.append((job, str(error)))
