@@ -107,7 +107,7 @@ def test_a_dry_run_tells_what_and_how_long_and_writes_nothing(
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"{tmp_path}/in/a.png, 12 x 8 -> {out}/a.png, 24 x 16"
     assert told[-1].startswith("2 would be restored, 0 were done before, 0 would fail; about ")
-    assert told[-1].endswith("as a trial of 32 x 32 pixels took.")
+    assert told[-1].endswith("as a trial of 64 x 64 pixels took.")
     assert main([*command, "--max-output-pixels", "1", "--dry-run"]) == 1
     assert "would fail: large.png: " in capsys.readouterr().err
     header_of(tmp_path / "in" / "large.png", 1500, 1000)

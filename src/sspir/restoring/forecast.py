@@ -12,8 +12,11 @@ from sspir.images.room import enlarged, require_room
 from sspir.restoring.jobs import Job
 from sspir.restoring.runner import JobRunner
 
-SIDE = 32
+SIDE = 64
 """Pixels of the photo that is restored to see how fast this machine is."""
+
+LONG = 5
+"""Seconds after which a trial is not repeated."""
 
 Sides = tuple[int, int]
 
@@ -71,7 +74,7 @@ def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
 
 
 def _trial(runner: JobRunner) -> float:
-    """Seconds per pixel of the result for a small photo; the second of two, as the first one warms up."""
+    """Seconds per pixel of the result for a small photo; the second time, as the first one warms up, if that is short."""
     request, pipeline = runner.request, runner.pipeline
     lq = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     size = pipeline.size_of(lq, None)
@@ -79,7 +82,8 @@ def _trial(runner: JobRunner) -> float:
         started = time.monotonic()
         for number in range(request.samples):
             pipeline.restore(lq, [""], size, [number], request.settings, lambda step: None)  # type: ignore[arg-type]  # of both kinds
-        seconds = time.monotonic() - started
+        if (seconds := time.monotonic() - started) > LONG:
+            break
     return seconds / (size[0] * size[1])
 
 
