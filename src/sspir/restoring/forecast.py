@@ -74,7 +74,7 @@ def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
 
 
 def _trial(runner: JobRunner) -> float:
-    """Seconds per pixel of the result for a small photo; the second time, as the first one warms up, if that is short."""
+    """Seconds per pixel of a small photo's result; of a second one, as the first warms up, where that is short."""
     request, pipeline = runner.request, runner.pipeline
     lq = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     size = pipeline.size_of(lq, None)
