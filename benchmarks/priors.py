@@ -26,10 +26,8 @@ from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.saved import SHIPPED
 from sspir.weights.load import load_pipeline
 
-METRICS = ("LPIPS", "DISTS", "PSNR-Y")
 
-
-def values_of(pipe: RestorationPipeline, pairs: Path, limit: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
+def values_of(pipe: RestorationPipeline, pairs: Path, limit: int | None, seed: int) -> dict[str, dict[str, np.ndarray]]:
     """Name of the priors -> metric -> values per photo."""
     metrics: dict[str, FullReferenceMetric] = {
         "LPIPS": PerceptualMetric("lpips"), "DISTS": PerceptualMetric("dists"), "PSNR-Y": PSNR()

@@ -97,13 +97,14 @@ def sheet(
 ) -> Image.Image:
     """Middles of pictures at their true size: those furthest behind the best peer in LPIPS, and every so many others.
 
-    Without peers bicubic is what they are behind.
+    Without peers bicubic is what they are behind. A picture without one of the Processor, as those restored in regions
+    are, is left out.
     """
     behind = []
     for name in names:
         with (out / name / "per_image.csv").open() as file:
             lpips = {(row["image"], row["method"]): float(row["lpips"]) for row in csv.DictReader(file)}
-        for stem in sorted({image for image, _ in lpips}):
+        for stem in sorted({image for image, method in lpips if method == "processor"}):
             rival = min(peers or ["bicubic"], key=lambda method: lpips[stem, method])
             told = f"{name} {stem}: LPIPS {lpips[stem, 'restored']:.3f}, {rival} {lpips[stem, rival]:.3f}"
             behind.append((lpips[stem, "restored"] - lpips[stem, rival], name, stem, told))

@@ -20,6 +20,7 @@ from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.metrics import PerceptualMetric
 from sspir.metrics.base import MetricUnavailableError
+from sspir.objectives import PerceptualLoss
 from sspir.perceptual import LPIPS
 from sspir.perceptual.networks import L2Pool
 from sspir.perceptual.weights import DISTANCES, _ArrayUnpickler, _convolutions, find_trunk, load_distance
@@ -112,6 +113,26 @@ def test_lpips_is_that_of_torchmetrics(
         metric.update(preds[:1], target[:1])
         metric.update(preds[1:], target[1:])
     assert ours.compute().item() == pytest.approx(theirs.compute().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_loss_may_compute_features_in_bfloat16(name: str, tmp_path: Path) -> None:
+    save_file(random_network(name).features.state_dict(), tmp_path / "trunk.safetensors")
+    preds, target = pictures(1, 64, 64)
+    found = []
+    for precision in ("32", "bf16"):
+        loss = PerceptualLoss(name, tmp_path / "trunk.safetensors", precision)
+        loss.load()
+        seen = preds.clone().requires_grad_()
+        value = loss(seen, target)
+        (gradient,) = torch.autograd.grad(value, seen)
+        found.append((value.item(), gradient.flatten()))
+    (full, slope), (half, rough) = found
+    assert half == pytest.approx(full, rel=0.05)
+    assert half != full
+    assert torch.cosine_similarity(slope, rough, dim=0) > 0.8
+    with pytest.raises(UserError, match="choose 32 or bf16"):
+        PerceptualLoss(name, precision="16")
 
 
 def test_pooling_of_a_constant_is_the_constant() -> None:

@@ -49,8 +49,8 @@ def test_sizes_are_those_of_the_scale_up_to_the_limit() -> None:
 )
 def test_a_size_is_one_rule_that_keeps_the_shape(rule: dict[str, object], made: tuple[int, int]) -> None:
     assert enlarged((24, 20), Size(**rule), math.inf) == made  # type: ignore[arg-type]  # of a table
-    turned = {name: value[::-1] if name == "box" else value for name, value in rule.items()}  # type: ignore[index]
-    assert enlarged((20, 24), Size(**turned), math.inf) == made[::-1]  # type: ignore[arg-type]
+    turned = {name: value[::-1] if name == "box" else value for name, value in rule.items()}  # type: ignore[index]  # a box
+    assert enlarged((20, 24), Size(**turned), math.inf) == made[::-1]  # type: ignore[arg-type]  # of a table
 
 
 @pytest.mark.parametrize(

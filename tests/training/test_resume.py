@@ -186,7 +186,7 @@ class Stopping(Callback):
             raise KeyboardInterrupt
 
         if self.moment == "within an update" and self.batches == 2:  # this step has begun: of the next one
-            optimizer.step = torn  # type: ignore[method-assign]
+            optimizer.step = torn  # type: ignore[method-assign]  # of this one alone
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,11 @@ class Size:
         if len(rules) != 1:
             told = " and ".join(rules) or "none"
             raise UserError(f"Size takes one of scale, box, long_side and short_side; it got {told}.")
-        if self.scale is not None:
-            POSITIVE.require("scale", self.scale)
         if self.box is not None and len(self.box) != 2:
             raise UserError(f"box: {self.box} is no width and height.")
-        for name, value in (("box", self.box), *((name, [getattr(self, name)]) for name in _SIDES)):
-            for pixels in value or ():
-                if pixels is not None:
-                    COUNT.require(name, pixels)
+        for name, value in self.asked().items():
+            for number in value if name == "box" else [value]:
+                (POSITIVE if name == "scale" else COUNT).require(name, number)
 
     def asked(self) -> dict[str, Any]:
         """What was given, as JSON holds it."""
@@ -67,9 +64,6 @@ class Size:
         if self.short_side is not None:
             return min(self.short_side / min(height, width), most)
         return min(self.scale or 1.0, most)
-
-
-_SIDES = ("long_side", "short_side", "max_side")
 
 
 def recorded(scale: float | Size) -> float | dict[str, Any]:

@@ -113,7 +113,8 @@ class PerceptualDistance(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """What the distance compares of images (B, 3, H, W) in [0, 1]: maps (B, C, ., .), the finest first."""
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self._maps(images.to(next(self.parameters()).dtype))
+            dtype = next(self.parameters()).dtype
+            return [maps.to(dtype) for maps in self._maps(images.to(dtype))]
 
     def between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
         """Distances (B,) of pictures whose `maps` these are: where many are compared to one, its maps are made once."""

@@ -64,10 +64,10 @@ def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
         except (UserError, OSError) as error:
             refused.append((job, str(error)))
     pixels = sum(_pixels(given, made) for _, given, made in sizes)
-    before = [entry for entry in runner.journal.entries.values() if runner.request.record.items() <= entry.items()]
     if not pixels:
         return Forecast(sizes, refused, 0.0, "as nothing is left")
-    if done := [entry for entry in before if entry.get("status") == "done"]:
+    alike = {**runner.request.record, "status": "done"}.items()
+    if done := [entry for entry in runner.journal.entries.values() if alike <= entry.items()]:
         rate = sum(entry["seconds"] for entry in done) / sum(entry["size"][0] * entry["size"][1] for entry in done)
         return Forecast(sizes, refused, pixels * rate, f"as {len(done)} restored before took")
     return Forecast(sizes, refused, pixels * _trial(runner), f"as a trial of {SIDE} x {SIDE} pixels took")
