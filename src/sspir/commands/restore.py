@@ -49,13 +49,12 @@ could be done, 130 or 143 interrupted.
 
 def run(arguments: list[str]) -> int:
     """Parse the flags and restore. Returns the exit status."""
-    flags = parser(EXAMPLES)
-    options = flags.parse_args(arguments)
-    if peer := _means_peer(options.weights):
-        refuse_for_peer(options, flags)
+    options = parser(EXAMPLES).parse_args(arguments)
+    if _means_peer(options.weights):
+        refuse_for_peer(options)  # before anything is loaded
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _restore(options, peer)
+        return _restore(options)
     except _Stopped as stopped:
         sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
         return 128 + stopped.number
@@ -76,7 +75,7 @@ def _stop(number: int, frame: Any) -> None:
     raise _Stopped(number)
 
 
-def _restore(options: argparse.Namespace, peer: bool) -> int:
+def _restore(options: argparse.Namespace) -> int:
     from sspir.files import Journal
     from sspir.restoring.jobs import JOURNAL, find_jobs, is_file
 
@@ -89,11 +88,13 @@ def _restore(options: argparse.Namespace, peer: bool) -> int:
 
     from sspir.restoring.runner import JobRunner
 
-    pipeline, request = (_of_peer if peer else _of_diffusion)(options)
+    pipeline = load(options)
+    request = request_of(options, pipeline)
     with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         restorer = JobRunner(
-            pipeline, request, journal, caption_of, options.batch, options.max_pixels * 1_000_000, bar.update
-        )
+            pipeline, request, journal, caption_of, options.batch, options.max_pixels * 1_000_000,
+            lambda share, step: bar.update(share),
+        )  # fmt: skip
         left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
         _require_room(left, request.scale, pipeline.max_output_pixels)
         if options.dry_run:
@@ -117,41 +118,50 @@ def _means_peer(weights: str | None) -> bool:
     return means_peer(weights)
 
 
-def _of_peer(options: argparse.Namespace) -> "tuple[PeerPipeline, Request]":
-    """Somebody else's network in a pipeline's place, and how it restores."""
+def load(options: argparse.Namespace) -> "RestorationPipeline | PeerPipeline":
+    """The model that the flags name, on their device: a pipeline, or somebody else's network in its place."""
+    if not _means_peer(options.weights):
+        return _pipeline(options)
+
     from sspir.memory import choose_device
     from sspir.peers import find_peer
+    from sspir.restoring.peer import PeerPipeline
+
+    most = options.max_output_pixels * 1e6 or float("inf")
+    return PeerPipeline(find_peer(options.weights), choose_device(options.device), most)
+
+
+def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | PeerPipeline") -> "Request":
+    """How the flags have photos restored.
+
+    Raises:
+        UserError: a setting means nothing to the model.
+    """
     from sspir.restoring.peer import PeerPipeline, Tiles
     from sspir.restoring.runner import Request
 
-    found = find_peer(options.weights)
-    pipeline = PeerPipeline(found, choose_device(options.device), options.max_output_pixels * 1e6 or float("inf"))
-    tiles = Tiles(None if options.tile == "off" else options.tile) if options.tile not in (None, "auto") else Tiles()
-    weights = f"{options.weights} {found.checksum}"
-    return pipeline, Request(tiles, size_asked(options, found.scale), compare=options.compare, weights=weights)
+    if isinstance(pipeline, PeerPipeline):
+        refuse_for_peer(options)
+        tile = Tiles.tile if options.tile in (None, "auto") else None if options.tile == "off" else options.tile
+        size, made_of = size_asked(options, pipeline.peer.scale), f"{options.weights} {pipeline.peer.checksum}"
+        return Request(Tiles(tile), size, compare=options.compare, weights=made_of)
 
-
-def _of_diffusion(options: argparse.Namespace) -> "tuple[RestorationPipeline, Request]":
-    """The pipeline, and how it restores."""
-    from sspir.restoring.runner import Request
     from sspir.training.saved import SHIPPED
     from sspir.weights.load import weights_time
 
-    options.weights = options.weights or SHIPPED
-    pipeline = _pipeline(options)
     settings = _settings(options, pipeline)
     settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
-    request = Request(
+    weights = options.weights or SHIPPED
+    return Request(
         settings,
         size_asked(options, pipeline.config.scale),
         options.seed,
         options.samples,
         options.compare,
         options.dtype,
-        f"{options.weights} of {weights_time(options.weights)}",
+        f"{weights} of {weights_time(weights)}",
         options.captioner_input,
     )
-    return pipeline, request
 
 
 _BAR = "{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} photos, {elapsed} gone, {remaining} left"
@@ -246,12 +256,14 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     from sspir.config.build import build
     from sspir.config.compose import load_choice
     from sspir.memory import choose_device
+    from sspir.training.saved import SHIPPED
     from sspir.weights.load import load_pipeline
 
     captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None
-    pipeline = load_pipeline(options.weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)
+    weights = options.weights or SHIPPED
+    pipeline = load_pipeline(weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)
     if options.captioner_input == "processor" and not pipeline.backbone.processor.predicts_image:
-        raise UserError(f"{options.weights} has no Processor that predicts images; use --captioner-input restored.")
+        raise UserError(f"{weights} has no Processor that predicts images; use --captioner-input restored.")
     try:
         pipeline.to(choose_device(options.device))
     except torch.OutOfMemoryError as error:

@@ -156,13 +156,13 @@ def _of_the_files(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def refuse_for_peer(options: argparse.Namespace, flags: Parser) -> None:
+def refuse_for_peer(options: argparse.Namespace) -> None:
     """Refuse settings of diffusion for a network that has none.
 
     Raises:
         UserError: one was given.
     """
-    for action in flags._actions:
+    for action in parser("")._actions:
         if action.dest in _OF_DIFFUSION and getattr(options, action.dest) != action.default:
             flag = action.option_strings[0]
             raise UserError(f"{flag} is for diffusion, which {options.weights} does without; leave it out.")

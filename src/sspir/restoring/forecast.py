@@ -1,5 +1,6 @@
 """Foretell what restoring photos would do, and how long it would take, without writing anything."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from sspir.images.io import read_size
 from sspir.images.room import enlarged, require_room
 from sspir.restoring.jobs import Job
 from sspir.restoring.runner import JobRunner
+from sspir.sampling.loop import Step
 
 SIDE = 64
 """Pixels of the photo that is restored to see how fast this machine is."""
 
 LONG = 5
-"""Seconds after which a trial is not repeated."""
+"""Seconds after which a trial ends with the step at work, and is not repeated."""
 
 Sides = tuple[int, int]
 
@@ -73,18 +75,31 @@ def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
     return Forecast(sizes, refused, pixels * _trial(runner), f"as a trial of {SIDE} x {SIDE} pixels took")
 
 
+class _EnoughError(Exception):
+    """A trial has shown how long it would take."""
+
+
 def _trial(runner: JobRunner) -> float:
     """Seconds per pixel of a small photo's result; of a second one, as the first warms up, where that is short."""
     request, pipeline = runner.request, runner.pipeline
     lq = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     size = pipeline.size_of(lq, None)
+    seconds = 0.0
     for _ in range(2):
         started = time.monotonic()
-        for number in range(request.samples):
-            pipeline.restore(lq, [""], size, [number], request.settings, lambda step: None)  # type: ignore[arg-type]  # of both kinds
-        if (seconds := time.monotonic() - started) > LONG:
+
+        def on_step(step: Step, started: float = started) -> None:
+            nonlocal seconds
+            seconds = (time.monotonic() - started) * step.total / step.number
+            if seconds * step.number > LONG * step.total:
+                raise _EnoughError
+
+        with contextlib.suppress(_EnoughError):
+            pipeline.restore(lq, [""], size, [0], request.settings, on_step)  # type: ignore[arg-type]  # of both kinds
+            seconds = time.monotonic() - started
+        if time.monotonic() - started > LONG:
             break
-    return seconds / (size[0] * size[1])
+    return seconds * request.samples / (size[0] * size[1])
 
 
 def _pixels(given: Sides, made: Sides) -> int:

@@ -29,7 +29,7 @@ from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
-OnProgress = Callable[[float], None]
+OnProgress = Callable[[float, Step], object]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class JobRunner:
         caption_of: the caption of a job, None to ask the pipeline's captioner.
         batch: photos of one size per run of the sampler.
         max_pixels: larger photos are refused.
-        on_progress: called with the share of a photo that was done since the last call.
+        on_progress: called after each step with the share of a photo that was done since the last call, and the step.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class JobRunner:
         caption_of: Callable[[Job], str | None] = lambda job: None,
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
-        on_progress: OnProgress = lambda share: None,
+        on_progress: OnProgress = lambda share, step: None,
     ) -> None:
         self.pipeline = pipeline
         self.request = request
@@ -241,7 +241,7 @@ class JobRunner:
         shares = len(lq) / self.request.samples
 
         def on_step(step: Step) -> None:
-            self.on_progress(shares / step.total)
+            self.on_progress(shares / step.total, step)
 
         return self.pipeline.restore(lq, captions, size, seeds, settings, on_step)
 
