@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model (Hydra overrides: experiments=tiny seed=1)",
     "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
     "restore": "restore photos and folders of photos",
+    "app": "the same on a page in your browser, and by HTTP for programs",
     "export": "a trained run as a folder to publish",
     "caption": "describe a folder of photos in words, to edit, train and restore with",
     "degrade": "make low-quality copies of a folder, or a sheet that shows what a degradation does",

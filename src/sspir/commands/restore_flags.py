@@ -33,15 +33,16 @@ def parser(epilog: str) -> Parser:
         metavar="DIR|FILE",
         help="folder of the results, where trees are mirrored; of one photo also the result itself, such as new.png",
     )
-    _of_the_weights(flags.add_argument_group("model"))
+    add_weights(flags.add_argument_group("model"))
     _of_the_look(flags.add_argument_group("look"))
     _of_the_words(flags.add_argument_group("words"))
-    _of_the_machine(flags.add_argument_group("machine"))
+    add_machine(flags.add_argument_group("machine"))
     _of_the_files(flags.add_argument_group("files"))
     return flags
 
 
-def _of_the_weights(group: "argparse._ArgumentGroup") -> None:
+def add_weights(group: "argparse._ArgumentGroup") -> None:
+    """Add the flags that name the model."""
     add = group.add_argument
     add(
         "--weights",
@@ -111,7 +112,8 @@ def _of_the_words(group: "argparse._ArgumentGroup") -> None:
     add("--negative", metavar="TEXT", help="what the photos shall not look like; needs guidance")
 
 
-def _of_the_machine(group: "argparse._ArgumentGroup") -> None:
+def add_machine(group: "argparse._ArgumentGroup") -> None:
+    """Add the flags that say how the model runs."""
     add = group.add_argument
     add(
         "--tile",

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from sspir.images import png
-from sspir.images.picture import ImageError, Picture, Pixels, spread_colours, upright
+from sspir.images.picture import FormatError, ImageError, Picture, Pixels, spread_colours, upright
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _UNSUPPORTED = {
@@ -91,7 +91,7 @@ def _opened(path: Path, file: BinaryIO) -> Image.Image:
     start = file.read(256)
     form = next((form for form in _FORMATS if _starts_as(form, start)), None)
     if form is None:
-        raise ImageError(f"{path} is {_kind(start)}; convert it to PNG, JPEG, WebP, TIFF or BMP.")
+        raise FormatError(f"{path} is {_kind(start)}; convert it to PNG, JPEG, WebP, TIFF or BMP.")
     file.seek(0)
     try:
         with _unlimited():
@@ -99,7 +99,7 @@ def _opened(path: Path, file: BinaryIO) -> Image.Image:
     except Exception as error:
         if form == "TIFF":
             kind = "a TIFF or raw file whose pixels are not 8- or 16-bit integers"
-            raise ImageError(f"{path} is {kind}; convert it to PNG, JPEG, WebP, TIFF or BMP.") from error
+            raise FormatError(f"{path} is {kind}; convert it to PNG, JPEG, WebP, TIFF or BMP.") from error
         raise ImageError(
             f"{path} is a {form} file, but broken, cut off or of a rare kind ({error}); copy or export it again."
         ) from error

@@ -22,6 +22,10 @@ class ImageError(UserError):
     """A file that cannot be read or written as a picture."""
 
 
+class FormatError(ImageError):
+    """A file of a kind that is not read, whole or not."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """An upright sRGB picture of 8 or 16 bits per value.

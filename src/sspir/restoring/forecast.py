@@ -32,12 +32,14 @@ class Forecast:
         refused: photos that would fail, with the sentence.
         seconds: that it would take, about.
         source: what the seconds are taken from.
+        rate: seconds per pixel that was restored.
     """
 
     sizes: list[tuple[Job, Sides, Sides]]
     refused: list[tuple[Job, str]]
     seconds: float
     source: str
+    rate: float = 0.0
 
     def duration(self) -> str:
         """The seconds in words."""
@@ -47,11 +49,14 @@ class Forecast:
         return f"{self.seconds:.0f} seconds"
 
 
-def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
+def forecast(runner: JobRunner, jobs: Sequence[Job], rate: float | None = None) -> Forecast:
     """Foretell what `runner` would do with the jobs.
 
-    Seconds per pixel are those of photos that the journal holds as restored with the same settings; where there are
-    none, a small photo is restored.
+    Args:
+        runner: which restores nothing.
+        jobs: the photos.
+        rate: seconds per pixel of a forecast under the same settings. By default those of photos that the journal holds
+            as restored with them; where there are none, a small photo is restored.
     """
     scale, most = runner.request.scale, runner.pipeline.max_output_pixels
     sizes: list[tuple[Job, Sides, Sides]] = []
@@ -68,11 +73,19 @@ def forecast(runner: JobRunner, jobs: Sequence[Job]) -> Forecast:
     pixels = sum(_pixels(given, made) for _, given, made in sizes)
     if not pixels:
         return Forecast(sizes, refused, 0.0, "as nothing is left")
+    source = "as before"
+    if rate is None:
+        rate, source = _rate(runner)
+    return Forecast(sizes, refused, pixels * rate, source, rate)
+
+
+def _rate(runner: JobRunner) -> tuple[float, str]:
+    """Seconds per pixel, and where they come from."""
     alike = {**runner.request.record, "status": "done"}.items()
     if done := [entry for entry in runner.journal.entries.values() if alike <= entry.items()]:
-        rate = sum(entry["seconds"] for entry in done) / sum(entry["size"][0] * entry["size"][1] for entry in done)
-        return Forecast(sizes, refused, pixels * rate, f"as {len(done)} restored before took")
-    return Forecast(sizes, refused, pixels * _trial(runner), f"as a trial of {SIDE} x {SIDE} pixels took")
+        pixels = sum(entry["size"][0] * entry["size"][1] for entry in done)
+        return sum(entry["seconds"] for entry in done) / pixels, f"as {len(done)} restored before took"
+    return _trial(runner), f"as a trial of {SIDE} x {SIDE} pixels took"
 
 
 class _EnoughError(Exception):

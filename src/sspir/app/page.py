@@ -1,0 +1,281 @@
+"""The page: photos in, words and settings beside them, before and after."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from sspir.app.fields import FIRST, MEANT, RESULT, RULES, TRUST, Model, flags, results_of, settings_of, words_of
+from sspir.app.markup import duration, image, sentences
+from sspir.app.queue import LeftError, Ticket
+from sspir.app.restorer import Restored, Restorer
+from sspir.app.session import OLD, Session, Sessions
+from sspir.errors import UserError
+from sspir.images.io import SUFFIXES
+from sspir.images.panel import to_pil
+
+STYLE = Path(__file__).with_name("style.css")
+LOOK = 0.3
+"""Seconds between looks at how far a restoration is."""
+
+
+def mounted(app: FastAPI, restorer: Restorer, folder: Path) -> FastAPI:
+    """The application with the page at its root.
+
+    Args:
+        app: that answers everything else.
+        restorer: that the page asks.
+        folder: for its files.
+    """
+    results = folder / "results"
+    gr.set_static_paths([results])  # served from where they are: Gradio's copies would outlive the page
+    blocks = Page(restorer, Sessions(results)).blocks()
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        "/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
+        css_paths=[STYLE],
+    )
+    blocks.has_launched = True  # else Gradio takes any file of this machine for one that was handed in
+    return app
+
+
+class Page:
+    """What happens on the page.
+
+    Args:
+        restorer: that is asked.
+        sessions: of the pages that are open.
+    """
+
+    def __init__(self, restorer: Restorer, sessions: Sessions) -> None:
+        self.restorer = restorer
+        self.sessions = sessions
+        self.model = Model.of(restorer.pipeline)
+
+    def blocks(self) -> gr.Blocks:
+        """The page."""
+        with gr.Blocks(title="sspir", analytics_enabled=False, delete_cache=(60, OLD)) as blocks:
+            gr.HTML("<h1>Restore photos</h1>", elem_id="title")
+            with gr.Row():
+                with gr.Column(scale=2):
+                    files = gr.File(
+                        label="Photos: drop them here",
+                        file_count="multiple",
+                        file_types=list(SUFFIXES),
+                        elem_id="files",
+                    )
+                    folder = gr.UploadButton("Add a folder", file_count="directory", size="sm", elem_id="folder")
+                    words = words_of(self.model)
+                    settings = settings_of(self.model)
+                    foreseen = gr.HTML(elem_id="foreseen")
+                    with gr.Row():
+                        go = gr.Button("Restore", variant="primary", interactive=False, elem_id="restore")
+                        stop = gr.Button("Cancel", interactive=False, elem_id="cancel")
+                with gr.Column(scale=3):
+                    stage = gr.HTML(_NOTHING, elem_id="stage")
+                    results = results_of()
+            _, _, slider, shown, gallery, _ = results
+            asked = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
+            gr.on([files.change], self.take, [files, *settings], [*words, foreseen, go, stage, *results], **asked)
+            folder.upload(self.add, [files, folder], files, **asked)
+            for each in settings:
+                each.change(self.foresee, settings, foreseen, trigger_mode="always_last", **asked)
+            settings[0].change(self.rule, settings[0], settings[1], **asked)
+            go.click(
+                self.restore,
+                [files, *words, *settings],
+                [*results, stage, go, stop],
+                api_name="restore",
+                concurrency_limit=None,
+                show_progress="hidden",
+            )
+            stop.click(self.cancel, None, stop, queue=False, api_visibility="private")
+            gallery.select(self.choose, shown, slider, **asked)
+            shown.change(self.turn, shown, slider, **asked)
+            blocks.unload(self.close)
+        return blocks
+
+    def take(self, request: gr.Request, files: list[str] | None, *settings: Any) -> Iterator[Any]:
+        """Take photos, propose captions, and say what restoring them would take."""
+        session = self._session(request)
+        session.take(files or [])
+        names = [photo.name for photo in session.photos]
+        several = len(names) > 1
+        words = [
+            gr.update(value="", visible=not several and not self.model.is_peer),
+            gr.update(value=[[name, ""] for name in names], visible=several and not self.model.is_peer),
+        ]
+        refused = sentences(f"{name}: {sentence}" for name, sentence in session.refused.items())
+        looks = refused + (session.looks() if names else _NOTHING)
+        yield [*words, "", gr.update(interactive=bool(names)), looks, *_HIDDEN]
+        if not names:
+            return
+        captions: dict[str, str] = {}
+        try:
+            if not self.model.is_peer:
+                captions = yield from _until(self.restorer.describe(session.photos), [gr.skip()] * 11)
+            foreseen = yield from self._foreseen(session, settings, [gr.skip()] * 11)
+        except (UserError, LeftError) as error:
+            foreseen = sentences([str(error)])
+        words = [
+            gr.update(value="" if several else captions.get(names[0], "")),
+            gr.update(value=[[name, captions.get(name, "")] for name in names]),
+        ]
+        yield [*words, foreseen, *[gr.skip()] * 8]
+
+    def add(self, files: list[str] | None, folder: list[str] | None) -> list[str]:
+        """Add the pictures of a folder to the photos."""
+        found = [path for path in folder or [] if path.lower().endswith(SUFFIXES)]
+        return [*(files or []), *found]
+
+    def rule(self, rule: str) -> Any:
+        """The field of a rule for the size."""
+        flag = RULES[rule]
+        return gr.update(label=MEANT[flag], value=FIRST[flag] or f"{self.model.scale:g}")
+
+    def foresee(self, request: gr.Request, *settings: Any) -> Iterator[Any]:
+        """Say what restoring would take under other settings."""
+        session = self._session(request)
+        if not session.photos:
+            return
+        try:
+            foreseen = yield from self._foreseen(session, settings, gr.skip())
+        except (UserError, LeftError) as error:
+            foreseen = sentences([str(error)])
+        yield foreseen
+
+    def _foreseen(self, session: Session, settings: Sequence[Any], meanwhile: Any) -> Generator[Any, None, str]:
+        foreseen = yield from _until(self.restorer.foresee(session.photos, flags(self.model, *settings)), meanwhile)
+        told = [
+            f"{job.name}: {given[1]} x {given[0]} to {made[1]} x {made[0]} pixels"
+            for job, given, made in foreseen.sizes[:_SHOWN]
+        ]
+        if (more := len(foreseen.sizes) - _SHOWN) > 0:
+            told.append(f"and {more} others")
+        if foreseen.sizes:
+            told.append(f"About {foreseen.duration()}, {foreseen.source}.")
+        refused = sentences(f"{job.name} would fail: {sentence}" for job, sentence in foreseen.refused)
+        return refused + "".join(f"<div>{escape(text)}</div>" for text in told)
+
+    def restore(
+        self, request: gr.Request, files: list[str] | None, caption: str, captions: list[list[str]], rule: str,
+        size: str, fidelity: float, max_side: str, samples: int, seed: str, sampler: str, steps: str, guidance: str,
+        negative: str, form: str,
+    ) -> Iterator[Any]:  # fmt: skip
+        """Restore photos; what comes first is the result, of a single photo. Programs call it by these names."""
+        session, started = self._session(request), time.monotonic()
+        of_program = files != session.files  # which has shown no photos before, and seen no captions
+        if of_program:
+            session.take(files or [])
+        names = [photo.name for photo in session.photos]
+        words = {names[0]: caption} if len(names) == 1 else {row[0]: row[1] for row in captions}
+        asked = self.model.is_peer or of_program
+        words = {name: text for name, text in words.items() if text or not asked}
+        busy, idle = (_buttons(False, True), _buttons(True, False))
+        try:
+            chosen = flags(
+                self.model, rule, size, fidelity, max_side, samples, seed, sampler, steps, guidance, negative, form
+            )
+            ticket = session.ticket = self.restorer.restore(session.photos, words, chosen, session.renewed())
+            yield [*_HIDDEN, self._progress(session, started), *busy]
+            while not ticket.wait(LOOK):
+                yield [*[gr.skip()] * 6, self._progress(session, started), *[gr.skip()] * 2]
+            done, failed = ticket.outcome()
+            session.show(done)
+            results = self._shown(session, self.restorer.command(names, chosen, words))
+        except LeftError:
+            yield [*_HIDDEN, "<p role='status'>Cancelled.</p>" + session.looks(), *idle]
+        except Exception as error:  # told on the page, whatever it is
+            told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            yield [*_HIDDEN, sentences([told]) + session.looks(), *idle]
+        else:
+            yield [*results, _summary(done, failed), *idle]
+
+    def _progress(self, session: Session, started: float) -> str:
+        """How far a restoration is, and how it looks by now."""
+        ticket = session.ticket
+        assert ticket
+        if place := ticket.place:
+            ahead = "one restoration is" if place == 1 else f"{place} restorations are"
+            return f"<p role='status'>Waiting: {ahead} before yours.</p>{session.looks()}"
+        share = ticket.share
+        left = f", about {duration((time.monotonic() - started) * (1 - share) / share)} left" if share else ""
+        look = session.looks() if ticket.preview is None else image(to_pil(ticket.preview), "preview")
+        bar = f"<div class='bar'><div style='width: {share:.1%}'></div></div>"
+        return f"<p role='status'>Restoring: {share:.0%}{left}</p>{bar}<div class='previews'>{look}</div>"
+
+    def _shown(self, session: Session, command: str) -> list[Any]:
+        if not session.done:
+            return _HIDDEN
+        several = len(session.done) > 1
+        first, _ = session.done[0]
+        everything = session.archive(command) if several or first.trust else None
+        return [
+            gr.update(value=str(first.path), visible=not several),
+            gr.update(value=everything and str(everything), visible=everything is not None),
+            gr.update(value=session.pair(False), visible=True),
+            gr.update(value=RESULT, visible=first.trust is not None),
+            gr.update(value=[(str(each.path), each.name) for each, _ in session.done], visible=several),
+            gr.update(value=command, visible=True),
+        ]
+
+    def choose(self, request: gr.Request, chosen: gr.SelectData, shown: str) -> Any:
+        """Show another result."""
+        session = self._session(request)
+        session.chosen = chosen.index
+        return gr.update(value=session.pair(shown == TRUST))
+
+    def turn(self, request: gr.Request, shown: str) -> Any:
+        """Show the result, or its trust map."""
+        session = self._session(request)
+        return gr.update(value=session.pair(shown == TRUST)) if session.done else gr.skip()
+
+    def cancel(self, request: gr.Request) -> Any:
+        """Leave the restoration at work, or the queue."""
+        if ticket := self._session(request).ticket:
+            ticket.cancel()
+        return gr.update(interactive=False)
+
+    def close(self, request: gr.Request) -> None:
+        """Delete what a page had."""
+        self.sessions.close(str(request.session_hash))
+
+    def _session(self, request: gr.Request) -> Session:
+        return self.sessions.of(str(request.session_hash))
+
+
+_SHOWN = 5
+_NOTHING = "<p class='hint'>The results will be here.</p>"
+_HIDDEN = [gr.update(visible=False)] * 6  # of the results
+
+
+def _buttons(go: bool, stop: bool) -> list[Any]:
+    return [gr.update(interactive=go), gr.update(interactive=stop)]
+
+
+def _until(ticket: Ticket, meanwhile: Any) -> Generator[Any, None, Any]:
+    """Wait for a job and return its result; yields, so that a page that is closed is noticed."""
+    while not ticket.wait(LOOK):
+        yield meanwhile
+    return ticket.outcome()
+
+
+def _summary(done: Sequence[Restored], failed: dict[str, str]) -> str:
+    """What was restored, what was different, and what failed."""
+    told = f"<p role='status'>{len(done)} restored in {duration(sum(each.seconds for each in done))}.</p>"
+    notes = sentences((f"{each.name}: {text}" for each in done for text in each.warnings), "note")
+    return (told if done else "") + notes + sentences(f"{name} failed: {text}" for name, text in failed.items())

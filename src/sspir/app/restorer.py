@@ -1,0 +1,217 @@
+"""What the page and the HTTP endpoint ask for: captions, an estimate, restored photos."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sspir.app.queue import Queue, Ticket
+from sspir.errors import UserError
+from sspir.files import Journal, write_text
+from sspir.images.io import read_image, write_image
+from sspir.images.panel import to_picture
+from sspir.models.latent import upscale
+from sspir.restoring.forecast import Forecast, forecast
+from sspir.restoring.jobs import JOURNAL, Job, find_jobs, side_files
+from sspir.restoring.peer import PeerPipeline
+from sspir.restoring.runner import JobRunner, Request
+from sspir.sampling.pipeline import RestorationPipeline
+
+CAPTIONS, RESTORED = "captions.jsonl", "restored"
+DIM = 0.35
+"""Brightness of the picture under its trust map."""
+
+
+class SettingError(UserError):
+    """A setting that is not understood.
+
+    Attributes:
+        name: of the setting.
+    """
+
+    def __init__(self, sentence: str, name: str) -> None:
+        super().__init__(sentence)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A photo that was restored.
+
+    Attributes:
+        name: of the photo.
+        path: of the result.
+        caption: that steered.
+        size: width and height of the result.
+        seconds: that it took.
+        warnings: sentences about what went differently than asked.
+        trust: of several samples, the map of where they differ.
+    """
+
+    name: str
+    path: Path
+    caption: str
+    size: tuple[int, int]
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+    trust: Path | None = None
+
+
+class Restorer:
+    """Restores photos in folders with one model, through a queue.
+
+    Args:
+        pipeline: or a peer, on its device.
+        queue: that everything goes through which takes the model.
+        request_of: flags of `sspir restore` -> how they have photos restored; raises `UserError`.
+        model: flags of `sspir restore` that name the model, for the command that is shown.
+        max_pixels: larger photos are refused.
+    """
+
+    def __init__(
+        self,
+        pipeline: RestorationPipeline | PeerPipeline,
+        queue: Queue,
+        request_of: Callable[[list[str]], Request],
+        model: Sequence[str],
+        max_pixels: int,
+    ) -> None:
+        self.pipeline = pipeline
+        self.queue = queue
+        self.model = list(model)
+        self.max_pixels = max_pixels
+        self._request_of = request_of
+        self._rates: dict[str, float] = {}  # settings as text -> seconds per pixel
+
+    def request(self, settings: Mapping[str, str]) -> Request:
+        """How photos are restored under settings, the long flags of `sspir restore` without their dashes -> values.
+
+        Raises:
+            SettingError: one is not understood.
+        """
+        try:
+            return self._request_of(flags_of(settings))
+        except UserError as error:
+            sentence = str(error).partition("; see sspir ")[0]
+            named = re.match(r"argument (?:--\S+/)?--([\w-]+):? (.*)", sentence, re.DOTALL)
+            if named:
+                raise SettingError(f"{named[1]}: {named[2]}.", named[1]) from error
+            flag = re.match(r"--([\w-]+)", sentence)
+            raise SettingError(sentence, flag[1] if flag else "") from error
+
+    def command(self, photos: Sequence[str], settings: Mapping[str, str], captions: Mapping[str, str]) -> str:
+        """The `sspir restore` command that does the same; captions of several photos are in a file beside it."""
+        words = ["sspir", "restore", *photos, "--out", RESTORED, *self.model, *flags_of(settings)]
+        if len(photos) == 1:
+            words += [f"--caption={text}" for text in captions.values()]
+        elif captions:
+            words += ["--captions", CAPTIONS]
+        return shlex.join(words)
+
+    def describe(self, photos: Sequence[Path]) -> Ticket:
+        """Queue a job that captions photos; its result is name -> caption."""
+        request = self.request({})
+
+        def work(ticket: Ticket) -> dict[str, str]:
+            with TemporaryDirectory() as folder:
+                jobs, runner = self._runner(photos, {}, {}, request, Path(folder), ticket)
+                for _ in runner.describe(jobs):
+                    ticket.check()
+                return {job.name: runner.describer.of(job)[0] for job in jobs}
+
+        return self.queue.submit(work)
+
+    def foresee(self, photos: Sequence[Path], settings: Mapping[str, str]) -> Ticket:
+        """Queue a job that estimates what restoring takes; its result is a `Forecast`. `settings` as of `request`."""
+        request = self.request(settings)
+        alike = json.dumps({**request.record, "seed": None, "scale": None})
+
+        def work(ticket: Ticket) -> Forecast:
+            with TemporaryDirectory() as folder:
+                jobs, runner = self._runner(photos, {}, settings, request, Path(folder), ticket)
+                foreseen = forecast(runner, jobs, self._rates.get(alike))
+            if foreseen.rate:
+                self._rates[alike] = foreseen.rate
+            return foreseen
+
+        return self.queue.submit(work)
+
+    def restore(
+        self, photos: Sequence[Path], captions: Mapping[str, str], settings: Mapping[str, str], folder: Path
+    ) -> Ticket:
+        """Queue a job that restores photos; its result is a list of `Restored`, and name -> sentence of
+        those that failed.
+
+        Args:
+            photos: files, of different names.
+            captions: name of a photo -> words; where there are none the captioner is asked.
+            settings: see `request`.
+            folder: for the results.
+        """
+        request = self.request(settings)
+
+        def work(ticket: Ticket) -> tuple[list[Restored], dict[str, str]]:
+            jobs, runner = self._runner(photos, captions, settings, request, folder, ticket)
+            failed = runner.run(jobs)
+            done = [_restored(job, runner, request) for job in jobs if job.name not in failed]
+            lines = [json.dumps({"file_name": each.name, "caption": each.caption}, ensure_ascii=False) for each in done]
+            write_text(folder / CAPTIONS, "".join(f"{line}\n" for line in lines))
+            return done, failed
+
+        return self.queue.submit(work)
+
+    def _runner(
+        self,
+        photos: Sequence[Path],
+        captions: Mapping[str, str],
+        settings: Mapping[str, str],
+        request: Request,
+        folder: Path,
+        ticket: Ticket,
+    ) -> tuple[list[Job], JobRunner]:
+        jobs = find_jobs([str(photo) for photo in photos], folder / RESTORED, settings.get("format"))
+        return jobs, JobRunner(
+            self.pipeline,
+            request,
+            Journal(folder, JOURNAL),
+            lambda job: captions.get(job.name),
+            max_pixels=self.max_pixels,
+            on_progress=lambda share, step: ticket.on_step(share / len(jobs), step),
+        )
+
+
+def flags_of(settings: Mapping[str, str]) -> list[str]:
+    """Settings as flags of `sspir restore`."""
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def _restored(job: Job, runner: JobRunner, request: Request) -> Restored:
+    entry = runner.journal.entries[job.output]
+    sides = side_files(job.target, False, request.samples)
+    width, height = entry["size"]
+    return Restored(
+        job.name, job.target, entry["caption"], (width, height), entry["seconds"], entry["warnings"], sides.get("trust")
+    )
+
+
+def write_views(photo: Path, restored: Restored, folder: Path) -> dict[str, Path]:
+    """Write what the page shows of a result: "given", the photo at the result's size, and of samples "trust".
+
+    Args:
+        photo: that was restored.
+        restored: what became of it.
+        folder: for the pictures.
+    """
+    width, height = restored.size
+    given = upscale(read_image(photo).tensor()[None], (height, width))[0]
+    views = {"given": folder / f"{restored.path.name}.given.png"}
+    write_image(views["given"], to_picture(given))
+    if restored.trust:
+        views["trust"] = folder / f"{restored.path.name}.trust.png"
+        dim = (read_image(restored.path).tensor().mean(dim=0, keepdim=True) * DIM).expand(3, -1, -1)
+        over = dim + read_image(restored.trust).tensor() * (1 - DIM)
+        write_image(views["trust"], to_picture(over))
+    return views
