@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +39,14 @@ class Server:
             return int(answer.read().split(b'"queue":')[1].split(b",")[0])
 
     def files(self) -> list[str]:
-        """What it keeps of people's."""
-        return sorted(str(path) for path in self.folder.rglob("*") if path.is_file())
+        """What it keeps of people; Gradio leaves empty files behind."""
+        return sorted(str(path) for path in self.folder.rglob("*") if path.is_file() and path.stat().st_size)
 
     def until_idle(self, seconds: float = 60) -> None:
         wait_until(lambda: not self.queue(), seconds)
 
 
-def wait_until(true, seconds: float = 60) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"

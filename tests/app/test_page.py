@@ -52,7 +52,7 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
         browser.close()
         browser.switch_to.window(browser.window_handles[-1])
     server.until_idle()
-    wait_until(lambda: not server.files())
+    wait_until(lambda: not server.files(), 20)
 
 
 def open_page(browser: Any, server: Server) -> None:
