@@ -6,10 +6,10 @@ EXP ?= ssp_ir
 RUN ?= runs/$(EXP)/none-s0
 BENCH ?= photos
 # Extras whose tests run in continuous integration
-TESTED := dev,demo,joblib,parquet,peers,perceptual
+TESTED := app,dev,demo,joblib,parquet,peers,perceptual
 EXTRAS := $(if $(CI),$(TESTED),dev,demo)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
+.PHONY: help setup demo test test-slow test-app test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: setup  ## run the fast tests
 
 test-slow: setup  ## run the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)
+
+test-app: setup  ## run the tests of the page and the endpoint, in a real browser: two minutes
+	$(PYTHON) -m pytest -m 'not slow' tests/app $(ARGS)
 
 # Without `setup`, which asks the network: PYTHON=python3 takes an environment that has all that is needed
 test-gpu:  ## run the tests that take a GPU, or two

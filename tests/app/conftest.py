@@ -40,7 +40,8 @@ class Server:
 
     def files(self) -> list[str]:
         """What it keeps of people; Gradio leaves empty files behind."""
-        return sorted(str(path) for path in self.folder.rglob("*") if path.is_file() and path.stat().st_size)
+        found = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
+        return [str(path) for path in found if path.exists() and path.read_bytes()]
 
     def until_idle(self, seconds: float = 60) -> None:
         wait_until(lambda: not self.queue(), seconds)

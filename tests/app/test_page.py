@@ -69,7 +69,10 @@ def text(driver: Any, selector: str) -> str:
 
 
 def shows(driver: Any, selector: str, words: str) -> None:
-    wait_until(lambda: words in text(driver, selector))
+    try:
+        wait_until(lambda: words in text(driver, selector))
+    except AssertionError as error:
+        raise AssertionError(f"{selector} shows {text(driver, selector)!r} instead of {words!r}") from error
 
 
 def hand_in(driver: Any, *photos: Path) -> None:
@@ -229,7 +232,7 @@ def test_a_broken_file_is_named_and_the_rest_is_restored(page: Any, photos: Path
     restore(page)
     fill(page, "#size input, #size textarea", "9000")
     shows(page, "#foreseen", "the largest scale that fits is")
-    restore(page, "the largest scale that fits is")
+    restore(page, "one.png failed: one.png of 40 x 32 pixels would have")
 
 
 def test_a_phone_in_the_dark(page: Any, server: Server, photos: Path) -> None:

@@ -135,6 +135,7 @@ class Page:
             gr.update(value="" if several else captions.get(names[0], "")),
             gr.update(value=[[name, captions.get(name, "")] for name in names]),
         ]
+        session.described = not self.model.is_peer
         yield [*words, foreseen, *[gr.skip()] * 8]
 
     def add(self, files: list[str] | None, folder: list[str] | None) -> list[str]:
@@ -178,13 +179,11 @@ class Page:
     ) -> Iterator[Any]:  # fmt: skip
         """Restore photos; what comes first is the result, of a single photo. Programs call it by these names."""
         session, started = self._session(request), time.monotonic()
-        of_program = files != session.files  # which has shown no photos before, and seen no captions
-        if of_program:
+        if files != session.files:  # of a program, which has not handed them in before
             session.take(files or [])
         names = [photo.name for photo in session.photos]
         words = {names[0]: caption} if len(names) == 1 else {row[0]: row[1] for row in captions}
-        asked = self.model.is_peer or of_program
-        words = {name: text for name, text in words.items() if text or not asked}
+        words = {name: text for name, text in words.items() if text or session.described}
         busy, idle = (_buttons(False, True), _buttons(True, False))
         try:
             chosen = flags(

@@ -40,9 +40,11 @@ class Ticket:
     Args:
         queue: that it waits in.
         work: the job. It is called with the ticket.
+        counts: whether it takes one of the queue's places; small jobs do not.
     """
 
-    def __init__(self, queue: "Queue", work: "Callable[[Ticket], Any]") -> None:
+    def __init__(self, queue: "Queue", work: "Callable[[Ticket], Any]", counts: bool = True) -> None:
+        self.counts = counts
         self.result: Any = None
         self.error: BaseException | None = None
         self.share = 0.0
@@ -57,7 +59,7 @@ class Ticket:
 
     @property
     def place(self) -> int:
-        """Jobs that are before it, the one at work among them."""
+        """Jobs that are before it, the one at work among them; small ones do not count."""
         return self._queue.place(self)
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -119,7 +121,7 @@ class Queue:
     """Runs jobs one after the other in a thread of its own.
 
     Args:
-        most: jobs that may wait.
+        most: jobs that may wait; small ones do not count.
     """
 
     def __init__(self, most: int) -> None:
@@ -141,22 +143,22 @@ class Queue:
         self._thread.join()
 
     def __len__(self) -> int:
-        """Jobs that wait or are at work."""
+        """Jobs that wait or are at work, small ones too."""
         with self._changed:
             return len(self._waiting) + (self._running is not None)
 
-    def submit(self, work: Callable[[Ticket], Any]) -> Ticket:
-        """Add a job.
+    def submit(self, work: Callable[[Ticket], Any], counts: bool = True) -> Ticket:
+        """Add a job; arguments as of `Ticket`.
 
         Raises:
             FullError: too many wait.
             UserError: the program is about to end.
         """
-        ticket = Ticket(self, work)
+        ticket = Ticket(self, work, counts)
         with self._changed:
             if self._closed:
                 raise UserError("The program is ending; start it again.")
-            if len(self._waiting) >= self.most:
+            if counts and sum(each.counts for each in self._waiting) >= self.most:
                 raise FullError(self.most, max(1.0, self._seconds))
             self._waiting.append(ticket)
             self._changed.notify()
@@ -167,7 +169,8 @@ class Queue:
         with self._changed:
             if ticket not in self._waiting:
                 return 0
-            return self._waiting.index(ticket) + (self._running is not None)
+            before = [*([self._running] if self._running else []), *self._waiting]
+            return sum(each.counts for each in before[: before.index(ticket)])
 
     def drop(self, ticket: Ticket) -> None:
         """Take a cancelled job out, if it still waits."""

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -122,7 +122,7 @@ class Restorer:
                     ticket.check()
                 return {job.name: runner.describer.of(job)[0] for job in jobs}
 
-        return self.queue.submit(work)
+        return self.queue.submit(work, counts=False)
 
     def foresee(self, photos: Sequence[Path], settings: Mapping[str, str]) -> Ticket:
         """Queue a job that estimates what restoring takes; its result is a `Forecast`. `settings` as of `request`."""
@@ -135,9 +135,9 @@ class Restorer:
                 foreseen = forecast(runner, jobs, self._rates.get(alike))
             if foreseen.rate:
                 self._rates[alike] = foreseen.rate
-            return foreseen
+            return replace(foreseen, refused=[(job, _without_folders(text, photos)) for job, text in foreseen.refused])
 
-        return self.queue.submit(work)
+        return self.queue.submit(work, counts=False)
 
     def restore(
         self, photos: Sequence[Path], captions: Mapping[str, str], settings: Mapping[str, str], folder: Path
@@ -155,7 +155,7 @@ class Restorer:
 
         def work(ticket: Ticket) -> tuple[list[Restored], dict[str, str]]:
             jobs, runner = self._runner(photos, captions, settings, request, folder, ticket)
-            failed = runner.run(jobs)
+            failed = {name: _without_folders(text, photos) for name, text in runner.run(jobs).items()}
             done = [_restored(job, runner, request) for job in jobs if job.name not in failed]
             lines = [json.dumps({"file_name": each.name, "caption": each.caption}, ensure_ascii=False) for each in done]
             write_text(folder / CAPTIONS, "".join(f"{line}\n" for line in lines))
@@ -186,6 +186,13 @@ class Restorer:
 def flags_of(settings: Mapping[str, str]) -> list[str]:
     """Settings as flags of `sspir restore`."""
     return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def _without_folders(text: str, photos: Sequence[Path]) -> str:
+    """A sentence about photos by their names: where they lie is nobody's business."""
+    for photo in photos:
+        text = text.replace(str(photo), photo.name)
+    return text
 
 
 def _restored(job: Job, runner: JobRunner, request: Request) -> Restored:

@@ -25,6 +25,7 @@ class Session:
         files: that were handed in, paths.
         photos: those among them that are photos, of different names.
         refused: name -> why a file is no photo.
+        described: whether captions were proposed: a field without words means that there are none.
         ticket: of its last restoration.
         done: results of it, and for each the pictures that are shown of it.
         chosen: number of the result that is shown.
@@ -39,6 +40,7 @@ class Session:
         self.files: list[str] | None = None
         self.photos: list[Path] = []
         self.refused: dict[str, str] = {}
+        self.described = False
         self.ticket: Ticket | None = None
         self.done: list[tuple[Restored, dict[str, Path]]] = []
         self.chosen = 0  # the result that is shown
@@ -47,7 +49,7 @@ class Session:
 
     def take(self, files: Sequence[str]) -> None:
         """Take the files that were handed in; those that are no photos are refused."""
-        self.files, self.photos, self.refused = list(files), [], {}
+        self.files, self.photos, self.refused, self.described = list(files), [], {}, False
         names: set[str] = set()
         for path in map(Path, files):
             try:
