@@ -16,6 +16,7 @@ PUBLIC = {
     "ShardedStrategy": "strategy",
     "SkipNaN": "callbacks",
     "StepProgress": "progress",
+    "TensorBoardLogger": "tensorboard",
     "cosine": "schedule",
     "train": "fit",
     "wandb_logger": "loggers",

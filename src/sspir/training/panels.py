@@ -15,10 +15,11 @@ from sspir.images.panel import panel
 from sspir.models.latent import upscale
 from sspir.sampling.output import RestorationOutput
 from sspir.training.strategy import gathered
+from sspir.training.tensorboard import TensorBoardLogger
 
 
 class LogRestorations(Callback):
-    """Panels of validation images, LQ | restored | HQ, as files in the run folder and in W&B.
+    """Panels of validation images, LQ | restored | HQ, as files in the run folder, in W&B and in TensorBoard.
 
     Args:
         folder: of the run.
@@ -55,7 +56,7 @@ class LogRestorations(Callback):
         path = self.folder / f"{name}-step{trainer.global_step:07d}.png"
         write_image(path, Picture(np.asarray(picture)))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, WandbLogger | TensorBoardLogger):
                 step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what values are logged at
                 logger.log_image(f"panels/{name}", [picture], step, caption=[caption])
 

@@ -31,10 +31,14 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 WANDB_ID = "wandb.id"
+TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 # What training writes into its folder, the summary first; people's own files beside it are theirs.
-OWN = (SUMMARY, METRICS, CONFIG, COMPOSED, ENVIRONMENT, CHECKPOINTS, "panels", "wandb", WANDB_ID, "evaluation")
+OWN = (
+    SUMMARY, METRICS, CONFIG, COMPOSED, ENVIRONMENT, CHECKPOINTS, "panels", "wandb", WANDB_ID, TENSORBOARD,
+    "evaluation",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
