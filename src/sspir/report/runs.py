@@ -1,6 +1,7 @@
 """Training runs: their identity in a sweep, their configuration, and the curves they logged."""
 
 import csv
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -49,12 +50,16 @@ class Run:
         curves: logged name -> its curve, validation first.
         settings: flat configuration, "backbone.pixel_attention" -> value as text.
         refused: the sentence with which the model refused its configuration; "" if it did not.
+        config: the configuration as it is nested.
+        environment: where it ran, as in `environment.json`; empty where that is not known.
     """
 
     name: str
     curves: dict[str, Curve]
     settings: dict[str, str] = field(default_factory=dict)
     refused: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> Trained | None:
@@ -82,7 +87,8 @@ def read_run(folder: Path) -> Run:
     """
     curves: dict[str, dict[float, float]] = {}
     try:
-        settings = read_settings(folder)
+        config = read_config(folder)
+        settings = flatten(config)
         for row in _history(folder):
             for key, value in row.items():
                 if key not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
@@ -95,7 +101,8 @@ def read_run(folder: Path) -> Run:
         settings[STOPPED] = f"{max(step for points in curves.values() for step in points):g}"
     note = folder / NOT_APPLICABLE
     refused = note.read_text(encoding="utf-8").strip() if note.is_file() and not curves else ""
-    return Run("", {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}, settings, refused)
+    found = {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}
+    return Run("", found, settings, refused, config, _environment(folder))
 
 
 def read_settings(folder: Path) -> dict[str, str]:
@@ -104,10 +111,19 @@ def read_settings(folder: Path) -> dict[str, str]:
     Raises:
         UserError: it is broken.
     """
+    return flatten(read_config(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder, classes by their present names; empty where it holds none.
+
+    Raises:
+        UserError: it is broken.
+    """
     config = next((folder / part for part in CONFIGS if (folder / part).is_file()), None)
     try:
         settings: Any = OmegaConf.to_container(OmegaConf.load(config)) if config else {}
-        return flatten(named(present_config(settings)))
+        return dict(named(present_config(settings)))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         words = " ".join(str(error).split())
         raise UserError(f"The configuration {config} cannot be read ({words}); restore or delete it.") from error
@@ -124,6 +140,15 @@ def set_of(name: str) -> str:
     """The validation set in "val/SET/METRIC"; "" for a mean over the sets, and for the only set."""
     head, *between, _ = ["", *name.split("/")] if "/" not in name else name.split("/")
     return "/".join(between) if head in VALIDATION else ""
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    path = folder / "environment.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # of a run from elsewhere, or damaged: its curves are worth showing without
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _history(folder: Path) -> Iterator[dict[str, Any]]:

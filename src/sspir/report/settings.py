@@ -12,6 +12,7 @@ PACE = (  # how fast and how safely a run goes, not what comes out
 
 
 _OFF = ("None", "[]", "{}")
+Values = tuple[str | None, ...]  # of a setting in each run, None where a run has no such setting
 
 
 class Setting(NamedTuple):
@@ -28,14 +29,36 @@ class Setting(NamedTuple):
     values: tuple[str, ...]
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Nested mappings as "a.b.c" -> text; lists count as one value."""
+def flatten(tree: Any, prefix: str = "", into_lists: bool = False) -> dict[str, str]:
+    """Nested mappings as "a.b.c" -> text; lists count as one value, or, if asked for, only those of plain values."""
+    if into_lists and isinstance(tree, list) and any(isinstance(item, Mapping | list) for item in tree):
+        tree = dict(enumerate(tree))
     if not isinstance(tree, Mapping):
         return {prefix: str(tree)}
     flat: dict[str, str] = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key), into_lists))
     return flat
+
+
+def unequal(trees: Sequence[Mapping[str, Any]]) -> dict[str, Values]:
+    """Every setting that is not the same in all of some configurations, seeds and places too, but for copies.
+
+    A setting that is null is one; one that a configuration does not have is None among the values.
+    """
+    flats = [flatten(tree, into_lists=True) for tree in trees]
+    found: dict[str, Values] = {}
+    for key in dict.fromkeys(key for flat in flats for key in flat):
+        values = tuple("null" if (text := flat.get(key)) == "None" else text for flat in flats)
+        if len(set(values)) > 1:
+            found[key] = values
+    return {key: values for key, values in found.items() if not any(found.get(of) == values for of in _originals(key))}
+
+
+def _originals(key: str) -> tuple[str, ...]:
+    """The settings that a setting may copy: `data.train.root` is a copy of `dataset.train.root`."""
+    top, _, rest = key.partition(".")
+    return (rest, f"dataset.{rest}") if top in ("data", "module") else ()
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:

@@ -6,6 +6,7 @@ from html import escape
 
 from sspir.evaluation.table import number
 from sspir.report.charts import chart
+from sspir.report.difference import difference_section
 from sspir.report.html import details, legend, table
 from sspir.report.runs import VALIDATION, Run, order, set_of
 from sspir.report.settings import Setting, differing
@@ -25,6 +26,7 @@ def runs_section(runs: Sequence[Run]) -> str:
     parts.append(_curves(runs))
     parts.append(_ablation_table(runs))
     parts.append(_sweeps(runs))
+    parts.append(difference_section(runs))
     parts.append(_configurations(runs))
     return "".join([*parts, "</section>"])
 
@@ -38,11 +40,11 @@ def _not_applicable(runs: Sequence[Run]) -> str:
 
 
 def _configurations(runs: Sequence[Run]) -> str:
-    """The settings that all runs share, once, and the other settings of each run."""
+    """The settings that all runs share, once, and the other settings of each run; of two, the difference has them."""
     shared = dict(set.intersection(*(set(run.settings.items()) for run in runs))) if len(runs) > 1 else {}
     of_all = {key: value for key, value in runs[0].settings.items() if key in shared}
     lists = {"Configuration that all runs share": of_all}
-    for run in runs:
+    for run in runs if len(runs) != 2 else ():
         lists[f"Configuration of {run.name}"] = {k: value for k, value in run.settings.items() if k not in shared}
     return "".join(
         details(escape(title), [f"{escape(key)} = {escape(value)}" for key, value in settings.items()])
