@@ -177,6 +177,29 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "neither a per_image.csv nor a metrics.jsonl" in capsys.readouterr().err
 
 
+def test_an_open_page_renews_itself_where_it_stands(browser: Any, page: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    out = tmp_path / "page.html"
+    whole = page.read_text().replace('data-renewed="0"', 'data-renewed="0.3"')
+    assert whole != page.read_text()
+    out.write_text(whole)
+    browser.get_log("performance")
+    browser.get(out.as_uri())
+    place = "return [document.querySelectorAll('details')[1].open, Math.round(scrollY)]"
+    browser.execute_script("document.querySelectorAll('details')[1].open = true; scrollTo(0, 500)")
+    browser.execute_script("window.old = true; document.querySelector('.scroll').scrollLeft = 0")
+    out.write_text(page.read_text().replace("<h1>", "<h1>The end of "))
+    WebDriverWait(browser, 20).until(lambda driver: find(driver, "h1").text.startswith("The end of"))
+    assert browser.execute_script(place) == [True, 500]
+    assert browser.execute_script("return window.old") is None
+    assert [find_all(browser, "details")[index].get_attribute("open") for index in (0, 1)] == [None, "true"]
+    browser.execute_script("window.old = true")
+    browser.execute_async_script("setTimeout(arguments[0], 3000)")
+    assert browser.execute_script("return window.old")  # the last page stays
+    assert browser.get_log("browser") == []
+
+
 def test_words_stand_where_a_picture_is_lost(browser: Any, page: Path, tmp_path: Path) -> None:
     shutil.copytree(page.parent, tmp_path / "copy")
     results, lost = tmp_path / "copy" / "results", tmp_path / "copy" / "ours" / "photo_4.png"

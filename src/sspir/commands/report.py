@@ -1,43 +1,107 @@
 """`sspir report`: one HTML page about results and runs that opens anywhere."""
 
+import argparse
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sspir.commands.parser import Parser
-from sspir.numbers import LIMIT, QUALITY
+from sspir.numbers import LIMIT, QUALITY, Numbers
 
+if TYPE_CHECKING:
+    from sspir.report.collect import Collected
+
+SECONDS = Numbers(float, 0.1, 86400.0)
 EXAMPLES = """examples:
   what `sspir compare` or `sspir evaluate` wrote:
     sspir report results --out report.html
   a training run, or a whole sweep of them (curves, ablation table, plots against what differs):
     sspir report runs/ssp_ir
+  two runs side by side: every setting that differs, code, packages and machine:
+    sspir report runs/ssp_ir/none-s0 runs/ssp_ir/no_rgb_loss-s0
   both on one page:
     sspir report runs/ssp_ir results/realsr results/drealsr --images 40
+  a page that is renewed while runs go on, with their progress and the time left:
+    sspir report --watch runs/ssp_ir
 
 The page holds everything it shows: mail it, open it on a phone, print it. Pictures are packed into it as WebP, so it
 grows with --images and --quality.
+
+With --watch the page is written anew whenever a log has grown, and where it is open it loads itself anew, scrolled and
+unfolded as it was. Runs may begin later. The command ends when all runs that were named are finished; with a folder of
+a sweep, or where a run has stopped, a minute after nothing goes on any more. Its status is 0 if all have finished, 1 if
+one has stopped, 130 after Ctrl-C and 143 after SIGTERM; the page it leaves loads itself no more.
 """
 
 
 def run(arguments: list[str]) -> int:
     """Write the page."""
     options = _parser().parse_args(arguments)
+    return _watch(options) if options.watch else _once(options)
 
-    from sspir.files import write_bytes
+
+def _once(options: argparse.Namespace) -> int:
     from sspir.report.collect import collect
-    from sspir.report.page import build
 
     found = collect(options.paths)
-    for problem in [*found.problems, *(f"{each.name}: {text}" for each in found.results for text in each.problems)]:
-        sys.stderr.write(f"{problem}\n")
+    size = _write(options, found)
+    _tell(options, found, size)
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from sspir.report.runs import STOPPED_RUN
+    from sspir.report.watch import watch
+
+    size = 0
+
+    def publish(found: "Collected", progress: str, seconds: float) -> None:
+        nonlocal size
+        size = _write(options, found, progress, seconds)
+
+    sys.stdout.write(f"{options.out} is renewed at most every {options.every:g} s while runs go on; Ctrl-C ends it.\n")
+    sys.stdout.flush()
+    with _ended_by_sigterm():
+        found = watch(options.paths, options.every, publish)
+    _tell(options, found, size)
+    return int(any(run.state == STOPPED_RUN for run in found.all_runs))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends the command as Ctrl-C does: what is being written is written."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(options: argparse.Namespace, found: "Collected", progress: str = "", renewed_after: float = 0) -> int:
+    """Write the page of what was found; returns its length."""
+    from sspir.files import write_text
+    from sspir.report.page import build
+
     names = [*(result.name for result in found.results), *(run.name for run in found.runs)]
     folders = dict.fromkeys(path.resolve().name for path in options.paths)
-    title = options.title or ", ".join(names if len(names) <= 4 else folders)
-    page = build(found, title, options.images, options.quality)
-    write_bytes(options.out, page.encode())
+    title = options.title or ", ".join(names if 0 < len(names) <= 4 else folders)
+    page = build(found, title, options.images, options.quality, progress, renewed_after)
+    write_text(options.out, page)
+    return len(page)
+
+
+def _tell(options: argparse.Namespace, found: "Collected", size: int) -> None:
+    for problem in [*found.problems, *(f"{each.name}: {text}" for each in found.results for text in each.problems)]:
+        sys.stderr.write(f"{problem}\n")
     counts = f"{len(found.results)} results, {len(found.runs)} runs"
-    sys.stdout.write(f"{options.out}: {counts}, {len(page) / 1e6:.1f} MB\n")
-    return 0
+    sys.stdout.write(f"{options.out}: {counts}, {size / 1e6:.1f} MB\n")
 
 
 def _parser() -> Parser:
@@ -48,4 +112,6 @@ def _parser() -> Parser:
     add("--title", help="of the page (default: the names of what it shows, of the folders where these are many)")
     add("--images", type=LIMIT, default=20, metavar="N", help="images per gallery, the worst ones (default 20)")
     add("--quality", type=QUALITY, default=92, help="of the pictures: 1 to 100, 100 is lossless (default 92)")
+    add("--watch", action="store_true", help="renew the page while runs go on")
+    add("--every", type=SECONDS, default=5.0, metavar="SECONDS", help="between two looks of --watch (default 5)")
     return parser

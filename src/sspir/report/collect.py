@@ -11,7 +11,7 @@ from sspir.evaluation.curve import CURVE
 from sspir.files import FAILED, REPLACED
 from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
-from sspir.report.runs import STOPPED, Run, read_run
+from sspir.report.runs import RUNNING, STOPPED, Run, read_run
 
 LOGS = ("metrics.jsonl", "metrics.csv")
 RESULTS = ("per_image.csv", "images.csv")
@@ -28,12 +28,19 @@ class Collected(NamedTuple):
         runs: training runs.
         problems: what is left out or unfinished, one sentence each.
         curves: of runs whose checkpoints were all evaluated, as in `curve.json`.
+        silent: training runs that have logged nothing, or not yet.
     """
 
     results: list[ResultSet]
     runs: list[Run]
     problems: list[str]
     curves: Sequence[Curve] = ()
+    silent: Sequence[Run] = ()
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """Also those that have logged nothing."""
+        return [*self.runs, *self.silent]
 
 
 def collect(paths: Sequence[Path]) -> Collected:
@@ -45,19 +52,39 @@ def collect(paths: Sequence[Path]) -> Collected:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; give folders that `sspir compare`, `evaluate` or `train` wrote.")
-    roots = [path if path.is_dir() else path.parent for path in paths]
+    found = gather(paths)
+    if not found.results and not found.runs and not found.curves:
+        given = ", ".join(str(path) for path in paths)
+        nothing = f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
+        raise UserError(" ".join([*found.problems, *_going_on(found)]) or nothing)
+    return found._replace(problems=[*found.problems, *_going_on(found)])
+
+
+def gather(paths: Sequence[Path]) -> Collected:
+    """Read all that is there by now in and below the paths, as `collect` does; what is going on is no problem."""
+    roots = roots_of(paths)
     problems: list[str] = []
     curves = list(_read_all(_holders(roots, CURVE), read_points, problems).values())
     results = _read_all(_holders(roots, *RESULTS), read_results, problems)
     results = {folder: result for folder, result in results.items() if not _is_point(result, covered(curves))}
     runs = _read_all(_holders(roots, *LOGS, "config.yaml"), read_run, problems)
     problems += _without_numbers(roots, runs)
-    runs = {folder: run for folder, run in runs.items() if run.curves or run.refused}
-    if not results and not runs and not curves:
-        given = ", ".join(str(path) for path in paths)
-        nothing = f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
-        raise UserError(" ".join(problems) or nothing)
-    return Collected(_named(results), _named(runs), problems, curves)
+    shown = {folder: run for folder, run in runs.items() if run.curves or run.refused}
+    silent = {folder: run for folder, run in runs.items() if folder not in shown and run.trained}
+    return Collected(_named(results), _named(shown), problems, curves, _named(silent))
+
+
+def roots_of(paths: Sequence[Path]) -> list[Path]:
+    """The folders in and below which is looked, of paths that exist."""
+    return [path if path.is_dir() else path.parent for path in paths if path.exists()]
+
+
+def _going_on(found: Collected) -> Iterator[str]:
+    """Sentences about trainings that are going on."""
+    for run in found.all_runs:
+        if run.state == RUNNING:
+            so_far = f"up to step {run.step:g} of {run.settings['trainer.max_steps']}" if run.curves else "nothing yet"
+            yield f"{run.folder} is being trained: it has logged {so_far}."
 
 
 def _is_point(result: ResultSet, points: Set[str]) -> bool:
@@ -99,8 +126,10 @@ def _read_all(folders: Sequence[Path], read: Callable[[Path], T], problems: list
 
 
 def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterator[str]:
-    """Sentences about trainings and evaluations that failed, were stopped, or are not done yet."""
+    """Sentences about trainings and evaluations that failed or were stopped, and evaluations that are not done yet."""
     for folder, run in runs.items():
+        if run.state == RUNNING:
+            continue
         if not run.curves and run.trained and not run.refused:
             yield f"{folder} has logged nothing: its training failed at the start, or has only begun."
         elif STOPPED in run.settings:

@@ -19,7 +19,7 @@ from sspir.report.study import study_section
 from sspir.report.training import runs_section
 
 
-def build(found: Collected, title: str, images: int, quality: int) -> str:
+def build(found: Collected, title: str, images: int, quality: int, progress: str = "", renewed_after: float = 0) -> str:
     """One HTML text that fetches nothing.
 
     Args:
@@ -27,10 +27,12 @@ def build(found: Collected, title: str, images: int, quality: int) -> str:
         title: of the page.
         images: per gallery.
         quality: of the pictures, 1 to 100 (lossless).
+        progress: a section at the top, of a page that is renewed while runs go on.
+        renewed_after: seconds after which the page loads itself anew; 0 for never.
     """
     order = list(dict.fromkeys(map(_set_of, found.results)))
     results = sorted(found.results, key=lambda result: order.index(_set_of(result)))  # those of one set together
-    sections, galleries = [warnings(found.problems)], {}
+    sections, galleries = [warnings(found.problems), progress], {}
     if len(results) > 1:
         sections.append(_overview(results))
     sections += [study_section(study) for study in studies(results)]
@@ -46,6 +48,7 @@ def build(found: Collected, title: str, images: int, quality: int) -> str:
     page = (source / "template.html").read_text(encoding="utf-8")
     parts = {
         "TITLE": escape(title),
+        "RENEWED": f"{renewed_after:g}",
         "STYLE": (source / "style.css").read_text(encoding="utf-8"),
         "SECTIONS": "\n".join(sections),
         "DATA": json.dumps(galleries).replace("<", "\\u003c"),  # no name or caption can close the script element

@@ -17,10 +17,12 @@ from sspir.files import NOT_APPLICABLE
 from sspir.moved import named, present_config
 from sspir.report.settings import flatten
 from sspir.training.history import read_history
+from sspir.training.run import is_trained_in
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
 STOPPED = "stopped after step"  # of a run that did not reach its end: no setting, but no seed either
+FINISHED, RUNNING, STOPPED_RUN, REFUSED = "finished", "running", "stopped", "not applicable"  # states of a run
 NOT_CURVES = ("step", "epoch")
 VALIDATION = ("val", "structure", "bicubic")  # what training measures: restored, the Processor's image, bicubic
 
@@ -52,6 +54,9 @@ class Run:
         refused: the sentence with which the model refused its configuration; "" if it did not.
         config: the configuration as it is nested.
         environment: where it ran, as in `environment.json`; empty where that is not known.
+        folder: of the run.
+        state: "finished", "running", "stopped" or "not applicable".
+        logged_at: when its log was last written to, in seconds since 1970.
     """
 
     name: str
@@ -60,6 +65,20 @@ class Run:
     refused: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+    state: str = FINISHED
+    logged_at: float = 0.0
+
+    @property
+    def step(self) -> float:
+        """The last step that it has logged; 0 for none."""
+        return max((curve[-1][0] for curve in self.curves.values()), default=0.0)
+
+    @property
+    def max_steps(self) -> int:
+        """The step at which its configuration ends it; 0 where something else does."""
+        steps = self.settings.get("trainer.max_steps", "")
+        return int(steps) if steps.isdigit() else 0
 
     @property
     def trained(self) -> Trained | None:
@@ -97,12 +116,21 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"The run in {folder} cannot be read ({type(error).__name__}: {error}); look at its files."
         ) from error
-    if curves and "trainer.max_steps" in settings and not (folder / "summary.json").is_file():
+    state = _state(folder, settings)
+    if curves and state in (RUNNING, STOPPED_RUN):
         settings[STOPPED] = f"{max(step for points in curves.values() for step in points):g}"
     note = folder / NOT_APPLICABLE
     refused = note.read_text(encoding="utf-8").strip() if note.is_file() and not curves else ""
     found = {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}
-    return Run("", found, settings, refused, config, _environment(folder))
+    state, log = REFUSED if refused else state, folder / "metrics.jsonl"
+    logged_at = log.stat().st_mtime if log.is_file() else 0.0
+    return Run("", found, settings, refused, config, _environment(folder), folder, state, logged_at)
+
+
+def _state(folder: Path, settings: Mapping[str, str]) -> str:
+    if (folder / "summary.json").is_file() or "trainer.max_steps" not in settings:  # the latter is not of our training
+        return FINISHED
+    return RUNNING if is_trained_in(folder) else STOPPED_RUN
 
 
 def read_settings(folder: Path) -> dict[str, str]:

@@ -187,3 +187,30 @@ const gallery = (root, { metrics, images }) => {
 };
 
 for (const [id, data] of Object.entries(JSON.parse(document.getElementById("data").textContent))) gallery(document.getElementById(id), data);
+
+// A page that is renewed loads itself anew where it stood, with what was unfolded, once nobody is touching it.
+const titleOf = (details) => details.querySelector("summary").textContent.replace(/ \(\d+\)$/, "");
+const every = (selector) => [...document.querySelectorAll(selector)];
+
+if (history.state?.unfolded) {
+  const { unfolded, sideways, left, top } = history.state;
+  for (const details of every("details")) details.open = unfolded.includes(titleOf(details));
+  every(".scroll").forEach((box, index) => { box.scrollLeft = sideways[index] ?? 0; });
+  window.scrollTo(left, top);
+  history.replaceState(null, "");
+}
+
+const renewed = 1000 * document.body.dataset.renewed;
+if (renewed) {
+  let touched = -Infinity;
+  for (const name of ["pointerdown", "pointermove", "wheel", "keydown", "scroll"]) addEventListener(name, () => { touched = performance.now(); }, { capture: true, passive: true });
+  const renew = () => {
+    const wait = touched + 2000 - performance.now();
+    if (wait > 0) return setTimeout(renew, wait);
+    const unfolded = every("details[open]").map(titleOf);
+    const sideways = every(".scroll").map((box) => box.scrollLeft);
+    history.replaceState({ unfolded, sideways, left: scrollX, top: scrollY }, "");
+    location.reload();
+  };
+  setTimeout(renew, renewed);
+}

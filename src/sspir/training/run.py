@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import secrets
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,21 @@ def alone_in(folder: Path) -> Iterator[None]:
     with file:
         _lock(file, folder)
         yield
+
+
+def is_trained_in(folder: Path) -> bool:
+    """Whether another process trains in a run folder, asked without taking its lock; where no lock can be, false."""
+    linux = sys.platform == "linux"
+    layout, kind = ("hhqqi", 0) if linux else ("qqihh", 3)  # of C's `struct flock`, and where it says the kind of lock
+    try:
+        import fcntl
+
+        wanted = (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0) if linux else (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        with (folder / LOCK).open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *wanted))
+    except (OSError, ImportError):
+        return False
+    return bool(struct.unpack(layout, answer)[kind] != fcntl.F_UNLCK)
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
