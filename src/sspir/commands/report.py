@@ -53,6 +53,8 @@ def _once(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
+    sys.stdout.write(f"{options.out} is renewed at most every {options.every:g} s while runs go on; Ctrl-C ends it.\n")
+    sys.stdout.flush()
     from sspir.report.runs import STOPPED_RUN
     from sspir.report.watch import watch
 
@@ -62,8 +64,6 @@ def _watch(options: argparse.Namespace) -> int:
         nonlocal size
         size = _write(options, found, progress, seconds)
 
-    sys.stdout.write(f"{options.out} is renewed at most every {options.every:g} s while runs go on; Ctrl-C ends it.\n")
-    sys.stdout.flush()
     with _ended_by_sigterm():
         found = watch(options.paths, options.every, publish)
     _tell(options, found, size)

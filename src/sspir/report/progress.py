@@ -45,7 +45,7 @@ def progress_section(runs: Sequence[Run], speeds: Speeds, absent: Sequence[Path]
         every: seconds after which the page is renewed; 0 when it no longer is.
     """
     rows = [_row(run, speeds.of(run)) for run in runs]
-    shown = table("<th>run</th><th></th><th>step</th><th></th><th>steps per second</th><th>time left</th>", rows)
+    shown = table("<th>run</th><th>step</th><th>time left</th><th></th>", rows)
     waiting = "".join(f'<p class="note">Nothing is there yet: {escape(str(path))}</p>' for path in absent)
     renewed = f"this page renews itself every {every:g} s" if every else "this page is no longer renewed"
     note = f'<p class="note">As of {time.strftime("%Y-%m-%d %H:%M:%S")}; {renewed}.</p>'
@@ -54,10 +54,12 @@ def progress_section(runs: Sequence[Run], speeds: Speeds, absent: Sequence[Path]
 
 def _row(run: Run, speed: float) -> str:
     step, total = f"{run.step:g}", run.max_steps
+    made = f"{step} of {total}" if total else step
+    left = duration((total - run.step) / speed) if speed and total else "–"
+    pace = f"<small>{speed:.3g} steps per second</small>" if speed else ""
     bar = f'<progress max="{total}" value="{step}"></progress>' if total else ""
-    left = duration((total - run.step) / speed) if speed and total and run.state == RUNNING else "–"
-    cells = [run.state, f"{step} of {total}" if total else step, bar, f"{speed:.3g}" if speed else "–", left]
-    return f"<tr><th>{escape(run.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    cells = f"<td>{made}<small>{run.state}</small></td><td>{left}{pace}</td><td>{bar}</td>"
+    return f"<tr><th>{escape(run.name)}</th>{cells}</tr>"
 
 
 def ended(run: Run) -> bool:
@@ -67,7 +69,8 @@ def ended(run: Run) -> bool:
 
 def duration(seconds: float) -> str:
     """A time in its two largest units: "2 d 3 h", "3 h 20 min", "2 min 10 s", "8 s"."""
-    whole, found = max(0, round(seconds)), []
+    whole = max(0, round(seconds))
+    found: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, whole = divmod(whole, length)
         if count or found or unit == "s":

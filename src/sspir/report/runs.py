@@ -21,7 +21,7 @@ from sspir.training.run import is_trained_in
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
-STOPPED = "stopped after step"  # of a run that did not reach its end: no setting, but no seed either
+STOPPED = "not finished, step"  # of a run that did not reach its end: no setting, but no seed either
 FINISHED, RUNNING, STOPPED_RUN, REFUSED = "finished", "running", "stopped", "not applicable"  # states of a run
 NOT_CURVES = ("step", "epoch")
 VALIDATION = ("val", "structure", "bicubic")  # what training measures: restored, the Processor's image, bicubic
