@@ -26,7 +26,7 @@ from tests.runs import OVERRIDES
 
 ROW = re.compile(
     r"<tr><th>([\w-]+)</th><td>([^<]*)<small>([^<]*)</small></td>"
-    r"<td>([^<]*)(?:<small>([\d.]+) steps per second</small>)?</td>"
+    r"<td>([^<]*)(?:<small>([\d.]+) steps/s</small>)?</td>"
 )
 HOLD = """
 import fcntl, sys, time
@@ -246,3 +246,4 @@ def test_a_real_training_is_watched(photo_folder: Path, tmp_path: Path) -> None:
     assert re.findall(ROW, page) == [("run", "12 of 12", "finished", "–", "")]
     assert '<body data-renewed="0">' in page
     assert "val/psnr_y" in page
+    assert f"{folder} does not exist yet; waiting for it." in (tmp_path / "log").read_text()

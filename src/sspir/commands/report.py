@@ -55,6 +55,9 @@ def _once(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     sys.stdout.write(f"{options.out} is renewed at most every {options.every:g} s while runs go on; Ctrl-C ends it.\n")
     sys.stdout.flush()
+    for path in options.paths:
+        if not path.exists():
+            sys.stderr.write(f"{path} does not exist yet; waiting for it.\n")
     from sspir.report.runs import STOPPED_RUN
     from sspir.report.watch import watch
 

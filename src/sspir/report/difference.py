@@ -36,7 +36,9 @@ def _table(names: Sequence[str], rows: dict[str, Values]) -> str:
     body = []
     for key, values in rows.items():
         cells = [_shown(value) for value in values] if len(names) <= MOST_COLUMNS else [_counted(values)]
-        body.append(f"<tr><th>{escape(key)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        body.append(
+            f"<tr><th>{escape(key).replace('.', '.<wbr>')}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        )
     return table(head, body)
 
 

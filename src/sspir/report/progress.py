@@ -56,7 +56,7 @@ def _row(run: Run, speed: float) -> str:
     step, total = f"{run.step:g}", run.max_steps
     made = f"{step} of {total}" if total else step
     left = duration((total - run.step) / speed) if speed and total else "–"
-    pace = f"<small>{speed:.3g} steps per second</small>" if speed else ""
+    pace = f"<small>{speed:.3g} steps/s</small>" if speed else ""
     bar = f'<progress max="{total}" value="{step}"></progress>' if total else ""
     cells = f"<td>{made}<small>{run.state}</small></td><td>{left}{pace}</td><td>{bar}</td>"
     return f"<tr><th>{escape(run.name)}</th>{cells}</tr>"
