@@ -36,9 +36,8 @@ def _table(names: Sequence[str], rows: dict[str, Values]) -> str:
     body = []
     for key, values in rows.items():
         cells = [_shown(value) for value in values] if len(names) <= MOST_COLUMNS else [_counted(values)]
-        body.append(
-            f"<tr><th>{escape(key).replace('.', '.<wbr>')}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        )
+        name = escape(key).replace(".", ".<wbr>")  # where a long one may break
+        body.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return table(head, body)
 
 
