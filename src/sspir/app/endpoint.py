@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,6 @@ from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
-from sspir import __version__
 from sspir.app.guard import problem
 from sspir.app.queue import FullError, LeftError, Ticket
 from sspir.app.restorer import Restored, Restorer, SettingError
@@ -49,7 +49,9 @@ def endpoint(restorer: Restorer, root: Path) -> FastAPI:
         restorer: that it asks.
         root: folder for the photos of requests, each of which is deleted when it was answered.
     """
-    app = FastAPI(title="sspir", version=__version__, docs_url=None, redoc_url=None)  # whose pages load from elsewhere
+    app = FastAPI(
+        title="sspir", version=version("sspir"), docs_url=None, redoc_url=None
+    )  # whose pages load from elsewhere
     app.include_router(_router(restorer, root))
 
     @app.exception_handler(ProblemError)
@@ -72,7 +74,7 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
     @router.get("/health")
     async def health() -> dict[str, Any]:
         """Whether the server answers, and how many restorations it has before it."""
-        return {"status": "ok", "queue": len(restorer.queue), "version": __version__}
+        return {"status": "ok", "queue": len(restorer.queue), "version": version("sspir")}
 
     @router.post(
         "/v1/images/upscales",

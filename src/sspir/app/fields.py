@@ -54,13 +54,18 @@ def words_of(model: Model) -> list[Any]:
 
 
 def settings_of(model: Model) -> list[Any]:
-    """The fields that `flags` takes, in its order."""
+    """The first fields that `flags` takes, in its order."""
     rule = gr.Radio(list(RULES), value="times as large", label="Size of the result", elem_id="rule")
     size = gr.Textbox(f"{model.scale:g}", label=MEANT["scale"], elem_id="size")
     fidelity = gr.Slider(
         0, 1, 0, step=0.05, label="Fidelity", info="0: as realistic as it can; 1: as faithful as it can",
         visible=not model.is_peer, elem_id="fidelity",
     )  # fmt: skip
+    return [rule, size, fidelity]
+
+
+def more_settings_of(model: Model) -> list[Any]:
+    """The other fields that `flags` takes, folded."""
     with gr.Accordion("More settings", open=False, elem_id="more"):
         most = gr.Textbox("", label="Pixels of the longer side at most", elem_id="max-side")
         samples = gr.Slider(
@@ -75,13 +80,13 @@ def settings_of(model: Model) -> list[Any]:
         guidance = gr.Textbox("", label="Guidance by the words", placeholder=AS_TRAINED, visible=model.many_steps)
         negative = gr.Textbox("", label="What it shall not look like", visible=model.many_steps)
         form = gr.Dropdown(list(FORMATS), value="png", label="Format", elem_id="format")
-    return [rule, size, fidelity, most, samples, seed, sampler, steps, guidance, negative, form]
+    return [most, samples, seed, sampler, steps, guidance, negative, form]
 
 
 def results_of() -> list[Any]:
     """What is shown of results: two downloads, before and after, what is on the right, all results, the command."""
     slider = gr.ImageSlider(
-        label="Before and after: drag the line, turn the wheel to look closer", type="filepath", format="png",
+        label="Before and after", type="filepath", format="png",
         max_height=720, visible=False, interactive=False, buttons=["fullscreen"], elem_id="slider",
     )  # fmt: skip
     shown = gr.Radio([RESULT, TRUST], value=RESULT, label="On the right", visible=False, elem_id="shown")
@@ -92,8 +97,9 @@ def results_of() -> list[Any]:
         download = gr.DownloadButton("Download", visible=False, elem_id="download")
         archive = gr.DownloadButton("Download everything (zip)", visible=False, elem_id="archive")
     command = gr.Code(
-        label="The same as a command", language="shell", visible=False, interactive=False, elem_id="command"
-    )
+        label="The same as a command", language="shell", lines=1, wrap_lines=True, visible=False, interactive=False,
+        elem_id="command",
+    )  # fmt: skip
     return [download, archive, slider, shown, gallery, command]
 
 

@@ -9,7 +9,19 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from sspir.app.fields import FIRST, MEANT, RESULT, RULES, TRUST, Model, flags, results_of, settings_of, words_of
+from sspir.app.fields import (
+    FIRST,
+    MEANT,
+    RESULT,
+    RULES,
+    TRUST,
+    Model,
+    flags,
+    more_settings_of,
+    results_of,
+    settings_of,
+    words_of,
+)
 from sspir.app.markup import duration, image, sentences
 from sspir.app.queue import LeftError, Ticket
 from sspir.app.restorer import Restored, Restorer
@@ -85,6 +97,7 @@ class Page:
                     with gr.Row():
                         go = gr.Button("Restore", variant="primary", interactive=False, elem_id="restore")
                         stop = gr.Button("Cancel", interactive=False, elem_id="cancel")
+                    settings += more_settings_of(self.model)
                 with gr.Column(scale=3):
                     stage = gr.HTML(_NOTHING, elem_id="stage")
                     results = results_of()
