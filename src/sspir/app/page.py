@@ -1,7 +1,7 @@
 """The page: photos in, words and settings beside them, before and after."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from sspir.app.fields import (
     words_of,
 )
 from sspir.app.markup import duration, image, sentences
-from sspir.app.queue import LeftError, Ticket
+from sspir.app.queue import LeftError
 from sspir.app.restorer import Restored, Restorer
 from sspir.app.session import OLD, Session, Sessions
 from sspir.errors import UserError
@@ -102,12 +102,15 @@ class Page:
                     stage = gr.HTML(_NOTHING, elem_id="stage")
                     results = results_of()
             _, _, slider, shown, gallery, _ = results
-            asked = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
-            gr.on([files.change], self.take, [files, *settings], [*words, foreseen, go, stage, *results], **asked)
-            folder.upload(self.add, [files, folder], files, **asked)
+            # Only restoring goes through Gradio's queue: its stream of answers may lose one beside another's end
+            at_once = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+            taken = files.change(self.take, files, [*words, foreseen, go, stage, *results], **at_once)
+            described = taken.then(self.describe, files, words, **at_once)
+            described.then(self.foresee, settings, foreseen, **at_once)
+            folder.upload(self.add, [files, folder], files, **at_once)
             for each in settings:
-                each.change(self.foresee, settings, foreseen, trigger_mode="always_last", **asked)
-            settings[0].change(self.rule, settings[0], settings[1], **asked)
+                each.change(self.foresee, settings, foreseen, trigger_mode="always_last", **at_once)
+            settings[0].change(self.rule, settings[0], settings[1], **at_once)
             go.click(
                 self.restore,
                 [files, *words, *settings],
@@ -116,40 +119,40 @@ class Page:
                 concurrency_limit=None,
                 show_progress="hidden",
             )
-            stop.click(self.cancel, None, stop, queue=False, api_visibility="private")
-            gallery.select(self.choose, shown, slider, **asked)
-            shown.change(self.turn, shown, slider, **asked)
+            stop.click(self.cancel, None, stop, **at_once)
+            gallery.select(self.choose, shown, slider, **at_once)
+            shown.change(self.turn, shown, slider, **at_once)
             blocks.unload(self.close)
         return blocks
 
-    def take(self, request: gr.Request, files: list[str] | None, *settings: Any) -> Iterator[Any]:
-        """Take photos, propose captions, and say what restoring them would take."""
+    def take(self, request: gr.Request, files: list[str] | None) -> list[Any]:
+        """Take photos and show them."""
         session = self._session(request)
         session.take(files or [])
         names = [photo.name for photo in session.photos]
-        several = len(names) > 1
+        several, worded = len(names) > 1, not self.model.is_peer
         words = [
-            gr.update(value="", visible=not several and not self.model.is_peer),
-            gr.update(value=[[name, ""] for name in names], visible=several and not self.model.is_peer),
+            gr.update(value="", visible=worded and not several),
+            gr.update(value=[[name, ""] for name in names], visible=worded and several),
         ]
         refused = sentences(f"{name}: {sentence}" for name, sentence in session.refused.items())
         looks = refused + (session.looks() if names else _NOTHING)
-        yield [*words, "", gr.update(interactive=bool(names)), looks, *_HIDDEN]
-        if not names:
-            return
-        captions: dict[str, str] = {}
+        return [*words, "", gr.update(interactive=bool(names)), looks, *_HIDDEN]
+
+    def describe(self, request: gr.Request, files: list[str] | None) -> list[Any]:
+        """Propose captions."""
+        session = self._session(request)
+        if self.model.is_peer or not session.photos:
+            return [gr.skip()] * 2
         try:
-            if not self.model.is_peer:
-                captions = yield from _until(self.restorer.describe(session.photos), [gr.skip()] * 11)
-            foreseen = yield from self._foreseen(session, settings, [gr.skip()] * 11)
-        except (UserError, LeftError) as error:
-            foreseen = sentences([str(error)])
-        words = [
-            gr.update(value="" if several else captions.get(names[0], "")),
-            gr.update(value=[[name, captions.get(name, "")] for name in names]),
-        ]
-        session.described = not self.model.is_peer
-        yield [*words, foreseen, *[gr.skip()] * 8]
+            captions = self.restorer.describe(session.photos).outcome()
+        except (UserError, LeftError):
+            return [gr.skip()] * 2
+        if session.files != files:  # others were handed in meanwhile
+            return [gr.skip()] * 2
+        session.described = True
+        rows = [[photo.name, captions[photo.name]] for photo in session.photos]
+        return [gr.update(value="" if len(rows) > 1 else rows[0][1]), gr.update(value=rows)]
 
     def add(self, files: list[str] | None, folder: list[str] | None) -> list[str]:
         """Add the pictures of a folder to the photos."""
@@ -161,19 +164,15 @@ class Page:
         flag = RULES[rule]
         return gr.update(label=MEANT[flag], value=FIRST[flag] or f"{self.model.scale:g}")
 
-    def foresee(self, request: gr.Request, *settings: Any) -> Iterator[Any]:
-        """Say what restoring would take under other settings."""
+    def foresee(self, request: gr.Request, *settings: Any) -> str:
+        """Say what restoring would take."""
         session = self._session(request)
         if not session.photos:
-            return
+            return ""
         try:
-            foreseen = yield from self._foreseen(session, settings, gr.skip())
+            foreseen = self.restorer.foresee(session.photos, flags(self.model, *settings)).outcome()
         except (UserError, LeftError) as error:
-            foreseen = sentences([str(error)])
-        yield foreseen
-
-    def _foreseen(self, session: Session, settings: Sequence[Any], meanwhile: Any) -> Generator[Any, None, str]:
-        foreseen = yield from _until(self.restorer.foresee(session.photos, flags(self.model, *settings)), meanwhile)
+            return sentences([str(error)])
         told = [
             f"{job.name}: {given[1]} x {given[0]} to {made[1]} x {made[0]} pixels"
             for job, given, made in foreseen.sizes[:_SHOWN]
@@ -277,13 +276,6 @@ _HIDDEN = [gr.update(visible=False)] * 6  # of the results
 
 def _buttons(go: bool, stop: bool) -> list[Any]:
     return [gr.update(interactive=go), gr.update(interactive=stop)]
-
-
-def _until(ticket: Ticket, meanwhile: Any) -> Generator[Any, None, Any]:
-    """Wait for a job and return its result; yields, so that a page that is closed is noticed."""
-    while not ticket.wait(LOOK):
-        yield meanwhile
-    return ticket.outcome()
 
 
 def _summary(done: Sequence[Restored], failed: dict[str, str]) -> str:
