@@ -13,6 +13,7 @@ from sspir.config import outside
 COMMANDS = {
     "demo": "restore photos with the model that comes along, and show and measure them",
     "train": "train a model (Hydra overrides: experiments=tiny seed=1)",
+    "sweep": "search for the best settings of a training with Optuna, or with W&B's agents",
     "evaluate": "restore benchmarks with a trained run and measure (Hydra overrides)",
     "restore": "restore photos and folders of photos",
     "app": "the same on a page in your browser, and by HTTP for programs",

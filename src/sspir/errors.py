@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class NotApplicableError(UserError):
     """A model refuses a configuration by design, such as the ablation of a part it needs; a sweep skips such a run."""
+
+
+class NotFiniteError(UserError):
+    """Training has come to numbers that are not finite; a search prunes such a run."""

@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
 
     from sspir.config.sweep import with_swept
 
-    return hydra_command("train", "sspir.training.fit:train", with_swept(arguments))
+    return hydra_command("train", "sspir.training.search:run", with_swept(arguments))
 
 
 def _repeat(arguments: list[str]) -> int:

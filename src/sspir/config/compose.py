@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.schema import EvaluateConfig, TrainConfig
+from sspir.config.schema import EvaluateConfig, SearchConfig, TrainConfig
 from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
 from sspir.moved import present_config, present_overrides, renamed
@@ -57,6 +57,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(group="hydra/sweeper", name="optuna_schema", node=SearchConfig)
     OmegaConf.register_new_resolver("repo", lambda: str(config_root()), replace=True)
     OmegaConf.register_new_resolver("swept", swept, replace=True)
     OmegaConf.register_new_resolver("ablated", ablated, replace=True)

@@ -113,3 +113,35 @@ class EvaluateConfig:
     cost: bool = MISSING
     device: str = MISSING
     wandb: Any = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """A search: `hydra.sweeper` of `sspir sweep`; values stand in conf/hydra/sweeper/optuna.yaml.
+
+    Attributes:
+        study: name of the study.
+        folder: of the study, which holds its SQLite file.
+        n_trials: finished trials of the study that end the search.
+        n_jobs: trials that are launched at a time.
+        objectives: validation metrics; several give a Pareto front. A trial has the values of the validation at which
+            the first one was best.
+        seed: of the sampler: each trial draws with a seed of its own.
+        sampler: of Optuna; takes a seed.
+        pruner: of Optuna, which is asked after each validation; null for none.
+        params: setting -> what it varies over, beside the command line, which goes before.
+        trial: number of the trial that a job is; null outside of one.
+    """
+
+    _target_: str = "hydra_plugins.sspir_optuna.OptunaSweeper"
+    _recursive_: bool = False
+    study: str = MISSING
+    folder: str = MISSING
+    n_trials: int = MISSING
+    n_jobs: int = MISSING
+    objectives: list[str] = MISSING
+    seed: int = MISSING
+    sampler: Any = MISSING
+    pruner: Any = None
+    params: dict[str, str] = field(default_factory=dict)
+    trial: int | None = None

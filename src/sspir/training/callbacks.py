@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from sspir.batch import Batch
-from sspir.errors import UserError
+from sspir.errors import NotFiniteError
 from sspir.files import led
 from sspir.numbers import LIMIT
 from sspir.training.checkpoint import LAST, link_or_copy
@@ -278,7 +278,7 @@ class SkipNaN(Callback):
         self.in_a_row += 1
         module.log("skipped_steps", float(self.skipped))
         if self.in_a_row == self.limit:
-            raise UserError(
+            raise NotFiniteError(
                 f"{self.limit} steps in a row had gradients that are not finite, the last one at step "
                 f"{trainer.global_step} with the images {', '.join(ids)}; the last checkpoint is a good one: lower the "
                 f"learning rate or use bf16 instead of fp16, and start the same command again."

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -58,12 +58,13 @@ _FALSE_ALARMS = (
 )
 
 
-def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
+def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
     """Train until `trainer.max_steps`, going on from the run folder's last checkpoint if there is one.
 
     Args:
         config: composed `conf/train.yaml`.
         like: folder of the run that is repeated; by default the run's own, where there is something to go on with.
+        callbacks: beside those of the configuration.
 
     Returns:
         What was logged of the last step, its validation's metrics among it.
@@ -78,10 +79,10 @@ def train(config: DictConfig, like: Path | None = None) -> dict[str, float]:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
     with alone_in(folder), _without_false_alarms():
-        return _train(folder, config, like or folder)
+        return _train(folder, config, like or folder, callbacks)
 
 
-def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
+def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback]) -> dict[str, float]:
     checkpoint = starting_point(folder, config)
     _leave_out_missing(config, checkpoint)
     data = instantiate(config.data)
@@ -94,7 +95,7 @@ def _train(folder: Path, config: DictConfig, like: Path) -> dict[str, float]:
     if not checkpoint:
         _note(folder, init=warm_start(module, config.init, config.init_skip) if config.init else None)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks)]
+    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)

@@ -132,11 +132,26 @@ def alone_in(folder: Path) -> Iterator[None]:
         return
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with locked(folder, "variant=NAME or folder=FOLDER"):
+        yield
+
+
+@contextmanager
+def locked(folder: Path, remedy: str) -> Iterator[None]:
+    """Keep other processes out of a folder, as in `alone_in`.
+
+    Args:
+        folder: of a run or a study, which is there.
+        remedy: settings that name another folder.
+    """
+    try:
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise unwritable(folder, error) from error
     with file:
-        _lock(file, folder)
+        _lock(file, folder, remedy)
         yield
 
 
@@ -162,7 +177,7 @@ def unwritable(folder: Path, error: OSError) -> UserError:
     )
 
 
-def _lock(file: TextIO, folder: Path) -> None:
+def _lock(file: TextIO, folder: Path, remedy: str) -> None:
     try:
         import fcntl
 
@@ -171,7 +186,7 @@ def _lock(file: TextIO, folder: Path) -> None:
         file.seek(0)
         raise UserError(
             f"{folder} is being trained in by {file.read() or 'another process'}; let it finish or end it, or name "
-            f"another folder by variant=NAME or folder=FOLDER."
+            f"another folder by {remedy}."
         ) from error
     except (OSError, ImportError) as error:  # some network disks, Windows
         log.warning("%s cannot be locked (%s): see to it that no other process trains in it.", folder, error)
@@ -181,8 +196,12 @@ def _lock(file: TextIO, folder: Path) -> None:
 
 
 def run_id(folder: Path) -> str:
-    """Id of a run for W&B, drawn once and kept in its folder: a run that goes on is the same W&B run."""
+    """Id of a run for W&B, kept in its folder, so that a run that goes on is the same W&B run.
+
+    It is drawn once, unless an agent of a W&B sweep, which started this process, gives it.
+    """
     path = folder / WANDB_ID
-    if not path.is_file():
-        write_text(path, secrets.token_hex(8))
+    given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    if given or not path.is_file():
+        write_text(path, given or secrets.token_hex(8))
     return path.read_text(encoding="utf-8")
