@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.config.space import Parameter, split_space
-from sspir.config.sweep import NAMED
+from sspir.config.sweep import naming
 from sspir.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Get the launcher of the jobs."""
-        self.config, self.hydra_context = config, hydra_context
+        self.master, self.loader = config, hydra_context.config_loader
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -54,10 +54,7 @@ class OptunaSweeper(Sweeper):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("A search trains each trial in one process; start it without torchrun.")
         given = [f"{key}={value}" for key, value in (self.options.params or {}).items()]
-        loader = self.hydra_context.config_loader
-        self.fixed, self.space = split_space(
-            [*given, *(text for text in arguments if not text.startswith("sweep="))], loader
-        )
+        self.fixed, self.space = split_space([*given, *(each for each in arguments if not each.startswith("sweep="))])
         objectives, folder = self._objectives(), Path(self.options.folder)
         distributions = {each.name: each.distribution() for each in self.space}
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,10 +71,10 @@ class OptunaSweeper(Sweeper):
         from sspir.training.search import good_end
 
         names = list(self.options.objectives)
-        asked = [text for text in self.config.hydra.overrides.hydra if text.startswith("hydra.sweeper.pruner")]
+        asked = [text for text in self.master.hydra.overrides.hydra if text.startswith("hydra.sweeper.pruner")]
         if len(names) > 1 and any(not text.endswith("=null") for text in asked):
             raise UserError(f"{asked[0]}: Optuna prunes by one objective alone; give one, or leave the pruner out.")
-        training = modern(OmegaConf.masked_copy(self.config, [key for key in self.config if key != "hydra"]))
+        training = modern(OmegaConf.masked_copy(self.master, [str(key) for key in self.master if key != "hydra"]))
         return {name: good_end(training, name) for name in names}
 
     def _run(self, distributions: dict[str, Any]) -> list[str]:
@@ -114,16 +111,14 @@ class OptunaSweeper(Sweeper):
 
     def _overrides(self, trial: Any) -> list[str]:
         values = [f"{each.key}={_text(each, trial.params)}" for each in self.space]
-        swept = sorted(each.name for each in self.space if each.name not in NAMED)
-        named = [f"sweep=[{','.join(swept)}]"] if swept else []
-        return [*self.fixed, *values, *named, f"hydra.sweeper.trial={trial.number}"]
+        return [*self.fixed, *values, *naming(each.name for each in self.space), f"hydra.sweeper.trial={trial.number}"]
 
     def _refused(self, jobs: dict[int, list[str]]) -> dict[int, str]:
         """The trials whose configuration cannot be composed, such as one of an unknown ablation, and why."""
         found = {}
         for number, overrides in jobs.items():
             try:
-                self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+                self.loader.load_sweep_config(self.master, overrides)
             except Exception as error:  # Hydra's, OmegaConf's and YAML's
                 found[number] = f"Trial {number} cannot be composed: {' '.join(str(error).split())}"
         return found

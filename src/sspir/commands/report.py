@@ -18,7 +18,7 @@ SECONDS = Numbers(float, 0.1, 86400.0)
 EXAMPLES = """examples:
   what `sspir compare` or `sspir evaluate` wrote:
     sspir report results --out report.html
-  a training run, or a whole sweep of them (curves, ablation table, plots against what differs):
+  a training run, or a whole sweep of them (curves, ablation table, plots against what differs; a search's trials):
     sspir report runs/ssp_ir
   two runs side by side: every setting that differs, code, packages and machine:
     sspir report runs/ssp_ir/none-s0 runs/ssp_ir/no_rgb_loss-s0
@@ -104,6 +104,8 @@ def _tell(options: argparse.Namespace, found: "Collected", size: int) -> None:
     for problem in [*found.problems, *(f"{each.name}: {text}" for each in found.results for text in each.problems)]:
         sys.stderr.write(f"{problem}\n")
     counts = f"{len(found.results)} results, {len(found.runs)} runs"
+    if found.searches:
+        counts += f", {len(found.searches)} searches"
     sys.stdout.write(f"{options.out}: {counts}, {size / 1e6:.1f} MB\n")
 
 

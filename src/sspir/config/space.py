@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 
+from sspir.config.compose import choices
 from sspir.errors import UserError
 
 
@@ -48,27 +49,29 @@ class Parameter(NamedTuple):
         """The parameter in a sweep file of W&B."""
         if self.choices:
             return {"values": list(self.choices)}
-        if self.step not in (None, 1):
-            count = round((self.high - self.low) / self.step)  # type: ignore[operator]  # it is a number
-            return {"values": [self.low + index * self.step for index in range(count + 1)]}  # type: ignore[operator]
+        if self.step and self.step != 1:
+            count = round((self.high - self.low) / self.step)
+            return {"values": [self.low + index * self.step for index in range(count + 1)]}
         ends = {"min": self.low, "max": self.high}
         if not isinstance(self.low, int):
             return {"distribution": "log_uniform_values" if self.log else "uniform", **ends}
         return {"distribution": "q_log_uniform_values", "q": 1, **ends} if self.log else {**ends}
 
 
-def split_space(arguments: Sequence[str], loader: ConfigLoader | None = None) -> tuple[list[str], list[Parameter]]:
+def split_space(arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
     """Part overrides into those that are the same in all trials, and the space; of one key the last counts.
 
     Args:
         arguments: Hydra's overrides: `optimizer.lr=tag(log,interval(1e-5,1e-3))`, `ablation=choice(none,no_explicit)`,
             `batch_size=range(2,9)`, `seed=0`.
-        loader: knows the choices of a group that `glob(*)` means.
 
     Raises:
         UserError: nothing is varied, or not in a way that a search can.
     """
-    parsed = {each.key_or_group: each for each in OverridesParser.create(loader).parse_overrides(list(arguments))}
+    try:
+        parsed = {each.key_or_group: each for each in OverridesParser.create().parse_overrides(list(arguments))}
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
     fixed = [str(each.input_line) for each in parsed.values() if not each.is_sweep_override()]
     space = [_parameter(each) for each in parsed.values() if each.is_sweep_override()]
     if not space:
@@ -80,16 +83,21 @@ def split_space(arguments: Sequence[str], loader: ConfigLoader | None = None) ->
 
 
 def _parameter(override: Override) -> Parameter:
-    key, sweep = override.get_key_element(), override.value()
+    key = override.get_key_element()
+    sweep: Any = override.value()
     tags = getattr(sweep, "tags", set())
     if override.is_hydra_override() or tags - {"log"}:
-        raise UserError(f"{override.input_line} cannot be searched; vary a setting of the training, with no tag but log.")
+        raise UserError(
+            f"{override.input_line} cannot be searched; vary a setting of the training, with no tag but log."
+        )
     log = "log" in tags
-    if isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None:
+    if isinstance(sweep, IntervalSweep):
         made = Parameter(key, low=sweep.start, high=sweep.end, log=log)
     elif isinstance(sweep, RangeSweep):
         values = list(sweep.range())
         made = Parameter(key, low=min(values), high=max(values), step=abs(sweep.step), log=log)
+    elif isinstance(sweep, Glob):
+        made = Parameter(key, tuple(sweep.filter(choices(override.key_or_group))))
     else:
         made = Parameter(key, tuple(dict.fromkeys(override.sweep_string_iterator())), log=log)
     if log and (made.low <= 0 or made.step not in (None, 1)):

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,9 +27,13 @@ def with_swept(arguments: list[str]) -> list[str]:
         )
     except HydraException:  # Hydra says it better
         return arguments
-    keys = {each.key_or_group for each in parsed if each.is_sweep_override()}
-    swept = sorted(key for key in keys if key not in NAMED and not key.startswith("hydra"))
-    return [*arguments, f"sweep=[{','.join(swept)}]"] if swept else arguments
+    return [*arguments, *naming(each.key_or_group for each in parsed if each.is_sweep_override())]
+
+
+def naming(keys: Iterable[str]) -> list[str]:
+    """The override, if it takes one, by which the settings that a sweep varies name its runs."""
+    swept = sorted({key for key in keys if key not in NAMED and not key.startswith("hydra")})
+    return [f"sweep=[{','.join(swept)}]"] if swept else []
 
 
 def swept(keys: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from sspir.errors import UserError
@@ -12,6 +13,8 @@ from sspir.files import FAILED, REPLACED
 from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import RUNNING, STOPPED, Run, read_run
+from sspir.report.search import Search, read_searches
+from sspir.training.study import DATABASE
 
 LOGS = ("metrics.jsonl", "metrics.csv")
 RESULTS = ("per_image.csv", "images.csv")
@@ -29,6 +32,8 @@ class Collected(NamedTuple):
         problems: what is left out or unfinished, one sentence each.
         curves: of runs whose checkpoints were all evaluated, as in `curve.json`.
         silent: training runs that have logged nothing, or not yet.
+        searches: studies of `sspir sweep`.
+        places: folder -> name of each run that was validated.
     """
 
     results: list[ResultSet]
@@ -36,6 +41,8 @@ class Collected(NamedTuple):
     problems: list[str]
     curves: Sequence[Curve] = ()
     silent: Sequence[Run] = ()
+    searches: Sequence[Search] = ()
+    places: Mapping[Path, str] = MappingProxyType({})
 
     @property
     def all_runs(self) -> list[Run]:
@@ -53,7 +60,7 @@ def collect(paths: Sequence[Path]) -> Collected:
         if not path.exists():
             raise UserError(f"{path} does not exist; give folders that `sspir compare`, `evaluate` or `train` wrote.")
     found = gather(paths)
-    if not found.results and not found.runs and not found.curves:
+    if not any((found.results, found.runs, found.curves, found.searches)):
         given = ", ".join(str(path) for path in paths)
         nothing = f"{given} holds neither a per_image.csv nor a metrics.jsonl; give a folder of results or a run."
         raise UserError(" ".join([*found.problems, *_going_on(found)]) or nothing)
@@ -71,7 +78,11 @@ def gather(paths: Sequence[Path]) -> Collected:
     problems += _without_numbers(roots, runs)
     shown = {folder: run for folder, run in runs.items() if run.curves or run.refused}
     silent = {folder: run for folder, run in runs.items() if folder not in shown and run.trained}
-    return Collected(_named(results), _named(shown), problems, curves, _named(silent))
+    found = _read_all(_holders(roots, DATABASE), read_searches, problems).values()
+    searches = [search for of_folder in found for search in of_folder]
+    named = _named(shown)
+    places = {folder.resolve(): run.name for folder, run in zip(shown, named, strict=True) if run.validation}
+    return Collected(_named(results), named, problems, curves, _named(silent), searches, places)
 
 
 def roots_of(paths: Sequence[Path]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from urllib.parse import quote
 
 from sspir.report.charts import COLORS
 
@@ -31,3 +32,13 @@ def legend(names: Sequence[str]) -> str:
         for i, name in enumerate(names)
     ]
     return f'<p class="legend">{"".join(items)}</p>'
+
+
+def anchor(name: str) -> str:
+    """The attribute of an element that links to a run of this name lead to."""
+    return f'id="run-{escape(name)}"'
+
+
+def link(name: str, text: str) -> str:
+    """A link to what stands on the page about a run."""
+    return f'<a href="#run-{quote(name)}">{escape(text)}</a>'

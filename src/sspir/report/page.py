@@ -15,6 +15,7 @@ from sspir.report.curves import curves_section
 from sspir.report.html import details, table, warnings
 from sspir.report.pictures import gallery
 from sspir.report.results import ResultSet
+from sspir.report.search import search_section
 from sspir.report.study import study_section
 from sspir.report.training import runs_section
 
@@ -23,7 +24,7 @@ def build(found: Collected, title: str, images: int, quality: int, progress: str
     """One HTML text that fetches nothing.
 
     Args:
-        found: measured methods, one section each; training runs, one section together; and what is left out.
+        found: measured methods, one section each; training runs, one section together; searches; and what is left out.
         title: of the page.
         images: per gallery.
         quality: of the pictures, 1 to 100 (lossless).
@@ -36,6 +37,7 @@ def build(found: Collected, title: str, images: int, quality: int, progress: str
     if len(results) > 1:
         sections.append(_overview(results))
     sections += [study_section(study) for study in studies(results)]
+    sections += [search_section(search, found.places) for search in found.searches]
     if found.curves:
         sections.append(curves_section(found.curves))
     for index, result in enumerate(results):

@@ -7,7 +7,7 @@ from html import escape
 from sspir.evaluation.table import number
 from sspir.report.charts import chart
 from sspir.report.difference import difference_section
-from sspir.report.html import details, legend, table
+from sspir.report.html import anchor, details, legend, table
 from sspir.report.runs import VALIDATION, Run, order, set_of
 from sspir.report.settings import Setting, differing
 from sspir.report.study import over_seeds
@@ -90,7 +90,7 @@ def _ablation_table(runs: Sequence[Run]) -> str:
     for index, run in enumerate(runs):
         ends = [number(run.validation[name]) if name in run.validation else "–" for name in names]
         cells = "".join(f"<td>{escape(text)}</td>" for text in [*(c[index] for c in columns.values()), *ends])
-        rows.append(f"<tr><th>{escape(run.name)}</th>{cells}</tr>")
+        rows.append(f"<tr {anchor(run.name)}><th>{escape(run.name)}</th>{cells}</tr>")
     return f"<h3>Last validation</h3>{table(head, rows)}{over_seeds(runs)}"
 
 

@@ -12,10 +12,11 @@ from sspir.report.collect import LOGS, RESULTS, Collected, gather, roots_of
 from sspir.report.progress import Speeds, ended, progress_section
 from sspir.report.runs import RUNNING
 from sspir.training.run import CONFIG, ENVIRONMENT, LOCK, SUMMARY, is_trained_in
+from sspir.training.study import DATABASE
 
 PATIENCE = 60.0  # seconds for which nothing goes on, as between two runs of a sweep, before that is the end
 SHARE = 0.2  # of one core that looking and writing take at most
-_LOOKED_AT = frozenset((*LOGS, *RESULTS, CONFIG, ENVIRONMENT, SUMMARY, NOT_APPLICABLE, CURVE))
+_LOOKED_AT = frozenset((*LOGS, *RESULTS, CONFIG, ENVIRONMENT, SUMMARY, NOT_APPLICABLE, CURVE, DATABASE))
 
 Publish = Callable[[Collected, str, float], None]
 """Writes the page of what was found, with a section about progress, to be loaded again after so many seconds."""
@@ -55,7 +56,7 @@ def watch(paths: Sequence[Path], every: float, publish: Publish, patience: float
                     return found
                 show(every)
                 quiet = begun
-            nothing = not (found.all_runs or found.results or found.curves)
+            nothing = not (found.all_runs or found.results or found.curves or found.searches)
             if nothing or any(run.state == RUNNING for run in found.all_runs):
                 quiet = begun
             if begun - quiet > patience:

@@ -48,9 +48,7 @@ def begin_study(
     """
     package = optuna()
     directions = [f"{end}imize" for end in objectives.values()]
-    study = package.create_study(
-        storage=_storage(folder), study_name=name, directions=directions, load_if_exists=True
-    )
+    study = package.create_study(storage=_storage(folder), study_name=name, directions=directions, load_if_exists=True)
     before = study.user_attrs.get(OBJECTIVES)
     if before is None:
         study.set_user_attr(OBJECTIVES, dict(objectives))
