@@ -71,7 +71,9 @@ class OptunaSweeper(Sweeper):
         from sspir.training.search import good_end
 
         names = list(self.options.objectives)
-        asked = [text for text in self.master.hydra.overrides.hydra if text.startswith("hydra.sweeper.pruner")]
+        asked = [
+            text for text in self.master.hydra.overrides.hydra if text.lstrip("+~").startswith("hydra.sweeper.pruner")
+        ]
         if len(names) > 1 and any(not text.endswith("=null") for text in asked):
             raise UserError(f"{asked[0]}: Optuna prunes by one objective alone; give one, or leave the pruner out.")
         training = modern(OmegaConf.masked_copy(self.master, [str(key) for key in self.master if key != "hydra"]))

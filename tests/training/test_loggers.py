@@ -7,6 +7,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from sspir.training.history import HEADER
 from sspir.training.loggers import JsonLinesLogger, wandb_logger
+from sspir.training.run import run_id
 from tests.runs import tiny_run
 
 
@@ -30,6 +31,16 @@ def test_wandb_is_offline_without_an_account_and_keeps_its_id(tmp_path: Path, mo
         ids.append(logger.experiment.id)
         logger.experiment.finish()
     assert ids[0] == ids[1]
+
+
+def test_an_agents_id_wins_over_the_folders_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = run_id(tmp_path)
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    assert run_id(tmp_path) == own  # of a shell in which another run goes on
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert run_id(tmp_path) == "given"
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert run_id(tmp_path) == "given"
 
 
 def test_a_run_logs_to_wandb_with_its_configuration_and_pace(photo_folder: Path, tmp_path: Path) -> None:

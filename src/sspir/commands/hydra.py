@@ -19,6 +19,7 @@ from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
 from sspir.config.compose import compose_config, config_root, modern, register
+from sspir.config.sweep import job_overrides
 from sspir.errors import NotApplicableError, UserError
 from sspir.moved import present_overrides
 
@@ -101,7 +102,6 @@ def _call(module: str, name: str, config: DictConfig) -> Any:
 
 def _sentence(error: UserError) -> str:
     """The error's sentence; in a multirun the job's overrides stand before it."""
-    running = HydraConfig.get()
-    if running.mode is not RunMode.MULTIRUN:
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
         return str(error)
-    return f"{' '.join(text for text in running.overrides.task if not text.startswith('sweep='))}: {error}"
+    return f"{' '.join(text for text in job_overrides() if not text.startswith('sweep='))}: {error}"

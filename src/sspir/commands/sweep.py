@@ -21,8 +21,8 @@ usage: sspir sweep experiments=NAME KEY=VARIED ... [KEY=VALUE ...] [hydra.sweepe
   sspir report runs/tiny                                        trials, importance, what goes with what
   sspir sweep --wandb experiments=tiny 'optimizer.lr=interval(1e-5,1e-3)'   for `wandb sweep sweep.yaml`
 
-VARIED is interval(LOW,HIGH), int(interval(LOW,HIGH)), range(FROM,BELOW,STEP), choice(A,B) or glob(*); tag(log,...) draws
-evenly in the logarithm. A trial's value is the best one of `monitor` over its run, which is an ordinary run folder.
+VARIED is interval(LOW,HIGH), int(interval(LOW,HIGH)), range(FROM,BELOW,STEP), choice(A,B) or glob(*);
+tag(log,...) draws evenly in the logarithm. A trial's value is the best of `monitor` over its run, an ordinary run folder.
 The study is in runs/NAME/sweep-STUDY/study.db: the same command goes on with it, finished trials count.
 All keys of hydra.sweeper: conf/hydra/sweeper/optuna.yaml. It takes Optuna: pip install 'sspir[search]'.
 """
@@ -81,7 +81,7 @@ def _sweep_file(overrides: list[str], method: str) -> dict[str, Any]:
         "parameters": {each.key: each.for_wandb() for each in space},
         "command": [
             "${env}", "${interpreter}", "-m", "${program}", "train", *paths, *fixed,
-            *naming(each.name for each in space), f"folder={place['folder']}-${{oc.env:WANDB_RUN_ID}}",
+            *naming(each.name for each in space), f"folder='{place['folder']}-${{oc.env:WANDB_RUN_ID}}'",
             "${args_no_hyphens}",
         ],
     }  # fmt: skip

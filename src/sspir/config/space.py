@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from sspir.config.compose import choices
@@ -85,15 +85,15 @@ def split_space(arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
 def _parameter(override: Override) -> Parameter:
     key = override.get_key_element()
     sweep: Any = override.value()
-    tags = getattr(sweep, "tags", set())
+    tags: set[str] = getattr(sweep, "tags", set())
     if override.is_hydra_override() or tags - {"log"}:
         raise UserError(
             f"{override.input_line} cannot be searched; vary a setting of the training, with no tag but log."
         )
     log = "log" in tags
-    if isinstance(sweep, IntervalSweep):
+    if override.is_interval_sweep():
         made = Parameter(key, low=sweep.start, high=sweep.end, log=log)
-    elif isinstance(sweep, RangeSweep):
+    elif override.is_range_sweep():
         values = list(sweep.range())
         made = Parameter(key, low=min(values), high=max(values), step=abs(sweep.step), log=log)
     elif isinstance(sweep, Glob):

@@ -3,11 +3,12 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 NAMED = ("experiments", "ablation", "name", "variant", "seed")  # have a place of their own in a run's folder
 SHORT = re.compile(r"[\w.+-]{1,24}")
@@ -36,11 +37,17 @@ def naming(keys: Iterable[str]) -> list[str]:
     return [f"sweep=[{','.join(swept)}]"] if swept else []
 
 
+def job_overrides() -> list[str]:
+    """The overrides of the current job, as they were given: their references are not followed."""
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(given)
+
+
 def swept(keys: Sequence[str]) -> str:
     """The current job's values of a sweep's settings, as a part of a folder's name; "" outside a sweep."""
     if not keys or not HydraConfig.initialized():
         return ""
-    overrides = (text.lstrip("+").partition("=") for text in HydraConfig.get().overrides.task)
+    overrides = (text.lstrip("+").partition("=") for text in job_overrides())
     values = {key: value for key, _, value in overrides}
     last = [key.rpartition(".")[2] for key in keys]
     labels = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]

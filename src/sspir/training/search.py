@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 
 from sspir.config.build import build
 from sspir.config.compose import told
+from sspir.config.sweep import job_overrides
 from sspir.errors import NotFiniteError, UserError
 from sspir.training.fit import train
 from sspir.training.history import read_history
@@ -140,7 +141,7 @@ def _as_trial(config: DictConfig, options: DictConfig) -> float | list[float] | 
     except (package.TrialPruned, NotFiniteError) as stop:
         trial.set_user_attr(REASON, str(stop))
         study.tell(trial.number, state=package.trial.TrialState.PRUNED)
-        command = shlex.join(["sspir", "train", *HydraConfig.get().overrides.task])
+        command = shlex.join(["sspir", "train", *job_overrides()])
         log.info("Trial %d is pruned: %s To go on with it: %s", trial.number, stop, command)
         return math.nan
     except Exception as error:
