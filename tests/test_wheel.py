@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import needs
 from tests.runs import OVERRIDES
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.thorough
 def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_folder: Path, tmp_path: Path) -> None:
+    needs("optuna", "search")
     where = run(installed / "python", "-c", "import sspir; print(sspir.__file__)", cwd=tmp_path)
     assert where.startswith(str(installed.parent))
     photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
@@ -56,9 +58,10 @@ def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_fold
             "limit=1",
             f"benchmark.photos.root={photo_folder}",
         ],
+        ["sweep", *OVERRIDES, *photos, "trainer.max_steps=2", "seed=choice(0)", "hydra.sweeper.n_trials=1"],
         ["restore", f"{photo}", "--weights", f"{folder}", "--out", f"{tmp_path / 'out'}"],
     ]
-    several = f"from sspir.__main__ import main; assert [main(command) for command in {commands}] == [0, 0, 0]"
+    several = f"from sspir.__main__ import main; assert [main(command) for command in {commands}] == [0, 0, 0, 0]"
     run(installed / "python", "-c", several, cwd=tmp_path)  # in one process: each start takes seconds
     (table,) = (folder / "evaluation" / "photos").glob("*/per_image.csv")
     assert {"restored", "processor", "bicubic"} <= {line.split(",")[1] for line in table.read_text().splitlines()[1:]}

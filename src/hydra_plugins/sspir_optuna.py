@@ -129,7 +129,8 @@ class OptunaSweeper(Sweeper):
         for number, overrides in jobs.items():
             log.info("Trial %d: %s", number, " ".join(overrides[len(self.fixed) : -1]))
         done = self.launcher.launch(list(jobs.values()), initial_job_idx=min(jobs))
-        return [str(each._return_value) for each in done if each.status is JobStatus.FAILED]
+        failed = {number: job for number, job in zip(jobs, done, strict=True) if job.status is JobStatus.FAILED}
+        return [f"Trial {number}: {job._return_value}" for number, job in failed.items()]
 
     def _tell_failed(self, number: int, problem: str) -> None:
         from optuna.trial import TrialState

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -180,8 +181,8 @@ def test_an_experiment_from_outside_says_what_varies_and_any_error_fails_its_tri
 def test_several_objectives_make_a_front_and_prune_nothing(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    varied = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "metric=full_reference", "~metric.ms_ssim"]
-    both = ["hydra.sweeper.objectives=[psnr_y,gmsd]", *varied]
+    varied = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "+metric.shift={_target_:sspir.metrics.ColorShift}"]
+    both = ["hydra.sweeper.objectives=[psnr_y,shift]", *varied]
     assert sweep(photo_folder, *both, "hydra.sweeper.pruner.n_warmup_steps=3") == 2
     assert "Optuna prunes by one objective alone" in capsys.readouterr().err
     assert sweep(photo_folder, *both, "hydra.sweeper.n_trials=3") == 0
@@ -192,12 +193,12 @@ def test_several_objectives_make_a_front_and_prune_nothing(
     study = load_study(Path("runs/tiny/sweep-search"), "search")
     assert [way.name for way in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     page = report("runs")
-    assert "psnr_y (highest is best), gmsd (lowest is best)" in page
-    assert "gmsd against psnr_y" in page
-    assert "importance for gmsd" in page
+    assert "psnr_y (highest is best), shift (lowest is best)" in page
+    assert "shift against psnr_y" in page
+    assert "importance for shift" in page
     assert sweep(photo_folder, *varied) == 2
     told = capsys.readouterr().err
-    assert "was begun with the objectives psnr_y, gmsd, now it is psnr_y; name this one by hydra.sweeper.study" in told
+    assert "was begun with the objectives psnr_y, shift, now it is psnr_y; name this one by hydra.sweeper.study" in told
 
 
 def test_a_study_is_of_one_space(home: Path) -> None:
@@ -322,15 +323,17 @@ def test_a_killed_trial_goes_on_in_its_run_and_a_search_runs_once(
 
 
 @pytest.mark.thorough
-def test_trials_run_in_parallel_processes(photo_folder: Path, home: Path) -> None:
+def test_trials_run_in_parallel_processes(photo_folder: Path, home: Path, capsys: pytest.CaptureFixture) -> None:
     needs("hydra_plugins.hydra_joblib_launcher", "joblib")
     parallel = [
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
         "hydra.sweeper.n_jobs=2",
-        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_trials=4",
     ]
-    varied = ["ablation=choice(no_controlnet,none)", "optimizer.lr=choice(1e-3,1e-4)"]
-    assert main(["sweep", *settings(photo_folder, *varied, *parallel)]) == 2
-    assert len(trials()) == 3
-    assert set(states(trials())) <= {"COMPLETE", "FAIL"}
+    missing = home / "missing"
+    varied = [f"dataset.train.root=choice({photo_folder},{missing})", "optimizer.lr=choice(1e-3,1e-4)"]
+    assert sweep(photo_folder, *varied, *ALL, *parallel) == 2
+    assert re.search(rf"Trial \d: {missing} is not a folder", capsys.readouterr().err)
+    found = [(trial.params["dataset.train.root"], trial.state.name) for trial in trials()]
+    assert sorted(found) == sorted(2 * [(str(photo_folder), "COMPLETE"), (str(missing), "FAIL")])

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sspir.commands.hydra import hydra_command
 from sspir.errors import UserError
 
 HELP = """sspir sweep - search for the best settings of a training
@@ -22,7 +21,7 @@ usage: sspir sweep experiments=NAME KEY=VARIED ... [KEY=VALUE ...] [hydra.sweepe
   sspir sweep --wandb experiments=tiny 'optimizer.lr=interval(1e-5,1e-3)'   for `wandb sweep sweep.yaml`
 
 VARIED is interval(LOW,HIGH), int(interval(LOW,HIGH)), range(FROM,BELOW,STEP), choice(A,B) or glob(*);
-tag(log,...) draws evenly in the logarithm. A trial's value is the best of `monitor` over its run, an ordinary run folder.
+tag(log,...) draws evenly in the logarithm. A trial's value is the best of `monitor` over its run, a run folder as any.
 The study is in runs/NAME/sweep-STUDY/study.db: the same command goes on with it, finished trials count.
 All keys of hydra.sweeper: conf/hydra/sweeper/optuna.yaml. It takes Optuna: pip install 'sspir[search]'.
 """
@@ -35,6 +34,9 @@ def run(arguments: list[str]) -> int:
         return 0
     if "--wandb" in arguments:
         return _write_sweep_file(arguments)
+
+    from sspir.commands.hydra import hydra_command
+
     return hydra_command("train", "sspir.training.search:run", ["--multirun", "hydra/sweeper=optuna", *arguments])
 
 
