@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from sspir.__main__ import main
+from sspir.config.compose import compose_config, config_root
 from sspir.config.space import split_space
 from sspir.errors import UserError
 from sspir.training.checkpoint import load_checkpoint
-from sspir.training.history import HEADER
+from sspir.training.history import HEADER, read_history
 from sspir.training.run import find_checkpoint
-from sspir.training.search import best_values
+from sspir.training.search import best_values, run
 from tests.needs import needs
 from tests.processes import start, wait_until
 from tests.runs import OVERRIDES, tiny_run
@@ -100,7 +103,7 @@ def test_a_pruned_run_goes_on_as_if_it_had_not_been(
     (trial,) = trials()
     assert states([trial]) == ["PRUNED"]
     assert list(trial.intermediate_values) == [1]
-    assert "at step 1, worse than others'" in trial.user_attrs["reason"]
+    assert "at step 1, where ThresholdPruner ends it" in trial.user_attrs["reason"]
     folder = Path("runs/tiny/sweep-search", trial.user_attrs["folder"])
     assert load_checkpoint(find_checkpoint(folder))["global_step"] == 1
     assert not (folder / "summary.json").exists()
@@ -201,16 +204,19 @@ def test_several_objectives_make_a_front_and_prune_nothing(
     assert "was begun with the objectives psnr_y, shift, now it is psnr_y; name this one by hydra.sweeper.study" in told
 
 
-def test_a_study_is_of_one_space(home: Path) -> None:
+def test_a_study_is_of_one_space_and_other_settings_are_told(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     from sspir.training.study import begin_study
 
-    def begin(text: str) -> Any:
+    def begin(text: str, *settings: str) -> Any:
         _, (varied,) = split_space([text])
-        return begin_study(home, "s", {"psnr_y": "max"}, {varied.name: varied.distribution()}, [])
+        return begin_study(home, "s", {"psnr_y": "max"}, {varied.name: varied.distribution()}, settings)
 
     first = "ablation=choice(none,no_explicit)"
     begin(first).ask({"ablation": split_space([first])[1][0].distribution()})
     begin(first)
+    assert not caplog.records
+    begin(first, "batch_size=4")
+    assert "begun with other settings (batch_size=4)" in caplog.text
     with pytest.raises(UserError, match=r"The study s in .* was begun with ablation in .*no_explicit"):
         begin("ablation=choice(none,no_rgb_loss)")
 
@@ -291,12 +297,30 @@ def test_the_best_value_is_of_the_whole_record(tmp_path: Path) -> None:
     assert math.isnan(best_values(tmp_path, ["psnr_y"], "max")[0])
 
 
+def test_the_task_returns_the_best_value_also_of_a_finished_run(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # and back at the end
+    overrides = settings(photo_folder, f"folder={tmp_path}/run")
+    found = []
+    for _ in range(2):
+        config = compose_config("train", overrides)
+        with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
+            HydraConfig.instance().set_config(compose("train", overrides, return_hydra_config=True))
+        found.append(run(config))
+    history = read_history(tmp_path / "run" / "metrics.jsonl")
+    assert found == 2 * [max(row["val/psnr_y"] for row in history if "val/psnr_y" in row)]
+
+
 def test_without_optuna_one_sentence_says_what_to_install(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "optuna", None)  # an import fails as where it is not installed
     assert sweep(photo_folder, "optimizer.lr=interval(1e-4,1e-3)") == 2
+    assert "pip install 'sspir[search]'" in capsys.readouterr().err
+    (tmp_path / "study.db").touch()
+    assert main(["report", "."]) == 2
     assert "pip install 'sspir[search]'" in capsys.readouterr().err
 
 

@@ -1,10 +1,10 @@
 """`sspir sweep`: a search by Optuna through Hydra's jobs, or the file of a W&B sweep."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from sspir.commands.parser import Parser
 from sspir.errors import UserError
 
 HELP = """sspir sweep - search for the best settings of a training
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
 
 def _write_sweep_file(arguments: list[str]) -> int:
     """Write what `wandb sweep FILE` takes."""
-    parser = argparse.ArgumentParser(prog="sspir sweep", allow_abbrev=False)
+    parser = Parser("sspir sweep", "Write the file of a W&B sweep.", HELP)
     parser.add_argument("--wandb", action="store_true")
     parser.add_argument("--method", choices=["bayes", "random"], default="bayes")
     parser.add_argument("--out", type=Path, default=Path("sweep.yaml"))

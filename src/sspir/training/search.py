@@ -111,7 +111,8 @@ class ReportToTrial(Callback):
             if step not in self.known:  # it has been reported by a process that was killed
                 self.trial.report(values[0], step)
             if step != trainer.max_steps and self.trial.should_prune():
-                self.reason = f"val/{self.objectives[0]} is {values[0]:.5g} at step {step}, worse than others'."
+                pruner = type(self.trial.study.pruner).__name__
+                self.reason = f"val/{self.objectives[0]} is {values[0]:.5g} at step {step}, where {pruner} ends it."
         if self.reason:
             trainer.should_stop = True
 
