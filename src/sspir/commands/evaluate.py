@@ -18,6 +18,7 @@ usage: sspir evaluate RUN [RUN ...] benchmark=NAME[,NAME ...] [KEY=VALUE ...]
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 captioner=llava captioner.path=/models/llava
   sspir evaluate run=runs/tiny/none-s0 benchmark=set14 peers=[realesrgan,span,mine/x.pth] cost=true
   sspir evaluate runs/tiny/none-s0 runs/tiny/none-s1 benchmark=set14,urban20
+  sspir evaluate run=wandb:ENTITY/PROJECT/tiny-none-s0:best benchmark=set14     # fetched once, into the cache
   sspir evaluate --multirun run=runs/tiny/none-s0 benchmark=set14 checkpoint=last,best
   sspir evaluate run=runs/tiny/none-s0 benchmark=urban20,set14 checkpoint=all   # curves; urban20 chooses the best step
 
@@ -34,7 +35,30 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    return hydra_command("evaluate", "sspir.evaluation.checkpoints:evaluate_asked", spelt_out(arguments))
+    return hydra_command("evaluate", "sspir.evaluation.checkpoints:evaluate_asked", spelt_out(fetched(arguments)))
+
+
+def fetched(arguments: list[str]) -> list[str]:
+    """Arguments with the folders of runs that W&B holds, and the checkpoint that they have where none is named.
+
+    Raises:
+        UserError: a run cannot be got, or several have different checkpoints.
+    """
+    from_wandb = [text for text in arguments if text.removeprefix("run=").startswith("wandb:")]
+    if not from_wandb:
+        return arguments
+    from sspir.training.artifacts import fetch
+
+    runs = list(dict.fromkeys(run for text in from_wandb for run in text.removeprefix("run=").split(",")))
+    places = [fetch(run.removeprefix("wandb:")) if run.startswith("wandb:") else Path(run) for run in runs]
+    sys.stderr.writelines(f"{run} lies in {place}\n" for run, place in zip(runs, places, strict=True))
+    others = [text for text in arguments if text not in from_wandb]
+    names = {path.stem for place in places for path in place.glob("checkpoints/*.ckpt")}
+    if not any(text.startswith("checkpoint=") for text in others):
+        if len(names) > 1:
+            raise UserError(f"These runs hold the checkpoints {', '.join(sorted(names))}; say which: checkpoint=NAME.")
+        others += [f"checkpoint={name}" for name in names]
+    return [*map(str, places), *others]
 
 
 def spelt_out(arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from sspir.errors import NotFiniteError
 from sspir.files import led
 from sspir.numbers import LIMIT
 from sspir.training.checkpoint import LAST, link_or_copy
+from sspir.training.loggers import wandb_runs
 from sspir.training.run import is_first_process
 from sspir.training.strategy import full_tensor, shared_as
 
@@ -253,6 +254,14 @@ class SkipNaN(Callback):
         self.in_a_row = 0
         self.ids: list[str] = []
 
+    def state_dict(self) -> dict[str, int]:
+        """What a run that goes on counts on."""
+        return {"skipped": self.skipped, "overflowed": self.overflowed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Count on."""
+        self.skipped, self.overflowed = state_dict["skipped"], state_dict["overflowed"]
+
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
         """Remember which images the coming step sees."""
         self.ids += batch.ids
@@ -262,6 +271,7 @@ class SkipNaN(Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         module.log("gradient_norm", norm)  # before it is clipped
+        module.log("skipped_steps", float(self.skipped))  # also where none is: what is not logged may not be counted
         ids, self.ids = self.ids, []
         if torch.isfinite(norm):
             self.in_a_row = 0
@@ -277,6 +287,8 @@ class SkipNaN(Callback):
         self.skipped += 1
         self.in_a_row += 1
         module.log("skipped_steps", float(self.skipped))
+        for run in wandb_runs(trainer):
+            run.alert_once("broken step", f"Step {trainer.global_step} is left out: {', '.join(ids)}", "WARN")
         if self.in_a_row == self.limit:
             raise NotFiniteError(
                 f"{self.limit} steps in a row had gradients that are not finite, the last one at step "

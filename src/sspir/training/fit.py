@@ -15,7 +15,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
@@ -30,7 +29,7 @@ from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
-from sspir.training.loggers import StepLogger
+from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.resume import finished, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
@@ -133,7 +132,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         log.warning("Stopped by SIGTERM; the same command goes on from %s.", folder / CHECKPOINTS)
         raise SystemExit(143) from None
     finally:
-        _finish_wandb(trainer)
+        end_runs(trainer, folder, config.monitor)
 
 
 def _validate_last_step(trainer: pl.Trainer, module: Any, data: Any) -> None:
@@ -232,9 +231,8 @@ def _tell_loggers(trainer: pl.Trainer, config: dict[str, Any], validated: Mappin
     """Hand the loggers the whole configuration, and W&B the good end of each metric."""
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
-        if isinstance(logger, StepLogger):
-            for row, (name, metric) in product(ROWS, validated.items()):
-                logger.prefer(f"{row}/{name}", metric.higher_is_better)
+    for run, row, (name, metric) in product(wandb_runs(trainer), ROWS, validated.items()):
+        run.prefer(f"{row}/{name}", metric.higher_is_better)
 
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
@@ -266,10 +264,3 @@ def _without_false_alarms() -> Iterator[None]:
 
 def _without_adverts(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
-
-
-def _finish_wandb(trainer: pl.Trainer) -> None:
-    """End the W&B run, so that the next job of a multirun gets its own."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()

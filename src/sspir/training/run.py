@@ -34,6 +34,7 @@ SUMMARY = "summary.json"
 WANDB_ID = "wandb.id"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+LONGEST_PATCH = 1 << 20  # bytes
 _PACKAGES = ("sspir", "torch", "pytorch-lightning", "diffusers", "transformers", "numpy")
 # What training writes into its folder, the summary first; people's own files beside it are theirs.
 OWN = (
@@ -94,7 +95,7 @@ def environment() -> dict[str, Any]:
     """The environment of a run: command, code, versions, machine."""
     return {
         "command": sys.argv,
-        "code": _git("rev-parse", "HEAD"),
+        "code": _git("rev-parse", "HEAD").decode().strip(),
         "uncommitted": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
@@ -103,14 +104,31 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str:
-    """The output of a git command in the checkout of this code; "" for an installed package."""
+def code_state() -> tuple[dict[str, Any], bytes]:
+    """The commit of this code and how the checkout differs from it, for W&B.
+
+    Returns:
+        "commit", whether there is something "uncommitted", and the "patch_bytes" of what git tracks of that; and the
+        patch, empty where it is longer than `LONGEST_PATCH`.
+    """
+    facts = environment()
+    patch = _git("diff-index", "--patch", "HEAD")
+    state = {"commit": facts["code"], "uncommitted": facts["uncommitted"], "patch_bytes": len(patch)}
+    return state, patch if len(patch) <= LONGEST_PATCH else b""
+
+
+def code_root() -> str | None:
+    """The checkout of this code; None for an installed package."""
+    return _git("rev-parse", "--show-toplevel").decode().strip() or None
+
+
+def _git(*arguments: str) -> bytes:
+    """The output of a git command in the checkout of this code; empty for an installed package."""
     here = Path(__file__).parents[1]
     try:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, check=False).stdout
     except OSError:
-        return ""
-    return done.stdout.strip()
+        return b""
 
 
 def is_first_process() -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from sspir.errors import UserError
+from sspir.metrics.base import ImageMetric
 from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.seeding import sample_seed
@@ -139,6 +140,20 @@ class Validation(nn.Module):
         for row, shown in images.items() if finite.any() else ():
             self.rows[row].update(shown[finite], hq[finite])
             self.measured[row] += 1
+
+    def values(self, image: Tensor, hq: Tensor) -> dict[str, float]:
+        """Metric -> value of one restored image, of metrics that give a value per image; none where it holds NaN.
+
+        Args:
+            image: (1, 3, H, W) in [0, 1].
+            hq: (1, 3, H, W) in [0, 1], the truth.
+        """
+        metrics = self.rows["val"].items(keep_base=True) if image.isfinite().all() else ()
+        return {
+            name: metric.score(*(image, hq)[: 1 + metric.needs_reference]).item()
+            for name, metric in metrics
+            if isinstance(metric, ImageMetric)
+        }
 
     def finish(self) -> dict[str, Tensor]:
         """Logged name -> number of all sets; the next validation begins anew.

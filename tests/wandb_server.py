@@ -1,0 +1,150 @@
+"""A stand-in for W&B on the loopback interface: it takes what the real client sends, and gives artifacts back."""
+
+import base64
+import gzip
+import json
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "0" * 40
+ENTITY = "someone"
+
+
+class StandIn(ThreadingHTTPServer):
+    """Answers what the client needs of GraphQL, the file stream and the store of files.
+
+    Attributes:
+        asked: operation of GraphQL -> variables of each request.
+        stream: file of a run -> its lines, as JSON.
+        store: path -> content of an uploaded file.
+        artifacts: id -> what it was created with.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.stream: dict[str, list[Any]] = defaultdict(list)
+        self.store: dict[str, bytes] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def requests(self) -> int:
+        return sum(map(len, self.asked.values()))
+
+    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            self.asked[operation].append(given)
+            return getattr(self, f"answer_{operation}", lambda _: {})(given)
+
+    def answer_Viewer(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "u", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}}
+
+    def answer_RunResumeStatus(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"model": {"id": "p", "name": given["project"], "entity": {"id": "e", "name": ENTITY}, "bucket": None}}
+
+    def answer_UpsertBucket(self, given: dict[str, Any]) -> dict[str, Any]:
+        project = {"id": "p", "name": given["project"], "entity": {"id": "e", "name": ENTITY}}
+        bucket = {"id": "r", "name": given["name"], "displayName": given["displayName"], "config": given["config"]}
+        return {"upsertBucket": {"bucket": {**bucket, "project": project, "historyLineCount": 0}, "inserted": True}}
+
+    def answer_CreateRunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": f"{self.url}/store/{given['run']}/{name}"} for name in given["files"]]
+        return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+
+    def answer_NotifyScriptableRunAlert(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"notifyScriptableRunAlert": {"success": True}}
+
+    def answer_ServerFeaturesQuery(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def answer_ArtifactType(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
+    def answer_CreateArtifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        made = given["input"]
+        key = base64.b64encode(f"Artifact:{len(self.artifacts)}".encode()).decode()
+        aliases = {each["alias"] for each in made["aliases"]}
+        name = made["artifactCollectionName"]
+        earlier = [other for other in self.artifacts.values() if other["name"] == name]
+        for other in earlier:
+            other["aliases"] -= aliases
+        self.artifacts[key] = {**made, "name": name, "aliases": aliases, "version": len(earlier)}
+        sequence = {"id": "s", "latestArtifact": None}
+        return {"createArtifact": {"artifact": {"id": key, "state": "PENDING", "artifactSequence": sequence}}}
+
+    def answer_CreateArtifactManifest(self, given: dict[str, Any]) -> dict[str, Any]:
+        file = {"id": "f", "uploadUrl": f"{self.url}/store/{given['artifactID']}/manifest.json", "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+
+    def answer_CreateArtifactFiles(self, given: dict[str, Any]) -> dict[str, Any]:
+        nodes = []
+        for file in given["input"]["artifactFiles"]:
+            digest = base64.b64decode(file["md5"]).hex()
+            place = {"storagePath": digest, "uploadUrl": f"{self.url}/store/{digest}", "uploadHeaders": []}
+            nodes.append({"node": {**place, "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}}})
+        return {"createArtifactFiles": {"files": {"edges": nodes}}}
+
+    def answer_CommitArtifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        key = given["artifactID"]
+        return {"commitArtifact": {"artifact": {"id": key, "digest": self.artifacts[key]["digest"]}}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: StandIn
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def body(self) -> bytes:
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(data) if self.headers.get("Content-Encoding") == "gzip" else data
+
+    def reply(self, data: bytes | dict[str, Any], status: int = 200) -> None:
+        content = data if isinstance(data, bytes) else json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        body = self.body()
+        if self.path == "/graphql":
+            asked = json.loads(body)
+            operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])[1]
+            return self.reply({"data": self.server.answer(operation, asked.get("variables") or {})})
+        if self.path.endswith("/file_stream"):
+            for name, part in (json.loads(body).get("files") or {}).items():
+                self.server.stream[name] += part["content"]
+        return self.reply({})
+
+    def do_PUT(self) -> None:
+        self.server.store[self.path.removeprefix("/store/")] = self.body()
+        self.reply(b"")
+
+    def do_GET(self) -> None:
+        found = self.server.store.get(self.path.removeprefix("/store/"))
+        self.reply(found or b"", 200 if found is not None else 404)
+
+
+@contextmanager
+def serving() -> Iterator[StandIn]:
+    """A stand-in that answers within."""
+    with StandIn() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
