@@ -99,6 +99,49 @@ class StandIn(ThreadingHTTPServer):
         key = given["artifactID"]
         return {"commitArtifact": {"artifact": {"id": key, "digest": self.artifacts[key]["digest"]}}}
 
+    def find(self, name: str, alias: str) -> str | None:
+        """The id of a version of an artifact."""
+        made = {key: one for key, one in self.artifacts.items() if one["name"] == name}
+        return next((key for key, one in made.items() if alias in {*one["aliases"], f"v{one['version']}"}), None)
+
+    def answer_GetDefaultEntity(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "u", "entity": ENTITY}}
+
+    def answer_ArtifactMembershipByName(self, given: dict[str, Any]) -> dict[str, Any]:
+        name, _, alias = given["name"].partition(":")
+        key = self.find(name, alias)
+        if key is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        made = self.artifacts[key]
+        project = {"id": "p", "internalId": "cDox", "name": given["project"], "entity": {"name": given["entity"]}}
+        collection = {"__typename": "ArtifactSequence", "name": name, "project": project}
+        artifact = {
+            "__typename": "Artifact", "id": key, "artifactSequence": collection, "versionIndex": made["version"],
+            "artifactType": {"name": made["artifactTypeName"]}, "description": made["description"], "metadata": "{}",
+            "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [], "historyStep": None, "state": "COMMITTED",
+            "size": 1, "digest": made["digest"], "digestAlgorithm": "MANIFEST_MD5", "commitHash": "c", "fileCount": 1,
+            "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+        membership = {"__typename": "ArtifactCollectionMembership", "id": "m", "versionIndex": made["version"]}
+        membership |= {"createdAt": "2026-01-01T00:00:00Z", "aliases": [], "artifactCollection": collection}
+        return {"project": {"artifactCollectionMembership": {**membership, "artifact": artifact}}}
+
+    def answer_FetchArtifactManifest(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "artifact": {"currentManifest": {"file": {"directUrl": f"{self.url}/store/{given['id']}/manifest.json"}}}
+        }
+
+    def answer_GetArtifactMembershipFileUrls(self, given: dict[str, Any]) -> dict[str, Any]:
+        manifest = json.loads(self.store[f"{self.find(given['collection'], given['alias'])}/manifest.json"])
+        digests = {name: base64.b64decode(entry["digest"]).hex() for name, entry in manifest["contents"].items()}
+        nodes = [
+            {"node": {"__typename": "File", "name": name, "directUrl": f"{self.url}/store/{digest}"}}
+            for name, digest in digests.items()
+        ]
+        files = {"pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}, "edges": nodes}
+        collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+        return {"project": {"artifactCollection": collection}}
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

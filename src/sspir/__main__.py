@@ -25,6 +25,7 @@ COMMANDS = {
     "data": "describe, check and download the public data sets",
     "compare": "measure any methods' output folders against the truth",
     "report": "one self-contained HTML page about results and training runs",
+    "dashboard": "a W&B workspace and report about a project's runs, made by code",
     "weights": "get what distances, discriminators and peers need, once",
     "doctor": "what is there, what is missing, and where to put it",
 }

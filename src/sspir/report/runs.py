@@ -75,6 +75,12 @@ class Run:
         return max((curve[-1][0] for curve in self.curves.values()), default=0.0)
 
     @property
+    def panels(self) -> list[str]:
+        """Names of the images whose panels lie in the folder."""
+        drawn = [path.relative_to(self.folder / "panels").as_posix() for path in self.folder.glob("panels/**/*-step*.png")]
+        return sorted({name.rpartition("-step")[0] for name in drawn})
+
+    @property
     def max_steps(self) -> int:
         """The step at which its configuration ends it; 0 where something else does."""
         steps = self.settings.get("trainer.max_steps", "")

@@ -1,6 +1,7 @@
 """Artifacts in W&B: a finished run sends its checkpoints, or what they are, and anyone fetches them as a run folder."""
 
 import json
+import os
 import re
 import tempfile
 from contextlib import suppress
@@ -17,6 +18,13 @@ KINDS = ("checkpoints", "manifest", "none")
 PREFIX = "wandb:"
 SENT = ("best", "last")
 STAGED = "wandb/artifacts"  # in the folder of a run: what an offline run has still to send
+
+
+def has_account() -> bool:
+    """Whether an API key of W&B is known here; nobody is asked for one."""
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
 
 
 def publish(run: Any, folder: Path, kind: str) -> None:
@@ -68,7 +76,8 @@ def fetch(reference: str) -> Path:
 
     try:
         artifact = wandb.Api().artifact(reference)
-        place = cache_folder() / "wandb" / artifact.entity / artifact.project / artifact.name.replace(":", "-")
+        name = "-".join((artifact.name.partition(":")[0], artifact.version))
+        place = cache_folder() / "wandb" / artifact.entity / artifact.project / name
         if place.is_dir():
             return place
         entries = artifact.manifest.entries

@@ -17,7 +17,7 @@ from PIL.Image import Image
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from sspir.errors import UserError
-from sspir.training.artifacts import KINDS, STAGED, publish
+from sspir.training.artifacts import KINDS, STAGED, has_account, publish
 from sspir.training.history import HEADER
 from sspir.training.run import METRICS, SUMMARY, code_root, code_state, is_first_process, run_id
 
@@ -182,13 +182,6 @@ def end_runs(trainer: pl.Trainer, folder: Path, monitor: str) -> None:
             title, text, level = "failed", str(error), "ERROR"
         run.alert(title, f"{folder}, step {trainer.global_step}: {text}", level)
         run.finish(0 if finished else 1)
-
-
-def has_account() -> bool:
-    """Whether an API key of W&B is known here; nobody is asked for one."""
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
 
 
 def wandb_logger(
