@@ -99,6 +99,19 @@ class StandIn(ThreadingHTTPServer):
         key = given["artifactID"]
         return {"commitArtifact": {"artifact": {"id": key, "digest": self.artifacts[key]["digest"]}}}
 
+    def answer_GetProjects(self, given: dict[str, Any]) -> dict[str, Any]:
+        project = {"__typename": "Project", "id": "p", "name": "sspir", "entityName": given["entity"], "user": None}
+        project |= {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": project}]}}
+
+    def answer_upsertView(self, given: dict[str, Any]) -> dict[str, Any]:
+        view = {key: given[key] for key in ("type", "name", "displayName", "description", "spec")}
+        project = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
+        return {"upsertView": {"view": {"id": "Vmlldw", **view, "project": project}, "inserted": True}}
+
+    answer_UpsertView2 = answer_upsertView
+
     def find(self, name: str, alias: str) -> str | None:
         """The id of a version of an artifact."""
         made = {key: one for key, one in self.artifacts.items() if one["name"] == name}
