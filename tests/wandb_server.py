@@ -110,7 +110,8 @@ class StandIn(ThreadingHTTPServer):
         project = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
         return {"upsertView": {"view": {"id": "Vmlldw", **view, "project": project}, "inserted": True}}
 
-    answer_UpsertView2 = answer_upsertView
+    def answer_UpsertView2(self, given: dict[str, Any]) -> dict[str, Any]:
+        return self.answer_upsertView(given)
 
     def find(self, name: str, alias: str) -> str | None:
         """The id of a version of an artifact."""
@@ -195,9 +196,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[StandIn]:
+def serving(kind: type[StandIn] = StandIn) -> Iterator[StandIn]:
     """A stand-in that answers within."""
-    with StandIn() as server:
+    with kind() as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

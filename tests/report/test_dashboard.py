@@ -69,7 +69,9 @@ def shown(specification: Any) -> None:
     assert ["loss/total"] in lines
     assert ["skipped_steps"] in lines
     bars = [config for kind, config in found if kind == "Bar Chart" and config["metrics"] == ["val/psnr_y"]]
-    assert [(bar["groupBy"], bar["groupAgg"], bar["groupArea"]) for bar in bars] == [("variant.value", "mean", "stddev")]
+    assert [(bar["groupBy"], bar["groupAgg"], bar["groupArea"]) for bar in bars] == [
+        ("variant.value", "mean", "stddev")
+    ]
     assert [config["mediaKeys"] for kind, config in found if kind == "Media Browser"] == [["panels/a/0"]]
     assert any(kind == "Weave" for kind, _ in found)
 
@@ -128,4 +130,6 @@ def test_what_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)  # as if it were not installed
     assert main(["dashboard", "sspir"]) == 2
     said = capsys.readouterr().err
-    assert said == "sspir dashboard: sspir dashboard needs the package wandb-workspaces: pip install 'sspir[dashboards]'\n"
+    assert (
+        said == "sspir dashboard: sspir dashboard needs the package wandb-workspaces: pip install 'sspir[dashboards]'\n"
+    )

@@ -1,6 +1,9 @@
 """What W&B keeps of a training: read back from its own run files, record by record."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,9 @@ from sspir.training.callbacks import SaveAtEnd
 from sspir.training.history import read_history
 from sspir.training.loggers import wandb_logger
 from sspir.training.losses import RestorationLoss
-from tests.runs import tiny_run
+from tests.runs import OVERRIDES, tiny_run
 from tests.wandb_file import Told, told
+from tests.wandb_server import KEY, StandIn, serving
 
 
 def ended(folder: Path, count: int = 1, seconds: float = 30) -> list[Told]:
@@ -41,7 +45,9 @@ def files(artifact: Any) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("wandb") / "run"
-    tiny_run(folder, photo_folder, "logger=wandb", "logger.wandb.artifacts=checkpoints", "callbacks.panels.table_size=20")
+    tiny_run(
+        folder, photo_folder, "logger=wandb", "logger.wandb.artifacts=checkpoints", "callbacks.panels.table_size=20"
+    )
     return folder
 
 
@@ -161,3 +167,27 @@ def test_a_run_that_is_stopped_says_so_and_the_next_gets_its_own(
     (stopped,), (other,) = ended(tmp_path / "a"), ended(tmp_path / "b")
     assert (alerts(stopped), stopped.status, stopped.artifacts) == ([("stopped", "WARN")], 1, [])
     assert (other.run.display_name, alerts(other)) == ("tiny-none-s1", [("finished", "INFO")])
+
+
+class Senseless(StandIn):
+    """A service whose answer ends W&B's own process in the midst of a run."""
+
+    def answer_CreateRunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.thorough
+def test_a_training_outlives_w_and_b(photo_folder: Path, tmp_path: Path) -> None:
+    photos = [f"dataset.{each}.root={photo_folder}" for each in ("train", "validation.photos")]
+    places = [f"folder={tmp_path}/run", *photos]
+    command = [sys.executable, "-m", "sspir", "train", *OVERRIDES, *places, "logger=wandb", "trainer.max_steps=2"]
+    with serving(Senseless) as server:
+        account = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+        account |= {
+            name: text for name, text in os.environ.items() if not name.startswith("WANDB")
+        }  # no shared process
+        done = subprocess.run(command, env=account, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "panic" in done.stderr  # of W&B's process
+    assert done.stderr.count("W&B misses a part of this run") == 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["step"] == 2

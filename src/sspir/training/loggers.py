@@ -69,9 +69,7 @@ def _spared(method: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if not self.troubled:
                 self.troubled = True
-                rank_zero_warn(
-                    f"W&B takes no more of this run ({type(error).__name__}: {error}); the training goes on."
-                )
+                rank_zero_warn(f"W&B misses a part of this run ({error!r}); the training goes on, more is not told.")
 
     return guarded
 
