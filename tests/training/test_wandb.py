@@ -22,7 +22,6 @@ from sspir.training.loggers import wandb_logger
 from sspir.training.losses import RestorationLoss
 from tests.runs import OVERRIDES, tiny_run
 from tests.wandb_file import Told, told
-from tests.wandb_server import KEY, StandIn, serving
 
 
 def ended(folder: Path, count: int = 1, seconds: float = 30) -> list[Told]:
@@ -169,25 +168,44 @@ def test_a_run_that_is_stopped_says_so_and_the_next_gets_its_own(
     assert (other.run.display_name, alerts(other)) == ("tiny-none-s1", [("finished", "INFO")])
 
 
-class Senseless(StandIn):
-    """A service whose answer ends W&B's own process in the midst of a run."""
+WITHOUT_SERVICE = """
+import os, sys, time
+from pathlib import Path
+from sspir.__main__ import main
+from sspir.training.callbacks import SaveAtEnd
+from sspir.training.loggers import StepLogger
 
-    def answer_CreateRunFiles(self, given: dict[str, Any]) -> dict[str, Any]:
-        return {}
+def kill(*_):
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    for pid in children:
+        if "wandb-core" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(int(pid), 9)
+            time.sleep(0.5)
+
+def begin(self, *arguments, _begin=StepLogger.__init__):
+    kill()
+    _begin(self, *arguments)
+
+if sys.argv[1] == "begins":
+    StepLogger.__init__ = begin
+else:
+    SaveAtEnd.on_train_batch_start = kill
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 @pytest.mark.thorough
-def test_a_training_outlives_w_and_b(photo_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["begins", "trains"])
+def test_a_training_outlives_w_and_b_s_own_process(moment: str, photo_folder: Path, tmp_path: Path) -> None:
     photos = [f"dataset.{each}.root={photo_folder}" for each in ("train", "validation.photos")]
-    places = [f"folder={tmp_path}/run", *photos]
-    command = [sys.executable, "-m", "sspir", "train", *OVERRIDES, *places, "logger=wandb", "trainer.max_steps=2"]
-    with serving(Senseless) as server:
-        account = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
-        account |= {
-            name: text for name, text in os.environ.items() if not name.startswith("WANDB")
-        }  # no shared process
-        done = subprocess.run(command, env=account, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "panic" in done.stderr  # of W&B's process
-    assert done.stderr.count("W&B misses a part of this run") == 1
+    overrides = [*OVERRIDES, *photos, f"folder={tmp_path}/run", "logger=wandb", "trainer.max_steps=2"]
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("WANDB_")}  # a process of its own
+    command = [sys.executable, "-c", WITHOUT_SERVICE, moment, "train", *overrides]
+    environment = {**kept, "WANDB_MODE": "offline"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:5000]
+    said = {"begins": ["is not reachable", "does not run here"], "trains": ["misses a part of this run"]}
+    warnings = [line for line in done.stderr.splitlines() if "UserWarning: W&B" in line]
+    assert len(warnings) == len(said[moment])
+    assert all(words in line for words, line in zip(said[moment], warnings, strict=True))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["step"] == 2

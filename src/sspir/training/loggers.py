@@ -96,8 +96,8 @@ class StepLogger(WandbLogger):
         """Note in W&B's configuration which code runs, and add what is not committed of it as a file."""
         code, patch = code_state()
         self.experiment.config.update({"code": code}, allow_val_change=True)
-        if patch:
-            path = Path(self.experiment.dir, "code.patch")
+        path = Path(self.experiment.dir, "code.patch")
+        if patch and path.parent.is_dir():  # a disabled run has none
             path.write_bytes(patch)
             self.experiment.save(str(path), base_path=str(path.parent), policy="now")
 
@@ -231,7 +231,11 @@ def wandb_logger(
         return logger(mode)
     except Exception as error:  # any trouble with the service: the training is worth more than its dashboard
         rank_zero_warn(f"W&B is not reachable ({error}); logging offline, `wandb sync {folder}/wandb` sends it later.")
+    try:
         return logger("offline")
+    except Exception as error:  # W&B's own process has died
+        rank_zero_warn(f"W&B does not run here ({error!r}); it gets nothing of {folder}.")
+        return logger("disabled")
 
 
 def log_evaluation(
