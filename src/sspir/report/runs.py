@@ -77,7 +77,8 @@ class Run:
     @property
     def panels(self) -> list[str]:
         """Names of the images whose panels lie in the folder."""
-        drawn = [path.relative_to(self.folder / "panels").as_posix() for path in self.folder.glob("panels/**/*-step*.png")]
+        folder = self.folder / "panels"
+        drawn = [path.relative_to(folder).as_posix() for path in folder.rglob("*-step*.png")]
         return sorted({name.rpartition("-step")[0] for name in drawn})
 
     @property
