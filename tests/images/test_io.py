@@ -357,7 +357,7 @@ REFUSED = {
     "page": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
     "text": (b"not a picture at all", "not an image"),
     "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-    "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+    "film": (b"\0\0\0\x18ftypisom" + bytes(40), "a film"),
     "jpeg 2000": (written("JPEG2000"), "of the format JPEG2000"),
     "icon": (written("ICO"), "of the format ICO"),
     "photoshop": (b"8BPS\0\1" + bytes(40), "of the format PSD"),
@@ -442,15 +442,15 @@ def test_writing_is_atomic_and_says_what_failed(tmp_path: Path) -> None:
 def test_what_a_folder_holds_beside_photos_is_counted_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("a.png", "b.gif", "sub/C.GIF", "c.heic", "IMG_1", "d.xyz", "notes.txt", "captions.jsonl", ".hidden"):
+    for name in ("a.png", "b.gif", "sub/C.GIF", "c.psd", "IMG_1", "d.xyz", "notes.txt", "captions.jsonl", ".hidden"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     for _ in range(2):
         assert list_images(tmp_path) == [tmp_path / "a.png"]
     (sentence,) = caplog.messages
-    assert f"{tmp_path}: 2 .gif, 1 .heic, 2 other files left out; files ending in .png, .jpg," in sentence
+    assert f"{tmp_path}: 2 .gif, 1 .psd, 2 other files left out; files ending in .png, .jpg," in sentence
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ImageError, match=r"holds no images, but 2 \.gif, 1 \.heic, 2 other files; files ending in"):
+    with pytest.raises(ImageError, match=r"holds no images, but 2 \.gif, 1 \.psd, 2 other files; files ending in"):
         list_images(tmp_path)
 
 

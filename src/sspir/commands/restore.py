@@ -144,7 +144,7 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
         refuse_for_peer(options)
         tile = Tiles.tile if options.tile in (None, "auto") else None if options.tile == "off" else options.tile
         size, made_of = size_asked(options, pipeline.peer.scale), f"{options.weights} {pipeline.peer.checksum}"
-        return Request(Tiles(tile), size, compare=options.compare, weights=made_of)
+        return Request(Tiles(tile), size, compare=options.compare, weights=made_of, drop_gps=options.drop_gps)
 
     from sspir.training.saved import SHIPPED
     from sspir.weights.load import weights_time
@@ -161,6 +161,7 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
         options.dtype,
         f"{weights} of {weights_time(weights)}",
         options.captioner_input,
+        options.drop_gps,
     )
 
 

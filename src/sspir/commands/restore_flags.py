@@ -139,7 +139,13 @@ def add_machine(group: "argparse._ArgumentGroup") -> None:
 
 def _of_the_files(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--format", choices=FORMATS, help="of the results (default png, or as --out ends); same: each photo's own")
+    add(
+        "--format",
+        choices=FORMATS,
+        help="of the results (default png, or as --out ends); same: each photo's own, or png where that is not written "
+        "(HEIC, AVIF, JPEG XL, RAW, GIF)",
+    )
+    add("--drop-gps", action="store_true", help="leave out where photos were taken (default: kept, as all of EXIF)")
     add("--compare", action="store_true", help="also write given and restored side by side")
     add(
         "--dry-run",

@@ -1,5 +1,6 @@
 """Photos on disk: find them, read them, and write them so that no half-written file is ever seen."""
 
+import itertools
 import logging
 import os
 from collections import Counter
@@ -7,25 +8,36 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from PIL import features
+
 from sspir.files import write_bytes
 from sspir.images.decode import decode_picture
 from sspir.images.decode import read_size as read_size
 from sspir.images.encode import encode_picture
+from sspir.images.extra import INSTALL, has_library
+from sspir.images.extra import SUFFIXES as EXTRA
 from sspir.images.picture import ImageError as ImageError
 from sspir.images.picture import Picture as Picture
 from sspir.moved import old_names_of
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+"""Suffixes of formats that are written, and always read."""
+_MORE_SUFFIXES = (".avif", *itertools.chain.from_iterable(EXTRA.values()))
 OTHER_SUFFIXES = (
-    ".gif", ".apng", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".svg", ".psd", ".xcf", ".ico", ".tga", ".exr",
-    ".hdr", ".ppm", ".pgm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".pdf", ".mov",
-    ".mp4",
+    ".gif", ".apng", *_MORE_SUFFIXES, ".jp2", ".jfif", ".svg", ".psd", ".xcf", ".ico", ".tga", ".exr", ".hdr", ".ppm",
+    ".pgm", ".raw", ".pdf", ".mov", ".mp4",
 )  # fmt: skip
-"""Suffixes of pictures and films that are not read from folders."""
+"""Suffixes of pictures and films that are not written; most are not read from folders, see `photo_suffixes`."""
 _COMPANIONS = (".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".npy", ".yaml", ".html", ".tar")
 MAX_PIXELS = 200_000_000
 """Pixels an image may have unless the caller allows more: a guard against decompression bombs."""
+
+
+def photo_suffixes() -> tuple[str, ...]:
+    """Suffixes of the files that are read from folders: those of formats for which there is a library."""
+    avif = (".avif",) if features.check("avif") else ()
+    return (*SUFFIXES, *avif, *itertools.chain.from_iterable(EXTRA[kind] for kind in EXTRA if has_library(kind)))
 
 
 def list_images(root: str | Path) -> list[Path]:
@@ -39,28 +51,33 @@ def list_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise ImageError(f"{root} is not a folder; give a folder with images.")
-    files = sorted(_walk(root))
-    paths = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    files, suffixes = sorted(_walk(root)), photo_suffixes()
+    paths = [path for path in files if path.name.lower().endswith(suffixes)]
     if not paths:
         left = _left_out(files)
-        raise ImageError(f"{root} holds no images{left and f', but {left}'}; {_TAKEN}.")
+        raise ImageError(f"{root} holds no images{left and f', but {left}'}; {_taken()}.")
     tell_left_out(root, files)
     return paths
 
 
-_TAKEN = f"files ending in {', '.join(SUFFIXES)} are taken"
+def _taken() -> str:
+    """Which files are read from folders, and how more would be."""
+    suffixes = photo_suffixes()
+    more = "" if set(_MORE_SUFFIXES) <= set(suffixes) else f", and HEIC, JPEG XL and RAW after {INSTALL}"
+    return f"files ending in {', '.join(suffixes)} are taken{more}"
 
 
 def tell_left_out(root: Path, files: Iterable[Path]) -> None:
     """Log once how many of the files are not read from folders; texts and tables do not count."""
     if left := _left_out(files):
-        _warn_once(f"{root}: {left} left out; {_TAKEN}.")
+        _warn_once(f"{root}: {left} left out; {_taken()}.")
 
 
 def _left_out(files: Iterable[Path]) -> str:
     """Describe the files that are not read: "2 .gif, 1 .heic, 3 other files"."""
     suffixes = Counter(path.suffix.lower() for path in files)
-    others = {suffix: count for suffix, count in suffixes.items() if suffix not in (*SUFFIXES, *_COMPANIONS)}
+    known = {*photo_suffixes(), *_COMPANIONS}
+    others = {suffix: count for suffix, count in suffixes.items() if suffix not in known}
     words = [f"{others.pop(suffix)} {suffix}" for suffix in OTHER_SUFFIXES if suffix in others]
     if rest := sum(others.values()):
         words.append(f"{rest} other file{'s' * (rest > 1)}")
@@ -90,7 +107,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read one photo: upright, sRGB, 8 or 16 bits as in the file.
 
     Args:
-        path: PNG, JPEG, WebP, TIFF, BMP or still GIF; the content counts, not the name.
+        path: PNG, JPEG, WebP, TIFF, BMP, AVIF or still GIF; with the extra `formats` also HEIC, JPEG XL and the RAW
+            files of cameras; the content counts, not the name.
         max_pixels: larger pictures are refused before they are decoded.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sspir.errors import UserError
 from sspir.images.encode import file_format
-from sspir.images.io import OTHER_SUFFIXES, SUFFIXES, list_images, tell_left_out
+from sspir.images.io import OTHER_SUFFIXES, SUFFIXES, list_images, photo_suffixes, tell_left_out
 from sspir.images.names import SAME, place_of, result_names
 
 JOURNAL = "restore.jsonl"
@@ -170,7 +170,7 @@ def _matching(pattern: Path) -> Iterator[tuple[Path, Path]]:
             if not photo.is_file() or photo.resolve() in seen:
                 continue
             seen.add(photo.resolve())
-            if photo.suffix.lower() in SUFFIXES or photo.suffix == pattern.suffix:  # '*.gif' names them itself
+            if photo.suffix.lower() in photo_suffixes() or photo.suffix == pattern.suffix:  # '*.gif' names them itself
                 yield root, photo
             else:
                 left.append(photo)

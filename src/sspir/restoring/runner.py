@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.files import Journal
+from sspir.images.exif import without_gps
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.room import Size, recorded, require_room
@@ -45,6 +46,7 @@ class Request:
         dtype: of the denoiser.
         weights: what the pipeline was made of, for the record.
         captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
+        drop_gps: leave the place out of the results, where a photo names it.
     """
 
     settings: Sampler | Tiles
@@ -55,6 +57,7 @@ class Request:
     dtype: str = "float32"
     weights: str = ""
     captioner_input: str = "lq"
+    drop_gps: bool = False
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -164,6 +167,8 @@ class JobRunner:
         """Read a job's photo, unless its result would be too large."""
         require_room(job.source, self.request.scale, self.pipeline.max_output_pixels)
         picture = read_image(job.source, self.max_pixels)
+        if self.request.drop_gps:
+            picture = replace(picture, exif=without_gps(picture.exif))
         return Opened(job, picture, picture.tensor(), self.caption_of(job), list(picture.warnings))
 
     def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
