@@ -3,6 +3,7 @@
 import contextlib
 import io
 import random
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,13 @@ def test_the_content_counts_not_the_name(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(read_image(tmp_path / f"really.{kind}").pixels, COLOUR)
     with pytest.raises(ImageError, match="not an image"):
         read(tmp_path, b"not a picture at all", f"text.{kind}")
+
+
+def test_avif_is_the_first_that_a_process_reads(tmp_path: Path) -> None:
+    (tmp_path / "a.avif").write_bytes(photo("avif"))
+    code = f"from sspir.images.io import read_size; print(read_size({str(tmp_path / 'a.avif')!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("(64, 96)\n", 0), done.stderr
 
 
 def test_films_and_bursts(tmp_path: Path) -> None:

@@ -1,24 +1,26 @@
 """`sspir restore`: photos and folders of photos to restored ones."""
 
 import argparse
-import os
+import gc
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING, Any
 
-from sspir.commands.restore_flags import parser, refuse_for_peer, size_asked
+from sspir.commands.restore_flags import parser
+from sspir.commands.restore_model import load as load
+from sspir.commands.restore_model import models_of
+from sspir.commands.restore_model import request_of as request_of
 from sspir.errors import UserError
 
 if TYPE_CHECKING:
     from sspir.files import Journal
-    from sspir.images.room import Size
+    from sspir.restoring.describing import CaptionOf
     from sspir.restoring.jobs import Job
     from sspir.restoring.peer import PeerPipeline
     from sspir.restoring.runner import JobRunner, Request
+    from sspir.restoring.watch import Watch
     from sspir.sampling.pipeline import RestorationPipeline
-    from sspir.sampling.sampler import Sampler
 
 EXAMPLES = """examples:
   one photo, four times as large, to a file or into a folder:
@@ -37,6 +39,10 @@ EXAMPLES = """examples:
   with somebody else's network: a peer of `sspir weights get`, or any file that spandrel reads:
     sspir restore photos/ --out restored --weights realesrgan
     sspir restore photos/ --out restored --weights 4x-UltraSharp.pth --scale 2
+  which one is best? each writes into its own folder, and restored/sheets shows them side by side:
+    sspir restore photos/ --out restored --weights shipped --weights realesrgan --weights span
+  a folder that a camera or a scanner writes into; Ctrl-C ends it, and the same command goes on:
+    sspir restore --watch incoming/ --out restored
   the authors' checkpoint, which comes without the frozen networks:
     sspir restore photos/ --out restored --weights checkpoint-100000 --stable-diffusion sd15 --clip clip-vit-l14
 
@@ -50,11 +56,10 @@ could be done, 130 or 143 interrupted.
 def run(arguments: list[str]) -> int:
     """Parse the flags and restore. Returns the exit status."""
     options = parser(EXAMPLES).parse_args(arguments)
-    if _means_peer(options.weights):
-        refuse_for_peer(options)  # before anything is loaded
+    models = models_of(options)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _restore(options)
+        return _watch(options, models) if options.watch else _restore(options, models)
     except _Stopped as stopped:
         sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
         return 128 + stopped.number
@@ -75,223 +80,161 @@ def _stop(number: int, frame: Any) -> None:
     raise _Stopped(number)
 
 
-def _restore(options: argparse.Namespace) -> int:
+def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace]) -> int:
+    """Restore with one model after the other, and show what several made side by side."""
     from sspir.files import Journal
-    from sspir.restoring.jobs import JOURNAL, find_jobs, is_file
+    from sspir.restoring.jobs import JOURNAL, find_jobs, is_file, placed
 
-    journal = Journal(options.out.parent if is_file(options.out) else options.out, JOURNAL)
-    jobs = find_jobs(options.inputs, options.out, options.format, journal.photos())
-    _check_out(options, jobs, journal)
-    caption_of = _captions(options, jobs)
+    alone = is_file(options.out)
+    if alone and len(models) > 1:
+        raise UserError(f"--out {options.out} is one picture, but there are {len(models)} models; name a folder.")
+    journals = {name: Journal(model.out.parent if alone else model.out, JOURNAL) for name, model in models.items()}
+    known = {result: photo for journal in journals.values() for result, photo in journal.photos().items()}
+    found = find_jobs(options.inputs, options.out, options.format, known)
+    jobs = {name: placed(found, model.out) if name else found for name, model in models.items()}
+    for name, model in models.items():
+        _require_own(model, jobs[name], journals[name])
+    if len(models) == 1:
+        return _restore_with(models[""], found, journals[""])
+
+    from sspir.restoring.checks import require_own
+    from sspir.restoring.sheets import SHEETS, sheets_journal, write_sheets
+
+    place = options.out / SHEETS
+    require_own(placed(found, place), place, sheets_journal(options.out), False, 1, options.overwrite)
+    states = []
+    for name, model in models.items():
+        states.append(_restore_with(model, jobs[name], journals[name], name))
+        gc.collect()  # the next model needs the memory
+    if not options.dry_run:
+        made = {name: (jobs[name], journals[name]) for name in models}
+        count = write_sheets(options.out, made, options.max_pixels * 1_000_000)
+        sys.stdout.write(f"{count} photos are side by side in {place}.\n")
+    return states[0] if len(set(states)) == 1 else 1
+
+
+def _require_own(model: argparse.Namespace, jobs: "list[Job]", journal: "Journal") -> None:
+    from sspir.restoring.checks import require_own
+
+    require_own(jobs, model.out, journal, model.compare, model.samples, model.skip_existing or model.overwrite)
+
+
+def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal", name: str = "") -> int:
+    """Restore with one model. Returns the exit status; what is told begins with the model's name, if it has one."""
+    from sspir.restoring.describing import given_captions
+
+    caption_of = given_captions(options.caption, options.captions, [job.name for job in jobs])
 
     from tqdm import tqdm
 
-    from sspir.restoring.runner import JobRunner
+    from sspir.restoring.checks import require_room_for_one
 
-    pipeline = load(options)
+    pipeline, prefix = load(options), name and f"{name}: "
     request = request_of(options, pipeline)
-    with tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
-        restorer = JobRunner(
-            pipeline, request, journal, caption_of, options.batch, options.max_pixels * 1_000_000,
-            lambda share, step: bar.update(share),
-        )  # fmt: skip
-        left = [job for job in jobs if not _skipped(job, restorer.is_done, options)]
-        _require_room(left, request.scale, pipeline.max_output_pixels)
+    with tqdm(desc=name, total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
+        restorer = _restorer(options, pipeline, request, journal, caption_of, bar)
+        left = [job for job in jobs if not _skipped(job, restorer, options)]
+        require_room_for_one(left, request.scale, pipeline.max_output_pixels)
         if options.dry_run:
-            return _foretell(restorer, left, len(jobs))
-        for _ in tqdm(restorer.describe(left), desc="captions", unit="photo", disable=None, leave=False):
-            pass
-        bar.reset(total=len(left))
-        failed = restorer.run(left)
-    for name, sentence in failed.items():
-        sys.stderr.write(f"failed: {name}: {sentence}\n")
+            return _foretell(restorer, left, len(jobs), prefix)
+        failed = _run(restorer, left, bar)
+    for photo, sentence in failed.items():
+        sys.stderr.write(f"{prefix}failed: {photo}: {sentence}\n")
     done, skipped = len(left) - len(failed), len(jobs) - len(left)
-    sys.stdout.write(f"{done} restored, {skipped} were done before, {len(failed)} failed; see {options.out}.\n")
+    sys.stdout.write(f"{prefix}{done} restored, {skipped} were done before, {len(failed)} failed; see {options.out}.\n")
     return 0 if not failed else 1 if done or skipped else 2
 
 
-def _means_peer(weights: str | None) -> bool:
-    if weights is None or Path(weights).is_dir():  # known before anything is imported
-        return False
-    from sspir.peers import means_peer
+def _watch(options: argparse.Namespace, models: dict[str, argparse.Namespace]) -> int:
+    """Restore what comes into the input folders, until a signal stops it."""
+    from tqdm import tqdm
 
-    return means_peer(weights)
+    from sspir.files import Journal
+    from sspir.restoring.describing import given_captions
+    from sspir.restoring.jobs import JOURNAL, is_file
+    from sspir.restoring.watch import EVERY, Watch, only_watcher
 
-
-def load(options: argparse.Namespace) -> "RestorationPipeline | PeerPipeline":
-    """The model that the flags name, on their device: a pipeline, or somebody else's network in its place."""
-    if not _means_peer(options.weights):
-        return _pipeline(options)
-
-    from sspir.memory import choose_device
-    from sspir.peers import find_peer
-    from sspir.restoring.peer import PeerPipeline
-
-    most = options.max_output_pixels * 1e6 or float("inf")
-    return PeerPipeline(find_peer(options.weights), choose_device(options.device), most)
-
-
-def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | PeerPipeline") -> "Request":
-    """How the flags have photos restored.
-
-    Raises:
-        UserError: a setting means nothing to the model.
-    """
-    from sspir.restoring.peer import PeerPipeline, Tiles
-    from sspir.restoring.runner import Request
-
-    if isinstance(pipeline, PeerPipeline):
-        refuse_for_peer(options)
-        tile = Tiles.tile if options.tile in (None, "auto") else None if options.tile == "off" else options.tile
-        size, made_of = size_asked(options, pipeline.peer.scale), f"{options.weights} {pipeline.peer.checksum}"
-        return Request(Tiles(tile), size, compare=options.compare, weights=made_of, drop_gps=options.drop_gps)
-
-    from sspir.training.saved import SHIPPED
-    from sspir.weights.load import weights_time
-
-    settings = _settings(options, pipeline)
-    settings.build(pipeline.scheduler)  # trouble with the settings is not the photos'
-    weights = options.weights or SHIPPED
-    return Request(
-        settings,
-        size_asked(options, pipeline.config.scale),
-        options.seed,
-        options.samples,
-        options.compare,
-        options.dtype,
-        f"{weights} of {weights_time(weights)}",
-        options.captioner_input,
-        options.drop_gps,
-    )
+    if len(models) > 1 or options.dry_run or is_file(options.out):
+        raise UserError("--watch takes one model and a folder as --out, and goes without --dry-run; leave them out.")
+    (model,) = models.values()
+    watch = Watch(model.inputs, model.out, model.format, lambda sentence: _tell(sys.stderr, sentence))
+    _require_own(model, watch.all_jobs({}), Journal(model.out, JOURNAL))
+    with only_watcher(model.out), tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
+        journal, pipeline = Journal(model.out, JOURNAL), load(model)
+        request = request_of(model, pipeline)
+        journal.begin()
+        _tell(sys.stdout, f"Watching {', '.join(model.inputs)}; Ctrl-C ends it.")
+        while True:
+            if jobs := watch.jobs(journal.photos()):
+                caption_of = given_captions(model.caption, model.captions)  # which may have changed, too
+                restorer = _restorer(model, pipeline, request, journal, caption_of, bar)
+                _restore_what_came(restorer, [job for job in jobs if not _skipped(job, restorer, model)], watch, bar)
+            time.sleep(EVERY)
 
 
-_BAR = "{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} photos, {elapsed} gone, {remaining} left"
+def _restore_what_came(restorer: "JobRunner", left: "list[Job]", watch: "Watch", bar: Any) -> None:
+    try:
+        failed = _run(restorer, left, bar)
+    except OSError as error:
+        sentence = f"{restorer.journal.path} cannot be written: {error.strerror}; see to the disk and start again."
+        raise UserError(sentence) from error
+    for job in left:
+        if job.name not in failed:
+            _tell(sys.stdout, f"{job.source} -> {job.target}")
+        elif job.source.exists():
+            _tell(sys.stderr, f"failed: {job.name}: {failed[job.name]}")
+        else:
+            watch.forget(job)
 
 
-def _skipped(job: "Job", is_done: "Callable[[Job], bool]", options: argparse.Namespace) -> bool:
-    return (options.skip_existing and job.target.exists()) or (not options.overwrite and is_done(job))
+def _tell(stream: Any, sentence: str) -> None:
+    stream.write(sentence + "\n")
+    stream.flush()  # whoever reads a log of it waits
 
 
-def _check_out(options: argparse.Namespace, jobs: "list[Job]", journal: "Journal") -> None:
-    """Refuse an output folder that cannot be written, that holds files of others, or a file for two photos."""
-    from sspir.restoring.jobs import side_files
+def _restorer(
+    options: argparse.Namespace,
+    pipeline: "RestorationPipeline | PeerPipeline",
+    request: "Request",
+    journal: "Journal",
+    caption_of: "CaptionOf",
+    bar: Any,
+) -> "JobRunner":
+    """What restores with the model, and moves a bar as it works."""
+    from sspir.restoring.runner import JobRunner
 
-    folder = journal.path.parent
-    ours = options.skip_existing or options.overwrite or (folder == options.out and journal.path.exists())
-    for job in jobs:
-        if job.target.exists() and not (ours or job.output in journal.entries):
-            raise UserError(
-                f"{job.target} exists and was not written by this command; choose another --out, keep what is there "
-                f"with --skip-existing, or replace it with --overwrite."
-            )
-    taken = {job.target: job for job in jobs}
-    for job in jobs:
-        for side in side_files(job.target, options.compare, options.samples).values():
-            if (other := taken.setdefault(side, job)) is not job:
-                raise UserError(
-                    f"{side} would be written for {other.source} and for {job.source}; restore them into different "
-                    f"folders, or without --format same, --compare and --samples."
-                )
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise UserError(f"The folder {folder} cannot be made, as {above} is a file; choose another --out.")
-    if not os.access(above, os.W_OK):
-        raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
+    most = options.max_pixels * 1_000_000
+    return JobRunner(pipeline, request, journal, caption_of, options.batch, most, lambda share, step: bar.update(share))
 
 
-def _foretell(restorer: "JobRunner", left: "list[Job]", all_jobs: int) -> int:
+def _run(restorer: "JobRunner", left: "list[Job]", bar: Any) -> dict[str, str]:
+    """Restore with a bar; name and sentence of each photo that failed."""
+    from tqdm import tqdm
+
+    for _ in tqdm(restorer.describe(left), desc="captions", unit="photo", disable=None, leave=False):
+        pass
+    bar.reset(total=len(left))
+    return restorer.run(left)
+
+
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} photos, {elapsed} gone, {remaining} left"
+
+
+def _skipped(job: "Job", restorer: "JobRunner", options: argparse.Namespace) -> bool:
+    return (options.skip_existing and job.target.exists()) or (not options.overwrite and restorer.is_done(job))
+
+
+def _foretell(restorer: "JobRunner", left: "list[Job]", all_jobs: int, prefix: str) -> int:
     """Say what would be restored, and in about how many minutes. Returns the exit status: 1 if some would fail."""
     from sspir.restoring.forecast import forecast
 
     foreseen = forecast(restorer, left)
     for job, given, made in foreseen.sizes:
-        sys.stdout.write(f"{job.source}, {given[1]} x {given[0]} -> {job.target}, {made[1]} x {made[0]}\n")
+        sys.stdout.write(f"{prefix}{job.source}, {given[1]} x {given[0]} -> {job.target}, {made[1]} x {made[0]}\n")
     for job, sentence in foreseen.refused:
-        sys.stderr.write(f"would fail: {job.name}: {sentence}\n")
+        sys.stderr.write(f"{prefix}would fail: {job.name}: {sentence}\n")
     sys.stdout.write(
-        f"{len(foreseen.sizes)} would be restored, {all_jobs - len(left)} were done before, "
+        f"{prefix}{len(foreseen.sizes)} would be restored, {all_jobs - len(left)} were done before, "
         f"{len(foreseen.refused)} would fail; about {foreseen.duration()}, {foreseen.source}.\n"
     )
     return 1 if foreseen.refused else 0
-
-
-def _require_room(jobs: "list[Job]", scale: "float | Size", most: float) -> None:
-    """Refuse if every result would be too large; if only some would, each of these is refused in its turn."""
-    from sspir.images.room import require_room
-
-    refused: list[UserError] = []
-    for job in jobs:
-        try:
-            require_room(job.source, scale, most)
-        except UserError as error:
-            refused.append(error)
-        else:
-            return
-    if refused:
-        raise refused[0]
-
-
-def _captions(options: argparse.Namespace, jobs: "Sequence[Job]") -> "Callable[[Job], str | None]":
-    """The caption that the flags give to a job; None where the captioner is to be asked."""
-    from sspir.captioners.tables import find_captions
-
-    if options.caption is not None:
-        return lambda job: str(options.caption)
-    if options.captions is None:
-        return lambda job: None
-    folder = Path(options.captions)
-    if folder.is_dir():
-        return lambda job: _text(folder / Path(job.name).with_suffix(".txt"))
-    find = find_captions(options.captions, [job.name for job in jobs])
-    return lambda job: find(job.source, job.name) or None
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
-
-
-def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
-    """The pipeline with the captioner, on the device and in the type that the flags name."""
-    import torch
-
-    from sspir.config.build import build
-    from sspir.config.compose import load_choice
-    from sspir.memory import choose_device
-    from sspir.training.saved import SHIPPED
-    from sspir.weights.load import load_pipeline
-
-    captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None
-    weights = options.weights or SHIPPED
-    pipeline = load_pipeline(weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)
-    if options.captioner_input == "processor" and not pipeline.backbone.processor.predicts_image:
-        raise UserError(f"{weights} has no Processor that predicts images; use --captioner-input restored.")
-    try:
-        pipeline.to(choose_device(options.device))
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"The device {options.device!r} has no room for the networks; try --device cpu.") from error
-    pipeline.max_output_pixels = options.max_output_pixels * 1e6 or float("inf")
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.in_dtype(options.dtype)
-    return pipeline.compiled() if options.compile else pipeline
-
-
-def _settings(options: argparse.Namespace, pipeline: "RestorationPipeline") -> "Sampler":
-    """The settings of the model's own sampler, changed by the flags."""
-    from sspir.config.build import build
-    from sspir.config.compose import load_choice
-
-    changes: dict[str, Any] = {}
-    if options.sampler:
-        preset = build(load_choice("sampler", options.sampler))
-        changes |= {name: getattr(preset, name) for name in preset.OF_THE_SOLVER}
-    if options.colour:
-        changes["colour"], changes["colour_strength"] = options.colour
-    if options.start:
-        changes["start"] = None if options.start == "noise" else options.start
-    if options.tile:
-        changes["tile"] = None if options.tile == "off" else options.tile
-    flags = {"steps": "steps", "guidance": "guidance", "negative": "negative_caption", "fidelity": "fidelity"}
-    changes |= {field: getattr(options, flag) for flag, field in flags.items() if getattr(options, flag) is not None}
-    if options.samples > 1 and not pipeline.config.noised:
-        raise UserError("This model adds no noise, so that all --samples would be the same picture; leave it out.")
-    return pipeline.settings(**changes)

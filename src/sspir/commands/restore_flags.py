@@ -46,9 +46,12 @@ def add_weights(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     add(
         "--weights",
+        action="append",
         metavar="DIR|FILE|PEER",
         help="run folder, saved pipeline, the authors' checkpoint, or somebody else's network: a file that spandrel "
-        "reads, or a peer such as span (default: the small model that ships with sspir)",
+        "reads, or a peer such as span (default: shipped, the small model that comes along). Repeated, each model "
+        "writes into a folder of its own below --out, and the folder sheets shows them side by side; settings of "
+        "diffusion are then for the models that have it",
     )
     add("--checkpoint", default="last", metavar="NAME", help="of a run folder: last (default), best or a file name")
     add(
@@ -152,6 +155,11 @@ def _of_the_files(group: "argparse._ArgumentGroup") -> None:
         action="store_true",
         help="write nothing; say what would be restored, how large, and how long it takes",
     )
+    add(
+        "--watch",
+        action="store_true",
+        help="go on looking into the input folders, and restore what comes in, once it has stood still for 2 seconds",
+    )
     add("--skip-existing", action="store_true", help="leave every result that is there, whatever it was made with")
     add("--overwrite", action="store_true", help="restore everything anew")
     add("--max-pixels", type=COUNT, default=200, metavar="M", help="refuse photos over M megapixels (default 200)")
@@ -174,6 +182,12 @@ def refuse_for_peer(options: argparse.Namespace) -> None:
         if action.dest in _OF_DIFFUSION and getattr(options, action.dest) != action.default:
             flag = action.option_strings[0]
             raise UserError(f"{flag} is for diffusion, which {options.weights} does without; leave it out.")
+
+
+def without_diffusion(options: argparse.Namespace) -> argparse.Namespace:
+    """The flags for a network that has no diffusion, beside others that have."""
+    defaults = {action.dest: action.default for action in parser("")._actions if action.dest in _OF_DIFFUSION}
+    return argparse.Namespace(**{**vars(options), **defaults})
 
 
 def size_asked(options: argparse.Namespace, default: float) -> "float | Size":

@@ -101,6 +101,7 @@ def _opened(path: Path, file: BinaryIO, form: str | None) -> Image.Image:
     file.seek(0)
     if form is None:
         raise FormatError(f"{path} is {describe(file.read(START))}; convert it to PNG, JPEG, WebP, TIFF or BMP.")
+    Image.init()  # registers the formats
     try:
         with unlimited():
             return Image.OPEN[form][0](file, "")  # unlike Image.open, this says why a file cannot be opened

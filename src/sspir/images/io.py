@@ -51,13 +51,27 @@ def list_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise ImageError(f"{root} is not a folder; give a folder with images.")
-    files, suffixes = sorted(_walk(root)), photo_suffixes()
-    paths = [path for path in files if path.name.lower().endswith(suffixes)]
+    files = sorted(_walk(root))
+    paths = _images(files)
     if not paths:
         left = _left_out(files)
         raise ImageError(f"{root} holds no images{left and f', but {left}'}; {_taken()}.")
     tell_left_out(root, files)
     return paths
+
+
+def images_below(root: Path) -> list[Path]:
+    """As `list_images`, but a folder without images is no error, and nothing is told.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    return _images(sorted(_walk(root)))
+
+
+def _images(files: Iterable[Path]) -> list[Path]:
+    suffixes = photo_suffixes()
+    return [path for path in files if path.name.lower().endswith(suffixes)]
 
 
 def _taken() -> str:

@@ -1,11 +1,13 @@
 """Caption photos that came without a caption, before the first is restored, so that the captioner's memory is free."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sspir.captioners.base import CaptionerUnavailableError, caption_each
+from sspir.captioners.tables import find_captions
 from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
@@ -15,7 +17,31 @@ from sspir.restoring.peer import PeerPipeline
 from sspir.sampling.look import look
 from sspir.sampling.pipeline import RestorationPipeline
 
+CaptionOf = Callable[[Job], str | None]
 _TOGETHER = 8  # photos in memory, for captioners that answer several at a time
+
+
+def given_captions(caption: str | None, source: str | None, names: Sequence[str] = ()) -> CaptionOf:
+    """What people say of their photos; None where the captioner is to be asked.
+
+    Args:
+        caption: of every photo.
+        source: where there is no such caption, a folder of .txt files, or as for `find_captions`.
+        names: see `find_captions`.
+    """
+    if caption is not None:
+        return lambda job: caption
+    if source is None:
+        return lambda job: None
+    folder = Path(source)
+    if folder.is_dir():
+        return lambda job: _text(folder / Path(job.name).with_suffix(".txt"))
+    find = find_captions(source, names)
+    return lambda job: find(job.source, job.name) or None
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 
 class Describer:

@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -86,14 +86,31 @@ def find_jobs(
     """
     if is_file(out):
         return [_only_job(inputs, out, form)]
-    photos: dict[Path, tuple[Path, Path]] = {}
-    inside = out.resolve()
+    photos: list[tuple[Path, Path]] = []
     for text in inputs:
-        found = [(root, path) for root, path in _photos(text) if _is_no_result(path, text, inside)]
+        own = Path(text).expanduser()
+        found = [(root, path) for root, path in _photos(text) if path == own or not lies_in(out, path)]
         if not found:
             raise UserError(f"{text} holds no photos to restore (those in {out} are results); name another input.")
-        for root, path in found:
-            photos.setdefault(place_of(path), (path.relative_to(root), path))
+        photos += found
+    return jobs_of(photos, out, form, known)
+
+
+def jobs_of(found: Sequence[tuple[Path, Path]], out: Path, form: str | None, known: Mapping[str, str]) -> list[Job]:
+    """Jobs for photos, each once.
+
+    Args:
+        found: folder below which the results mirror the tree, and path, of each photo.
+        out: folder of the results.
+        form: see `find_jobs`.
+        known: see `find_jobs`.
+
+    Raises:
+        UserError: two photos of different folders would be written to one file, or a result would replace a photo.
+    """
+    photos: dict[Path, tuple[Path, Path]] = {}
+    for root, path in found:
+        photos.setdefault(place_of(path), (path.relative_to(root), path))
     names = result_names(
         {place: (name, _suffix(path, form or "png")) for place, (name, path) in photos.items()},
         {Path(result): Path(photo).name for result, photo in known.items()},
@@ -104,6 +121,11 @@ def find_jobs(
     ]
     _keep_sources(jobs)
     return jobs
+
+
+def placed(jobs: Sequence[Job], out: Path) -> list[Job]:
+    """The same jobs with their results in another folder."""
+    return [replace(job, target=out / job.output) for job in jobs]
 
 
 def _only_job(inputs: Sequence[str], out: Path, form: str | None) -> Job:
@@ -131,9 +153,9 @@ def _keep_sources(jobs: Sequence[Job]) -> None:
             raise UserError(f"{job.target} is itself a photo to restore; choose another --out so that it is kept.")
 
 
-def _is_no_result(path: Path, text: str, inside: Path) -> bool:
-    """Whether a photo was named itself, or lies outside the output folder."""
-    return path == Path(text).expanduser() or inside not in path.resolve().parents
+def lies_in(out: Path, photo: Path) -> bool:
+    """Whether a photo lies in the folder of the results, so that it may be one."""
+    return out.resolve() in photo.resolve().parents
 
 
 def _suffix(path: Path, form: str) -> str:

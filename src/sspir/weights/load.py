@@ -63,13 +63,26 @@ def _load_pipeline(
         return pipeline
     if (folder / INDEX).is_file():
         return load_saved(folder)
+    require_weights(folder)
+    if stable_diffusion and clip:
+        return authors.load_authors(folder, stable_diffusion, clip)
+    raise UserError(
+        f"{folder} is the authors' checkpoint, which lacks the frozen networks: "
+        f"name a Stable Diffusion 1.5 and a CLIP ViT-L/14 folder too (--stable-diffusion and --clip)."
+    )
+
+
+def require_weights(path: str | Path) -> None:
+    """Refuse a path that is clearly nothing `load_pipeline` takes, without loading anything.
+
+    Raises:
+        UserError: it holds no weights.
+    """
+    folder = Path(path).expanduser()
+    if any((folder / name).is_file() for name in (CONFIG, INDEX)):
+        return
     if all((folder / part).is_dir() for part in authors.PARTS):
-        if stable_diffusion and clip:
-            return authors.load_authors(folder, stable_diffusion, clip)
-        raise UserError(
-            f"{folder} is the authors' checkpoint, which lacks the frozen networks: "
-            f"name a Stable Diffusion 1.5 and a CLIP ViT-L/14 folder too (--stable-diffusion and --clip)."
-        )
+        return
     raise UserError(
         f"{folder} holds no weights: name a run folder (with {CONFIG}), a saved pipeline (with model_index.json), "
         f"or the authors' checkpoint (with {', '.join(authors.PARTS)})."

@@ -1,0 +1,72 @@
+"""What is refused before anything is restored."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sspir.errors import UserError
+from sspir.files import Journal
+from sspir.images.room import Size, require_room
+from sspir.restoring.jobs import Job, side_files
+
+
+def require_own(
+    jobs: Sequence[Job], out: Path, journal: Journal, compare: bool, samples: int, may_replace: bool
+) -> None:
+    """Refuse an output folder that cannot be written, that holds files of others, or a file for two photos.
+
+    Args:
+        jobs: what is to be restored.
+        out: folder of the results, or the result.
+        journal: of the folder.
+        compare: see `side_files`.
+        samples: see `side_files`.
+        may_replace: whether files of others may be there.
+
+    Raises:
+        UserError: see above.
+    """
+    folder = journal.path.parent
+    ours = may_replace or (folder == out and journal.path.exists())
+    for job in jobs:
+        if job.target.exists() and not (ours or job.output in journal.entries):
+            raise UserError(
+                f"{job.target} exists and was not written by this command; choose another --out, keep what is there "
+                f"with --skip-existing, or replace it with --overwrite."
+            )
+    taken = {job.target: job for job in jobs}
+    for job in jobs:
+        for side in side_files(job.target, compare, samples).values():
+            if (other := taken.setdefault(side, job)) is not job:
+                raise UserError(
+                    f"{side} would be written for {other.source} and for {job.source}; restore them into different "
+                    f"folders, or without --format same, --compare and --samples."
+                )
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"The folder {folder} cannot be made, as {above} is a file; choose another --out.")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
+
+
+def require_room_for_one(jobs: Sequence[Job], scale: float | Size, most: float) -> None:
+    """Refuse if every result would be too large; if only some would, each of these is refused in its turn.
+
+    Args:
+        jobs: what is to be restored.
+        scale: see `require_room`.
+        most: see `require_room`.
+
+    Raises:
+        UserError: see above.
+    """
+    refused: list[UserError] = []
+    for job in jobs:
+        try:
+            require_room(job.source, scale, most)
+        except UserError as error:
+            refused.append(error)
+        else:
+            return
+    if refused:
+        raise refused[0]

@@ -1,0 +1,59 @@
+"""What several models made of each photo, side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sspir.files import Journal
+from sspir.images.io import read_image, write_image
+from sspir.images.panel import panel
+from sspir.images.picture import Picture
+from sspir.models.latent import upscale
+from sspir.restoring.jobs import Job
+
+SHEETS = "sheets"
+"""Folder of the sheets, beside those of the models."""
+
+
+def sheets_journal(out: Path) -> Journal:
+    """Which sheets there are, and of which files."""
+    return Journal(out / SHEETS, "sheets.jsonl")
+
+
+def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]], max_pixels: int) -> int:
+    """Write a sheet for each photo that a model has restored: what was given, and each result under its model's name.
+
+    All are shown as large as the largest of them. A sheet of the same files is not made again.
+
+    Args:
+        out: the sheets go into its folder `SHEETS`.
+        models: name -> the jobs, which are the same photos in the same order, and the journal of what became of them.
+        max_pixels: of the photos, see `read_image`.
+
+    Returns:
+        How many sheets there are.
+    """
+    sheets, count = sheets_journal(out), 0
+    journals = [journal for _, journal in models.values()]
+    for jobs in zip(*(jobs for jobs, _ in models.values()), strict=True):
+        made = {
+            name: job.target
+            for name, job, journal in zip(models, jobs, journals, strict=True)
+            if journal.entries.get(job.output, {}).get("status") == "done" and job.target.is_file()
+        }
+        if not made:
+            continue
+        count += 1
+        target = (out / SHEETS / jobs[0].output).with_suffix(".png")
+        written = {name: path.stat().st_mtime_ns for name, path in made.items()}
+        line = {"output": jobs[0].output, "source": str(jobs[0].source), "results": written}
+        if sheets.entries.get(jobs[0].output) == line and target.is_file():
+            continue
+        given = read_image(jobs[0].source, max_pixels).tensor()
+        columns = {"given": given} | {name: read_image(path).tensor() for name, path in made.items()}
+        height, width = (max(column.shape[side] for column in columns.values()) for side in (1, 2))
+        columns = {name: upscale(column[None], (height, width))[0] for name, column in columns.items()}
+        write_image(target, Picture(np.asarray(panel(columns, jobs[0].name))))
+        sheets.append(line)
+    return count

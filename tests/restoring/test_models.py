@@ -1,0 +1,135 @@
+"""`sspir restore` with several models: folders of their own, and sheets that show them side by side."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sspir.__main__ import main
+from sspir.commands.restore_flags import parser
+from sspir.commands.restore_model import models_of
+from sspir.images.io import read_image
+from tests.peers.networks import rrdbnet_file
+from tests.pipelines import write_photo
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+
+
+def test_a_diffusion_model_and_a_peer_side_by_side_and_once(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rrdbnet_file(tmp_path / "rrdb.pth")
+    for name, height, width in (("a", 12, 20), ("deep/b", 9, 14)):
+        write_photo(tmp_path / "in" / f"{name}.png", height, width)
+    out = tmp_path / "in" / "out"  # results are no photos, whichever model made them
+    command = ["restore", f"{tmp_path}/in", "--out", str(out), "--captioner", "none", "--steps", "1"]
+    command += ["--weights", str(weights), "--weights", f"{tmp_path}/rrdb.pth"]
+    assert main([*command, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "pipeline: 2 would be restored" in told
+    assert f"rrdb: {tmp_path}/in/a.png, 20 x 12 -> {out}/rrdb/a.png, 80 x 48" in told
+    assert not out.exists()
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "pipeline: 2 restored, 0 were done before, 0 failed" in told
+    assert "rrdb: 2 restored" in told
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    pictures = {f"{model}/{name}.png" for model in ("pipeline", "rrdb", "sheets") for name in ("a", "deep/b")}
+    assert files == pictures | {"pipeline/restore.jsonl", "rrdb/restore.jsonl", "sheets/sheets.jsonl"}
+    assert [line["settings"].get("steps") for line in lines(out / "pipeline")] == [1, 1]
+    assert [list(line["settings"]) for line in lines(out / "rrdb")] == [["tile"]] * 2
+    sheet = read_image(out / "sheets" / "a.png").pixels
+    assert sheet.shape[1] == 3 * 80 + 2 * 6  # given, and both
+    for column, model in ((1, "pipeline"), (2, "rrdb")):
+        shown = sheet[:, column * (80 + 6) :][:, :80]
+        made = read_image(out / model / "a.png").pixels
+        assert any((shown[top : top + 48] == made).all() for top in range(len(shown) - 47))
+    before = (out / "sheets" / "a.png").stat().st_mtime_ns
+    (out / "rrdb" / "deep" / "b.png").unlink()
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "pipeline: 0 restored, 2 were done before" in told
+    assert "rrdb: 1 restored, 1 were done before" in told
+    assert (out / "sheets" / "a.png").stat().st_mtime_ns == before
+    assert len((out / "sheets" / "sheets.jsonl").read_text().splitlines()) == 3
+
+
+def test_models_of_different_scales_and_a_photo_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    rrdbnet_file(tmp_path / "four.pth")
+    torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=2).state_dict(), tmp_path / "two.pth")
+    write_photo(tmp_path / "in" / "a.png", 10, 8)
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    command = ["restore", f"{tmp_path}/in", "--out", f"{tmp_path}/out", "--format", "jpg"]
+    command += ["--weights", f"{tmp_path}/four.pth", "--weights", f"{tmp_path}/two.pth"]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "four: failed: b.png: " in told.err
+    assert "1 photos are side by side" in told.out
+    assert Image.open(tmp_path / "out" / "two" / "a.jpg").size == (16, 20)
+    assert Image.open(tmp_path / "out" / "sheets" / "a.png").width == 3 * 32 + 2 * 6
+
+
+def named(*weights: str) -> list[str]:
+    flags = [part for name in weights for part in ("--weights", name)]
+    return list(models_of(parser("").parse_args(["in", "--out", "out", *flags])))
+
+
+def test_short_names_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    for name in ("a.pth", "x/a.pth", "sheets.pth", "B.pth", "b.pt"):
+        rrdbnet_file(tmp_path / name)
+    for folder in ("r/one/s0", "r/two/s0"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model_index.json").touch()
+    assert named("a.pth", "B.pth") == ["a", "B"]
+    assert named("a.pth", "x/a.pth")[1] == "x-a.pth"
+    assert named("B.pth", "b.pt") == ["B.pth", "b.pt"]
+    assert named("r/one/s0", "r/two/s0") == ["one-s0", "two-s0"]
+    assert named("a.pth", "sheets.pth") == ["a.pth", "sheets.pth"]
+    assert named("shipped", "a.pth") == ["shipped", "a"]
+    assert named("a.pth") == [""]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--weights", "x.pth"], "--weights x.pth is given twice"),
+        (["--weights", "nowhere"], "nowhere holds no weights"),
+        (["--weights", "y.pth", "--out", "new.png"], "--out new.png is one picture, but there are 2 models"),
+        (["--weights", "y.pth", "--steps", "4"], "--steps is for diffusion, which x.pth does without"),
+    ],
+)
+def test_bad_requests_are_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    flags: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photo(tmp_path / "a.png", 8, 8)
+    for name in ("x", "y"):
+        rrdbnet_file(tmp_path / f"{name}.pth")
+    assert main(["restore", "a.png", "--out", "out", "--weights", "x.pth", *flags]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_photo(tmp_path / "in" / "a.png", 8, 8)
+    mine = write_photo(tmp_path / "out" / "sheets" / "a.png", 9, 9).read_bytes()
+    command = ["restore", f"{tmp_path}/in", "--out", f"{tmp_path}/out"]
+    for name in ("x", "y"):
+        command += ["--weights", str(rrdbnet_file(tmp_path / f"{name}.pth"))]
+    assert main(command) == 2
+    assert "sheets/a.png exists and was not written by this command" in capsys.readouterr().err
+    assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == mine
