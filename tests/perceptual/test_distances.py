@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -234,3 +235,13 @@ def test_pictures_beside_one_truth_are_measured_as_alone(name: str, tmp_path: Pa
     alone = [PerceptualMetric(name, tmp_path / "trunk.safetensors").score(*pair).item() for pair in pairs]
     assert together == alone
     assert len(set(together)) == 3  # both are symmetric
+
+
+def test_images_that_are_measured_at_one_time_have_their_own_truths(tmp_path: Path) -> None:
+    save_file(random_network("lpips").features.state_dict(), tmp_path / "trunk.safetensors")
+    images = [torch.rand(1, 3, 40, 33, generator=torch.Generator().manual_seed(n)) for n in range(24)]
+    metric = PerceptualMetric("lpips", tmp_path / "trunk.safetensors")
+    metric.require()
+    with ThreadPoolExecutor(4) as pool:
+        distances = list(pool.map(lambda image: metric.score(image, image).item(), images * 3))
+    assert distances == [0.0] * 72

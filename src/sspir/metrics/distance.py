@@ -56,9 +56,10 @@ class PerceptualMetric(FullReferenceMetric):
     def _distance(self, network: PerceptualDistance, picture: Tensor, truth: Tensor) -> Tensor:
         if min(truth.shape[-2:]) < LEAST:
             return network(picture, truth)  # says so
-        if self._truth is None or not _same(self._truth[0], truth):
-            self._truth = truth, network.maps(truth)
-        return network.between(network.maps(picture), self._truth[1])
+        last = self._truth  # looked at once: `sspir compare` measures several images at a time
+        if last is None or not _same(last[0], truth):
+            self._truth = last = truth, network.maps(truth)
+        return network.between(network.maps(picture), last[1])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
