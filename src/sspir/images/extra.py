@@ -17,7 +17,7 @@ from sspir.images.exif import kept_exif
 from sspir.images.jxl import read_header
 from sspir.images.kinds import HEIC, JXL, RAW, SEQUENCES
 from sspir.images.limit import unlimited
-from sspir.images.picture import ImageError, Picture, Pixels
+from sspir.images.picture import FormatError, ImageError, Picture, Pixels
 
 INSTALL = "pip install 'sspir[formats]'"
 SUFFIXES = {
@@ -64,7 +64,7 @@ def open_extra(path: Path, data: bytes, kind: str) -> Still:
     try:
         import_module(_LIBRARIES[kind])
     except ImportError as error:
-        raise ImageError(f"{path} is a {kind} photo and needs the library {_LIBRARIES[kind]}: {INSTALL}.") from error
+        raise FormatError(f"{path} is a {kind} photo and needs the library {_LIBRARIES[kind]}: {INSTALL}.") from error
     try:
         return {HEIC: _open_heic, JXL: _open_jxl, RAW: _open_raw}[kind](path, data)
     except ImageError:
