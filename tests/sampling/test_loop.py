@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from sspir.models.attention_processor import CPUAttnProcessor, cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.sampling.loop import Predictor, Priors, predict, sample
 from sspir.sampling.sampler import Sampler
-from tests.networks import tiny_inputs, tiny_network, wake
+from tests.networks import tiny_inputs, tiny_network, tiny_unet, wake
 
 SCHEDULE = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
 
@@ -81,6 +82,35 @@ def test_diffusers_own_processors_give_the_same(image_after_text: bool, monkeypa
     assert set(ran) == {AttnProcessor2_0}
     assert (stock - ours).abs().max() < 1e-5 * ours.abs().max()
     assert (without_text - ours).abs().max() > 1e-2 * ours.abs().max()
+
+
+@torch.no_grad()
+def test_a_pooled_caption_does_not_hide_from_the_memory_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    xl = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 6 * 4 + 5,
+    }
+    backbone, given = wake(tiny_network(unet=tiny_unet(**xl))), tiny_inputs()
+    held, settings = priors(backbone, given), Sampler(scheduler="DDIMScheduler", steps=3, guidance=4.0, tile=64)
+    processors: dict[str, CPUAttnProcessor] = {}
+    keys: list[str] = []
+    for path, module in backbone.named_modules():
+        if isinstance(module, Attention) and path.endswith("attn2") and "unet_pixel" not in path:
+            module.register_forward_hook(lambda attn, *_, path=path: processors.update({path: attn.processor}))
+            module.to_k.register_forward_hook(lambda *_, path=path: keys.append(path))
+
+    def restored() -> torch.Tensor:
+        keys.clear()
+        seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        return sample(backbone, SCHEDULE, settings, given["sample"], held, seeds)
+
+    ours = restored()
+    assert sorted(keys) == sorted(processors)  # once per layer, in three steps
+    assert {len(processor.held) for processor in processors.values()} == {1}
+    monkeypatch.setattr("sspir.sampling.loop.cpu_attention", partial(cpu_attention, remember=False))
+    assert torch.equal(restored(), ours)
+    assert len(keys) == 3 * len(processors)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -129,17 +129,32 @@ def embed_time(
     return embedding + net.add_embedding(torch.cat([pooled.to(sample.dtype), added], dim=-1))
 
 
-def split_pooled(net: UNet2DConditionModel | ControlNetModel, prompt_embeds: Tensor) -> tuple[Tensor, Tensor | None]:
+class Prompt(NamedTuple):
+    """Caption embeddings as the layers read them.
+
+    Attributes:
+        tokens: (B, L, D).
+        pooled: (B, P) the pooled caption of Stable Diffusion XL, None for the others.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None
+
+
+def split_pooled(net: UNet2DConditionModel | ControlNetModel, prompt_embeds: Tensor | Prompt) -> Prompt:
     """Caption tokens, and for Stable Diffusion XL the pooled caption that its prompt embeddings end in.
 
     Args:
         net: that reads them.
-        prompt_embeds: (B, L, D), or (B, L + 1, D) whose last row begins with the pooled caption (B, P).
+        prompt_embeds: (B, L, D), or (B, L + 1, D) whose last row begins with the pooled caption (B, P). What is split
+            already comes back as it is: many steps then see the same tensors, by which keys and values are remembered.
     """
+    if isinstance(prompt_embeds, Prompt):
+        return prompt_embeds
     if not net.config.addition_embed_type:
-        return prompt_embeds, None
+        return Prompt(prompt_embeds, None)
     width = net.config.projection_class_embeddings_input_dim - 6 * net.config.addition_time_embed_dim
-    return prompt_embeds[:, :-1], prompt_embeds[:, -1, :width]
+    return Prompt(prompt_embeds[:, :-1], prompt_embeds[:, -1, :width])
 
 
 def refuse_unknown(unet: UNet2DConditionModel) -> None:

@@ -13,6 +13,7 @@ from sspir.models.attention_processor import spread
 from sspir.models.blocks import (
     Adapter,
     NoControlNet,
+    Prompt,
     attend_semantics,
     down_and_mid,
     embed_time,
@@ -153,6 +154,7 @@ class ControlledUNet(nn.Module):
         image_embeds: Tensor,
         features: Tensor,
         conditioning_scale: float = 1.0,
+        pooled: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """ControlNet residuals for the U-Net's skips, finest first, and for its mid block."""
         net = self.controlnet
@@ -166,7 +168,6 @@ class ControlledUNet(nn.Module):
                 f"The low-quality image gives {size} structure features for a latent of {latent}; it must have the "
                 f"size of the output, the latent's size times the autoencoder's factor."
             )
-        prompt_embeds, pooled = split_pooled(net, prompt_embeds)
         temb = embed_time(net, timestep, sample, pooled)
         hidden = hidden + features if pooled is None else spread(hidden + features, pooled)
         mid, skips = down_and_mid(net, self.controlnet_image, hidden, temb, prompt_embeds, image_embeds)
@@ -182,11 +183,11 @@ class ControlledUNet(nn.Module):
         image_embeds: Tensor,
         residuals: list[Tensor],
         mid_residual: Tensor,
+        pooled: Tensor | None = None,
     ) -> Tensor:
         """Noise (B, 4, h, w) that the U-Net sees under the three priors."""
         net = self.unet
         fetch(net)
-        prompt_embeds, pooled = split_pooled(net, prompt_embeds)
         temb = embed_time(net, timestep, sample, pooled)
         hidden = net.conv_in(sample) if pooled is None else spread(net.conv_in(sample), pooled)
         hidden, skips = down_and_mid(net, self.unet_image, hidden, temb, prompt_embeds, image_embeds)
@@ -209,7 +210,7 @@ class ControlledUNet(nn.Module):
         self,
         sample: Tensor,
         timestep: Tensor,
-        prompt_embeds: Tensor,
+        prompt_embeds: Tensor | Prompt,
         image_embeds: Tensor,
         features: Tensor,
         conditioning_scale: float = 1.0,
@@ -218,8 +219,9 @@ class ControlledUNet(nn.Module):
 
         `prompt_embeds` may hold m B rows, m texts for each latent in turn: the noise has as many then.
         """
-        residuals, mid = self.control(sample, timestep, prompt_embeds, image_embeds, features, conditioning_scale)
-        return self.denoise(sample, timestep, prompt_embeds, image_embeds, residuals, mid)
+        texts, pooled = split_pooled(self.unet, prompt_embeds)
+        residuals, mid = self.control(sample, timestep, texts, image_embeds, features, conditioning_scale, pooled)
+        return self.denoise(sample, timestep, texts, image_embeds, residuals, mid, pooled)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.models.attention_processor import cpu_attention
+from sspir.models.blocks import Prompt, split_pooled
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.prediction import pred_original_sample
 from sspir.models.tiling import tiled
@@ -141,14 +142,14 @@ class Predictor:
         self.settings = settings
         self.priors = priors
         # Handed in as the same tensors at every step, so that their keys and values are computed once.
-        self._repeated: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._repeated: dict[tuple[int, int], tuple[Prompt, Tensor]] = {}
         self._of_tiles: dict[int, Tensor] = {}
 
-    def embeds(self, tiles: int, halves: int) -> tuple[Tensor, Tensor]:
+    def embeds(self, tiles: int, halves: int) -> tuple[Prompt, Tensor]:
         """Caption and image tokens for some tiles of each image: (halves tiles B, L, D) and (tiles B, L, D)."""
         if (tiles, halves) not in self._repeated:
             texts = self.priors.prompt_embeds.chunk(2 if self.settings.guided else 1)[-halves:]
-            prompts = torch.cat([text.repeat(tiles, 1, 1) for text in texts])
+            prompts = split_pooled(self.backbone.unet, torch.cat([text.repeat(tiles, 1, 1) for text in texts]))
             self._repeated[tiles, halves] = prompts, self.priors.image_embeds.repeat(tiles, 1, 1)
         return self._repeated[tiles, halves]
 
