@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sspir.captioners.measured import MeasuredCaptioner
 from sspir.config.compose import compose_config
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
@@ -30,6 +31,11 @@ def photo(height: int = 24, width: int = 20, seed: int = 0) -> torch.Tensor:
     """A smooth picture (3, height, width) in [0, 1]."""
     noise = torch.rand(1, 3, 5, 4, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1)[0]
+
+
+def describe(image: torch.Tensor) -> str:
+    """The measured caption of an image (3, H, W) in [0, 1]."""
+    return MeasuredCaptioner()([image], [""])[0]
 
 
 def write_photo(path: Path, height: int = 24, width: int = 20, seed: int = 0) -> Path:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from sspir.captioners import photo_measures as measure
 from sspir.captioners.base import Captioner, CaptionError, NoCaption, Precomputed, captioner_of
-from sspir.captioners.measured import MeasuredCaptioner, describe
+from sspir.captioners.measured import MeasuredCaptioner
 from sspir.color import luma
+from tests.pipelines import describe
 
 FOLDER = Path(skimage.__file__).parent / "data"
 ASTRONAUT = torch.from_numpy(photos.astronaut()).permute(2, 0, 1) / 255
@@ -35,6 +37,19 @@ def noisy(image: Tensor, sigma: float) -> Tensor:
     return (image + sigma * torch.randn(image.shape, generator=generator)).clamp(0, 1)
 
 
+def crops(side: int = 64) -> Tensor:
+    """96 crops of twelve of scikit-image's photos."""
+    names = ["astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+             "gravel.png", "hubble_deep_field.jpg", "moon.png", "page.png", "rocket.jpg"]  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for image in map(photo, names):
+        for _ in range(8):
+            y, x = (int(torch.randint(length - side + 1, (), generator=generator)) for length in image.shape[1:])
+            found.append(image[:, y : y + side, x : x + side])
+    return torch.stack(found)
+
+
 def stripes(angle: int) -> Tensor:
     """A photo of nothing but a fine grating whose lines run at that angle, 0 horizontal."""
     y, x = torch.meshgrid(torch.arange(160.0), torch.arange(200.0), indexing="ij")
@@ -49,6 +64,15 @@ def test_protocol(captioner: Captioner) -> None:
     assert len(captions) == 3
     assert all(isinstance(caption, str) and "\n" not in caption for caption in captions)
     assert captions == captioner(images, ["a", "", "b"])
+
+
+def test_a_batch_gets_the_words_that_each_image_got_alone() -> None:
+    """`words.json` was written by the functions that measured one image at a time."""
+    images = crops()
+    recorded = json.loads(Path(__file__).with_name("words.json").read_text())
+    assert len(set(recorded)) > 40
+    assert MeasuredCaptioner()(images, [""] * len(images)) == recorded
+    assert [describe(image) for image in images[::7]] == recorded[::7]
 
 
 def test_none_and_precomputed() -> None:
@@ -127,7 +151,8 @@ def test_colours_have_the_names_people_use() -> None:
     }  # fmt: skip
     for name, code in named.items():
         rgb = torch.tensor([int(code[start : start + 2], 16) for start in (1, 3, 5)]) / 255
-        assert measure.dominant_colours(rgb.view(1, 3, 1, 1).expand(-1, -1, 20, 30)) == [name]
+        shares = measure.colour_shares(rgb.view(1, 3, 1, 1).expand(-1, -1, 20, 30))
+        assert measure.dominant_colours({name: share.item() for name, share in shares.items()}) == [name]
 
 
 def test_blur_equals_the_paper_written_with_scipy() -> None:

@@ -16,10 +16,9 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
-from sspir.captioners.measured import describe
 from sspir.captioners.tables import find_captions
 from sspir.images.io import read_image
-from tests.pipelines import tiny_pipeline, write_photo
+from tests.pipelines import describe, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
 
 

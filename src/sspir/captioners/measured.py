@@ -1,7 +1,8 @@
 """Captions without a language model: light, colours, sharpness, texture and lines, measured and said in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from sspir.captioners.base import Captioner, Images
 from sspir.color import luma
 
 _LONGEST_SIDE = 512  # pixels looked at: more tells no more and takes longer
+_AT_ONCE = 1 << 18  # pixels measured together on a CPU: more leave its cache
 
 
 class MeasuredCaptioner(Captioner):
@@ -21,19 +23,51 @@ class MeasuredCaptioner(Captioner):
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One description per image; arguments as of `Captioner`."""
-        return [describe(image.detach().float().cpu().clamp(0, 1)) for image in images]
+        return [words for batch in _batches(images) for words in describe(batch.detach().float().clamp(0, 1))]
 
 
-def describe(image: Tensor) -> str:
-    """One phrase about an image (3, H, W) in [0, 1], RGB."""
-    height, width = image.shape[-2:]
-    picture, grey = _reduced(image[None]), _reduced(luma(image[None]))
-    colour = colourfulness(picture)
-    parts = [f"a {', '.join([*light(grey), colour])} {shape(height, width)} photo"]
+def _batches(images: Images) -> Sequence[Tensor]:
+    """Images of one size together, of several sizes one by one, each (n, 3, H, W)."""
+    if not isinstance(images, Tensor):
+        return [image[None] for image in images]
+    on_cpu = images.device.type == "cpu"
+    return images.split(max(1, _AT_ONCE // images.shape[-2:].numel()) if on_cpu else len(images))
+
+
+def describe(images: Tensor) -> list[str]:
+    """One phrase about each of the images (B, 3, H, W) in [0, 1], RGB; a GPU is waited for once."""
+    height, width = images.shape[-2:]
+    return [_phrase(shape(height, width), numbers, shares) for numbers, shares in _measured(images)]
+
+
+def _phrase(format_: str, numbers: Mapping[str, float], shares: Mapping[str, float]) -> str:
+    colour = colourfulness(numbers)
+    parts = [f"a {', '.join([*light(numbers), colour])} {format_} photo"]
     if colour != "black-and-white":
-        parts.append(f"mostly {' and '.join(measure.dominant_colours(picture))}")
-    parts.append(focus(grey))
-    return ", ".join(parts) + " " + _joined(texture(grey))
+        parts.append(f"mostly {' and '.join(measure.dominant_colours(shares))}")
+    parts.append(focus(numbers))
+    return ", ".join(parts) + " " + _joined(texture(numbers))
+
+
+def _measured(images: Tensor) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Every image's measures, and the shares of its colours."""
+    pictures, grey = _reduced(images), _reduced(luma(images))
+    numbers = {
+        "brightness": measure.brightness(grey),
+        "contrast": measure.contrast(grey),
+        "backlight": measure.backlight(grey),
+        "colourfulness": measure.colourfulness(pictures),
+        "blur": measure.blur(grey),
+        "detail": measure.detail(grey),
+        "noise": measure.noise(grey),
+        "repetition": measure.repetition(grey),
+        **measure.lines(grey),
+    }
+    shares = measure.colour_shares(pictures)
+    rows = torch.stack([*numbers.values(), *shares.values()], dim=1).tolist()
+    return [
+        (dict(zip(numbers, row, strict=False)), dict(zip(shares, row[len(numbers) :], strict=True))) for row in rows
+    ]
 
 
 def _reduced(image: Tensor) -> Tensor:
@@ -55,11 +89,11 @@ def shape(height: int, width: int) -> str:
     return "portrait" if height > 1.1 * width else "square"
 
 
-def light(grey: Tensor) -> list[str]:
-    """Brightness and contrast of luma (1, 1, H, W)."""
-    brightness, contrast = measure.brightness(grey), measure.contrast(grey)
+def light(numbers: Mapping[str, float]) -> list[str]:
+    """Words for brightness and contrast."""
+    brightness, contrast = numbers["brightness"], numbers["contrast"]
     words = ["dark" if brightness < 0.25 else "bright" if brightness > 0.65 else "well-lit"]
-    if measure.backlight(grey) > 0.25:
+    if numbers["backlight"] > 0.25:
         words = ["backlit"]
     if contrast < 0.35:
         words.append("low-contrast")
@@ -68,28 +102,28 @@ def light(grey: Tensor) -> list[str]:
     return words
 
 
-def colourfulness(picture: Tensor) -> str:
-    """A word for the amount of colour in an image (1, 3, H, W)."""
-    amount = measure.colourfulness(picture)
+def colourfulness(numbers: Mapping[str, float]) -> str:
+    """A word for the amount of colour."""
+    amount = numbers["colourfulness"]
     if amount < 0.012:
         return "black-and-white"
     return "muted" if amount < 0.11 else "colourful" if amount < 0.25 else "very colourful"
 
 
-def focus(grey: Tensor) -> str:
-    """Sharpness of luma (1, 1, H, W)."""
-    blur = measure.blur(grey)
+def focus(numbers: Mapping[str, float]) -> str:
+    """Words for sharpness."""
+    blur = numbers["blur"]
     return "in sharp focus" if blur < 0.42 else "in soft focus" if blur < 0.6 else "blurred"
 
 
-def texture(grey: Tensor) -> list[str]:
-    """Noise, texture and lines of luma (1, 1, H, W), at least one of them."""
-    detail, noise, lines = measure.detail(grey), measure.noise(grey), measure.lines(grey)
+def texture(numbers: Mapping[str, float]) -> list[str]:
+    """Words for noise, texture and lines, at least one."""
+    detail, noise = numbers["detail"], numbers["noise"]
     words = ["smooth areas" if detail < 0.03 else "fine detail" if detail > 0.09 else "some detail"]
-    if measure.repetition(grey) > 0.35:
+    if numbers["repetition"] > 0.35:
         words.append("a repeating pattern")
-    strongest = max(lines, key=lambda name: lines[name])
-    if lines[strongest] > 0.4:
+    strongest = max(("horizontal", "vertical", "diagonal"), key=lambda name: numbers[name])
+    if numbers[strongest] > 0.4:
         words.append(f"{strongest} lines")
     if noise > 0.05:
         words.append("strong noise")

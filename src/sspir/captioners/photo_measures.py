@@ -1,13 +1,17 @@
-"""Measures of a photo, which the measured captions put into words.
+"""Measures of photos, which the measured captions put into words.
 
-Every function takes one picture (1, 3, H, W) or its luma (1, 1, H, W), float32 in [0, 1], of any size.
+Every function takes pictures (B, 3, H, W) or their luma (B, 1, H, W), float32 in [0, 1], of any size, and gives
+numbers (B,). It never waits for a GPU.
 """
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sspir.device import kept_on_device
 
 _SIDE, _LAG = 128, 48  # pixels: the picture in which repetition is sought, and the longest period
 
@@ -24,50 +28,56 @@ _HUES = {
 }
 
 
-def brightness(grey: Tensor) -> float:
+def brightness(grey: Tensor) -> Tensor:
     """Mean luma, 0 black to 1 white."""
-    return float(grey.mean())
+    return grey.flatten(1).mean(dim=1)
 
 
-def contrast(grey: Tensor) -> float:
+def contrast(grey: Tensor) -> Tensor:
     """Luma between the darkest and the brightest twentieth, 0 to 1."""
-    low, high = torch.quantile(_thinned(grey), torch.tensor([0.05, 0.95]))
-    return float(high - low)
+    low, high = torch.quantile(_thinned(grey), _twentieths(grey.device), dim=1)
+    return high - low
 
 
-def backlight(grey: Tensor) -> float:
+@kept_on_device
+def _twentieths() -> Tensor:
+    return torch.tensor([0.05, 0.95])
+
+
+def backlight(grey: Tensor) -> Tensor:
     """How much brighter the upper and outer parts are than the middle, where the subject stands; may be negative."""
-    cells = F.adaptive_avg_pool2d(grey, (4, 4))[0, 0]
-    outside = torch.cat([cells[0], cells[1:3, 0], cells[1:3, 3]])
-    return float(outside.mean() - cells[1:, 1:3].mean())
+    cells = F.adaptive_avg_pool2d(grey, (4, 4))[:, 0]
+    outside = torch.cat([cells[:, 0], cells[:, 1:3, 0], cells[:, 1:3, 3]], dim=1)
+    return outside.mean(dim=1) - cells[:, 1:, 1:3].flatten(1).mean(dim=1)
 
 
-def colourfulness(picture: Tensor) -> float:
+def colourfulness(picture: Tensor) -> Tensor:
     """Hasler and Suesstrunk, "Measuring colourfulness in natural images", 2003, in units of white."""
-    red, green, blue = picture[0]
+    red, green, blue = picture.flatten(2).unbind(dim=1)
     red_green, yellow_blue = red - green, 0.5 * (red + green) - blue
-    spread = (red_green.var(correction=0) + yellow_blue.var(correction=0)).sqrt()
-    return float(spread + 0.3 * (red_green.mean() ** 2 + yellow_blue.mean() ** 2).sqrt())
+    spread = (red_green.var(dim=1, correction=0) + yellow_blue.var(dim=1, correction=0)).sqrt()
+    return spread + 0.3 * (red_green.mean(dim=1) ** 2 + yellow_blue.mean(dim=1) ** 2).sqrt()
 
 
-def dominant_colours(picture: Tensor) -> list[str]:
-    """Names of the one or two colours that fill most of the picture, most first."""
-    names, shares = zip(*_colour_shares(picture).items(), strict=True)
-    order = sorted(range(len(names)), key=lambda index: -shares[index])
-    return [names[index] for index in order[:2] if shares[index] > 0.15] or [names[order[0]]]
+def dominant_colours(shares: Mapping[str, float]) -> list[str]:
+    """Names of the one or two colours that fill most of a picture, most first, from its `colour_shares`."""
+    order = sorted(shares, key=lambda name: -shares[name])  # equal ones in their own order
+    return [name for name in order[:2] if shares[name] > 0.15] or order[:1]
 
 
-def _colour_shares(picture: Tensor) -> dict[str, float]:
-    small = F.adaptive_avg_pool2d(picture, (48, 48))[0].flatten(1)
-    value, low = small.amax(dim=0), small.amin(dim=0)
+def colour_shares(picture: Tensor) -> dict[str, Tensor]:
+    """Share of the picture that each colour fills, by its name."""
+    small = F.adaptive_avg_pool2d(picture, (48, 48)).flatten(2)
+    value, low = small.amax(dim=1), small.amin(dim=1)
     chroma = value - low
     saturation = chroma / value.clamp_min(1e-6)
     hue = _hue(small, value, chroma)
     left = torch.ones_like(value, dtype=torch.bool)
-    shares: dict[str, float] = {}
+    shares: dict[str, Tensor] = {}
 
     def take(name: str, mask: Tensor) -> None:
-        shares[name] = shares.get(name, 0.0) + float((mask & left).float().mean())
+        share = (mask & left).float().mean(dim=1)
+        shares[name] = shares[name] + share if name in shares else share
         left.logical_and_(~mask)
 
     take("black", value < 0.15)
@@ -84,8 +94,8 @@ def _colour_shares(picture: Tensor) -> dict[str, float]:
 
 
 def _hue(small: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
-    """Hue in degrees, 0 to 360, of colours (3, N)."""
-    red, green, blue = small
+    """Hue in degrees, 0 to 360, of colours (B, 3, N)."""
+    red, green, blue = small.unbind(dim=1)
     chroma = chroma.clamp_min(1e-6)
     sector = torch.where(
         value == red,
@@ -95,7 +105,7 @@ def _hue(small: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
     return sector * 60
 
 
-def blur(grey: Tensor) -> float:
+def blur(grey: Tensor) -> Tensor:
     """Perceptual blur, 0 sharp to 1: what a further blur leaves of the differences between neighbours.
 
     Crété-Roffet et al., "The blur effect", 2007, with its kernel of 9.
@@ -104,82 +114,104 @@ def blur(grey: Tensor) -> float:
     for image in (grey, grey.transpose(2, 3)):
         again = F.avg_pool2d(F.pad(image, (0, 0, 4, 4), mode="replicate"), (9, 1), stride=1)
         before, after = image.diff(dim=2).abs(), again.diff(dim=2).abs()
-        lost = (before - after).clamp_min(0).sum()
-        effects.append(1 - float(lost / before.sum().clamp_min(1e-6)))
-    return max(effects)
+        lost = (before - after).clamp_min(0).flatten(1).sum(dim=1)
+        effects.append(1 - lost / before.flatten(1).sum(dim=1).clamp_min(1e-6))
+    return torch.maximum(*effects)
 
 
-def noise(grey: Tensor) -> float:
+def noise(grey: Tensor) -> Tensor:
     """Standard deviation of white noise, in units of white: what a fifth of the blocks of 16 x 16 pixels stay below.
 
     Immerkær, "Fast noise variance estimation", 1996, taken where texture does not disturb it.
     """
-    kernel = grey.new_tensor([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])[None, None] / 6
-    residual = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernel).abs() * (torch.pi / 2) ** 0.5
-    return float(torch.quantile(F.avg_pool2d(residual, 16, ceil_mode=True).flatten(), 0.2))
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    residual = F.conv2d(padded, _laplacian(grey.device)).abs() * (torch.pi / 2) ** 0.5
+    return torch.quantile(F.avg_pool2d(residual, 16, ceil_mode=True).flatten(1), 0.2, dim=1)
 
 
-def detail(grey: Tensor) -> float:
+@kept_on_device
+def _laplacian() -> Tensor:
+    return torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]])[None, None] / 6
+
+
+def detail(grey: Tensor) -> Tensor:
     """Mean difference between pixels and their surroundings of 9 x 9, relative to the picture's contrast."""
-    return float((grey - _surroundings(grey, 4)).abs().mean() / max(contrast(grey), 0.1))
+    return (grey - _surroundings(grey, 4)).abs().flatten(1).mean(dim=1) / contrast(grey).clamp_min(0.1)
 
 
-def lines(grey: Tensor) -> dict[str, float]:
+def lines(grey: Tensor) -> dict[str, Tensor]:
     """Share of the edges within 15 degrees of "horizontal", "vertical" and the stronger "diagonal"; 1/6 by chance."""
     smooth = F.avg_pool2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     down, right = smooth.diff(dim=2)[..., :-1], smooth.diff(dim=3)[..., :-1, :]
     strength = down**2 + right**2
     angle = torch.rad2deg(torch.atan2(down, right)) % 180  # of the change: 90 across a horizontal edge
-    total = float(strength.sum().clamp_min(1e-9))
+    total = strength.flatten(1).sum(dim=1).clamp_min(1e-9)
 
-    def share(middle: float) -> float:
+    def share(middle: float) -> Tensor:
         apart = (angle - middle).abs()
-        return float(strength[torch.minimum(apart, 180 - apart) < 15].sum()) / total
+        return strength.where(torch.minimum(apart, 180 - apart) < 15, 0.0).flatten(1).sum(dim=1) / total
 
-    return {"horizontal": share(90), "vertical": share(0), "diagonal": max(share(45), share(135))}
+    return {"horizontal": share(90), "vertical": share(0), "diagonal": torch.maximum(share(45), share(135))}
 
 
-def repetition(grey: Tensor) -> float:
+def repetition(grey: Tensor) -> Tensor:
     """How like itself the picture is when moved by one period of its pattern, 0 to 1: peak of its autocorrelation."""
     small = F.interpolate(grey, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
     small = small - _surroundings(small, 8)
-    likeness = _autocorrelation(small[0, 0] * _window()) / _overlap()
-    likeness = likeness / likeness[_LAG, _LAG].clamp_min(1e-9)
-    lag = torch.arange(-_LAG, _LAG + 1)
-    distance = (lag[:, None] ** 2 + lag[None, :] ** 2).float().sqrt()
-    half = likeness[(lag // 2 + _LAG)[:, None], (lag // 2 + _LAG)[None, :]]
+    likeness = _autocorrelation(small[:, 0] * _window(grey.device)) / _overlap(grey.device)
+    likeness = likeness / likeness[:, _LAG : _LAG + 1, _LAG : _LAG + 1].clamp_min(1e-9)
+    half = likeness.flatten(1)[:, _halves(grey.device)].view_as(likeness)
     # A long edge is like itself at every distance along it; a pattern is not at half its period
-    peaks = likeness.where((distance > 6) & (distance < _LAG) & (half < 0.5 * likeness), torch.zeros(()))
-    return float(peaks.max())
+    peaks = likeness.where(_periods(grey.device) & (half < 0.5 * likeness), 0.0)
+    return peaks.flatten(1).amax(dim=1)
 
 
-def _autocorrelation(image: Tensor) -> Tensor:
-    """Autocorrelation (2 _LAG + 1, 2 _LAG + 1) of an image (_SIDE, _SIDE), at shifts of -_LAG to _LAG both ways."""
+def _autocorrelation(images: Tensor) -> Tensor:
+    """Autocorrelation (..., 2 _LAG + 1, 2 _LAG + 1) of images (..., _SIDE, _SIDE), at shifts of -_LAG to _LAG."""
     padded = (_SIDE + _LAG,) * 2  # so that a shifted image does not wrap around
-    power = torch.fft.rfft2(image, s=padded).abs() ** 2
-    return torch.fft.irfft2(power, s=padded).roll((_LAG, _LAG), dims=(0, 1))[: 2 * _LAG + 1, : 2 * _LAG + 1]
+    power = torch.fft.rfft2(images, s=padded).abs() ** 2
+    return torch.fft.irfft2(power, s=padded).roll((_LAG, _LAG), dims=(-2, -1))[..., : 2 * _LAG + 1, : 2 * _LAG + 1]
 
 
+@kept_on_device
 @cache
 def _window() -> Tensor:
     edge = torch.hann_window(_SIDE, periodic=False)
     return torch.outer(edge, edge)
 
 
+@kept_on_device
 @cache
 def _overlap() -> Tensor:
     """Autocorrelation of the window alone, by which one of a windowed image is divided."""
-    return _autocorrelation(_window())
+    return _autocorrelation(_window(torch.device("cpu")))
+
+
+@kept_on_device
+@cache
+def _halves() -> Tensor:
+    """Place, in a flat autocorrelation, of half the shift of every place."""
+    half = torch.arange(-_LAG, _LAG + 1) // 2 + _LAG
+    return (half[:, None] * (2 * _LAG + 1) + half[None, :]).flatten()
+
+
+@kept_on_device
+@cache
+def _periods() -> Tensor:
+    """True at the shifts of an autocorrelation that may be a period."""
+    lag = torch.arange(-_LAG, _LAG + 1)
+    distance = (lag[:, None] ** 2 + lag[None, :] ** 2).float().sqrt()
+    return (distance > 6) & (distance < _LAG)
 
 
 def _surroundings(grey: Tensor, radius: int) -> Tensor:
-    """Mean over the square of 2 radius + 1 pixels a side around each pixel of (1, 1, H, W)."""
+    """Mean over the square of 2 radius + 1 pixels a side around each pixel of (B, 1, H, W)."""
     side = 2 * radius + 1
     padded = F.pad(grey, (radius,) * 4, mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), stride=1), (1, side), stride=1)
 
 
 def _thinned(grey: Tensor, most: int = 100_000) -> Tensor:
-    """At most `most` of the values, evenly spaced."""
-    values = grey.flatten()
-    return values[:: -(-len(values) // most)]
+    """At most `most` of each picture's values (B, n), evenly spaced."""
+    values = grey.flatten(1)
+    return values[:, :: -(-values.shape[1] // most)]
