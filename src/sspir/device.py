@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Concatenate, ParamSpec
+from typing import Any
 
 import torch
 from torch import Tensor
-
-P = ParamSpec("P")
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -17,20 +15,42 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def kept_on_device(make: Callable[P, Tensor]) -> Callable[Concatenate[torch.device, P], Tensor]:
+class Coming:
+    """A scalar of a device on its way to the CPU: the way begins at once, and a call waits for its end.
+
+    Args:
+        scalar: of any device.
+    """
+
+    def __init__(self, scalar: Tensor) -> None:
+        self._copy = scalar.to("cpu", non_blocking=scalar.device.type == "cuda")
+        self._arrived = None
+        if scalar.device.type == "cuda":
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+            self._arrived.record()
+
+    def __call__(self) -> float:
+        """The number."""
+        if self._arrived is not None:
+            self._arrived.synchronize()  # what came after it goes on
+        return self._copy.item()
+
+
+def kept_on_device(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a function that makes a constant from hashable arguments take a device first, which keeps the constant.
 
-    On a CPU the function is called anew.
+    On a CPU, and within a compiled function, it is called anew.
     """
 
     @lru_cache(maxsize=256)
-    def kept(device: torch.device, *arguments: P.args, **settings: P.kwargs) -> Tensor:
+    def kept(device: torch.device, *arguments: Any) -> Tensor:
         with torch.inference_mode(False):  # or no gradient could pass by what a validation made
-            return sent(make(*arguments, **settings), device)
+            return sent(make(*arguments), device)
 
     @wraps(make)
-    def made(device: torch.device, /, *arguments: P.args, **settings: P.kwargs) -> Tensor:
-        of_cpu = device.type == "cpu"
-        return make(*arguments, **settings) if of_cpu else kept(device, *arguments, **settings)
+    def made(device: torch.device, /, *arguments: Any) -> Tensor:
+        if device.type == "cpu" or torch.compiler.is_compiling():
+            return make(*arguments).to(device)
+        return kept(device, *arguments)
 
     return made

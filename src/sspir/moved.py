@@ -79,6 +79,7 @@ ROOMS = {"config": "config.compose", "pretrained": "pretrained.load", "weights":
 NAMES = {
     "metrics.learned.LearnedFullReference": "metrics.distance.PerceptualMetric",
     "callbacks.LogRestorations": "training.panels.LogRestorations",
+    "callbacks.SkipNaN": "training.updates.SkipNaN",
     "callbacks.StepProgress": "training.progress.StepProgress",
     "config.EvaluateConfig": "config.schema.EvaluateConfig",
     "config.TrainConfig": "config.schema.TrainConfig",

@@ -14,9 +14,9 @@ from pytorch_lightning.plugins import MixedPrecision
 
 from sspir.config.compose import config_root, load_choice
 from sspir.sampling.pipeline import RestorationPipeline
-from sspir.training.callbacks import SkipNaN
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import build_module, find_checkpoint
+from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES, GPU
 from tests.pipelines import photo, tiny_pipeline
 from tests.runs import tiny_config, tiny_run

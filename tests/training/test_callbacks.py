@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
 from sspir.errors import UserError
-from sspir.training.callbacks import SkipNaN
+from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES
 
 

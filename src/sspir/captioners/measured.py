@@ -31,7 +31,7 @@ def _batches(images: Images) -> Sequence[Tensor]:
     if not isinstance(images, Tensor):
         return [image[None] for image in images]
     on_cpu = images.device.type == "cpu"
-    return images.split(max(1, _AT_ONCE // images.shape[-2:].numel()) if on_cpu else len(images))
+    return torch.split(images, max(1, _AT_ONCE // images.shape[-2:].numel()) if on_cpu else len(images))
 
 
 def describe(images: Tensor) -> list[str]:
@@ -64,7 +64,7 @@ def _measured(images: Tensor) -> list[tuple[dict[str, float], dict[str, float]]]
         **measure.lines(grey),
     }
     shares = measure.colour_shares(pictures)
-    rows = torch.stack([*numbers.values(), *shares.values()], dim=1).tolist()
+    rows = torch.stack([*numbers.values(), *shares.values()], dim=1).cpu().tolist()
     return [
         (dict(zip(numbers, row, strict=False)), dict(zip(shares, row[len(numbers) :], strict=True))) for row in rows
     ]

@@ -14,7 +14,7 @@ PUBLIC = {
     "RestorationModule": "module",
     "SaveAtEnd": "callbacks",
     "ShardedStrategy": "strategy",
-    "SkipNaN": "callbacks",
+    "SkipNaN": "updates",
     "StepProgress": "progress",
     "TensorBoardLogger": "tensorboard",
     "cosine": "schedule",

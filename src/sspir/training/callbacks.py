@@ -1,4 +1,4 @@
-"""Callbacks of training: averaged weights, saving, steps that are skipped, stopping early."""
+"""Callbacks of training: averaged weights, saving, stopping early."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,9 @@ from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from sspir.batch import Batch
-from sspir.errors import NotFiniteError
 from sspir.files import led
 from sspir.numbers import LIMIT
 from sspir.training.checkpoint import LAST, link_or_copy
-from sspir.training.loggers import wandb_runs
 from sspir.training.run import is_first_process
 from sspir.training.strategy import full_tensor, shared_as
 
@@ -32,11 +29,14 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self.raw: dict[str, Tensor] = {}
         self.steps = 0
+        self._averages: list[Tensor] = []
+        self._weights: list[Tensor] = []  # share the network's memory, which stays where it is
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start with the weights as they are, or go on with the average of a checkpoint, which was read before."""
         current = _trained(module)
         self.average = {key: shared_as(self.average.get(key, value), value).clone() for key, value in current.items()}
+        self._averages, self._weights = list(self.average.values()), list(current.values())
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -45,9 +45,7 @@ class EMA(Callback):
             return
         self.steps = trainer.global_step
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        current = _trained(module)
-        averages = list(self.average.values())
-        torch._foreach_lerp_(averages, [current[key] for key in self.average], weight)
+        torch._foreach_lerp_(self._averages, self._weights, weight)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Put the average in the network."""
@@ -234,64 +232,3 @@ class EarlyStopping(LightningEarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, with the patience of this run instead of the checkpoint's."""
         super().load_state_dict({**state_dict, "patience": self.patience})
-
-
-class SkipNaN(Callback):
-    """Leave out optimizer steps whose gradients are not finite, count them, and stop after a few in a row.
-
-    Gradients are looked at after they were shared, so that all ranks leave out the same steps. In fp16 a gradient
-    scaler leaves out steps by itself while it looks for a scale that does not overflow: these are counted apart, as
-    `overflowed_steps`, and stop nothing before the scale has fallen below 1.
-
-    Args:
-        limit: such steps in a row that stop the run; the last checkpoint is then the last good one.
-    """
-
-    def __init__(self, limit: int = 3) -> None:
-        self.limit = limit
-        self.skipped = 0
-        self.overflowed = 0
-        self.in_a_row = 0
-        self.ids: list[str] = []
-
-    def state_dict(self) -> dict[str, int]:
-        """What a run that goes on counts on."""
-        return {"skipped": self.skipped, "overflowed": self.overflowed}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Count on."""
-        self.skipped, self.overflowed = state_dict["skipped"], state_dict["overflowed"]
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
-        """Remember which images the coming step sees."""
-        self.ids += batch.ids
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
-        """Drop gradients that are not finite, so that the optimizer skips the step; a gradient scaler must see them."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
-        module.log("gradient_norm", norm)  # before it is clipped
-        module.log("skipped_steps", float(self.skipped))  # also where none is: what is not logged may not be counted
-        ids, self.ids = self.ids, []
-        if torch.isfinite(norm):
-            self.in_a_row = 0
-            return
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is None:
-            for parameter in parameters:
-                parameter.grad = None
-        elif scaler.get_scale() >= 1:
-            self.overflowed += 1
-            module.log("overflowed_steps", float(self.overflowed))
-            return
-        self.skipped += 1
-        self.in_a_row += 1
-        module.log("skipped_steps", float(self.skipped))
-        for run in wandb_runs(trainer):
-            run.alert_once("broken step", f"Step {trainer.global_step} is left out: {', '.join(ids)}", "WARN")
-        if self.in_a_row == self.limit:
-            raise NotFiniteError(
-                f"{self.limit} steps in a row had gradients that are not finite, the last one at step "
-                f"{trainer.global_step} with the images {', '.join(ids)}; the last checkpoint is a good one: lower the "
-                f"learning rate or use bf16 instead of fp16, and start the same command again."
-            )

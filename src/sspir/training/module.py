@@ -1,6 +1,6 @@
 """Training as a LightningModule: glue between the data, the denoiser and the pipeline that users get."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,9 +36,9 @@ from sspir.training.checkpoint import (
 from sspir.training.losses import RestorationLoss
 from sspir.training.parts import keep_still, require_fitting, require_one_step
 from sspir.training.strategy import ShardedStrategy, shard
+from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
@@ -107,9 +107,9 @@ class RestorationModule(pl.LightningModule):
         self.loss, self.objective = loss, objective or Diffusion()
         self.validation = Validation({name: metric_of(metric) for name, metric in metrics.items()})
         self.validated_at = -1  # step of the last validation
+        self.gradient_norm: Tensor | None = None  # of the step at hand, before it is clipped
         self.sampler = sampler
-        self.optimizer = optimizer
-        self.schedule = schedule
+        self.optimizer, self.schedule = optimizer, schedule
         self.caption_dropout = caption_dropout
         self.caption_source = caption_source
         self.residual = residual
@@ -234,11 +234,7 @@ class RestorationModule(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         self.validation.enter(data.validation_names[dataloader_idx], data.shares[dataloader_idx].counts(batch_idx))
         restored = self.validation.restore(self.pipeline, batch.lq, captions, batch.size, batch.ids)
-        rows = {"val": restored.images, "bicubic": bicubic}
-        with plain(batch.lq.device):
-            if restored.structure:
-                rows["structure"] = upscale(restored.structure[0], batch.size)
-            self.validation.update(rows, batch.hq)
+        self.validation.measure(restored, bicubic, batch.hq)
         return restored
 
     def on_validation_epoch_end(self) -> None:
@@ -249,10 +245,14 @@ class RestorationModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """An optimizer over exactly the trainable parts, and so clipping over them, and its schedule."""
         parameters = [parameter for part in self.trainable().values() for parameter in part.parameters()]
-        optimizer = self.optimizer(parameters)
+        optimizer = optimizer_of(self.optimizer, parameters, self)
         if self.schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *settings: Any, **named: Any) -> None:
+        """Clip as the trainer's settings say, which Lightning refuses to do for an update that is one kernel."""
+        clip(self, optimizer, *settings, **named)
 
     def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
         """Update the network, and then what the objective trains along, before anything is saved."""

@@ -31,11 +31,18 @@ class StepProgress(ProgressBar):
         self.bar = tqdm(total=total, initial=trainer.global_step, unit="step", disable=not self.enabled, desc="train")
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """Show the step and the losses."""
-        losses = {key.removeprefix("loss/"): f"{value:.3f}" for key, value in trainer.callback_metrics.items()
+        """Show the step, and the losses: on a GPU, which has to be waited for, only those that are logged."""
+        if not self.enabled:
+            return
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning types it nowhere
+        if step % every == 0 or module.device.type == "cpu":
+            self._show_losses(trainer)
+        self.bar.update(step - self.bar.n)
+
+    def _show_losses(self, trainer: pl.Trainer) -> None:
+        losses = {key.removeprefix("loss/"): f"{value.item():.3f}" for key, value in trainer.callback_metrics.items()
                   if key.startswith("loss/")}  # fmt: skip
         self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Label the bar "validate"."""

@@ -10,8 +10,10 @@ from torchmetrics import Metric, MetricCollection
 
 from sspir.errors import UserError
 from sspir.metrics.base import ImageMetric
+from sspir.models.latent import upscale
 from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
 from sspir.sampling.pipeline import RestorationPipeline
+from sspir.sampling.precision import plain
 from sspir.seeding import sample_seed
 from sspir.training.strategy import gathered
 
@@ -126,6 +128,20 @@ class Validation(nn.Module):
             log.warning("Validation image %s: %s.", ", ".join(f"{self.current}/{name}" for name in ids), REPAIRED)
             self.troubles["repaired"] += restored.warnings.count(REPAIRED) * int(self.counts)
         return restored
+
+    def measure(self, restored: RestorationOutput, bicubic: Tensor, hq: Tensor) -> None:
+        """Measure a restored batch beside bicubic upscaling and the Processor's own images, in full precision.
+
+        Args:
+            restored: of the batch.
+            bicubic: (B, 3, H, W) in [0, 1].
+            hq: (B, 3, H, W) in [0, 1], the truth.
+        """
+        rows = {"val": restored.images, "bicubic": bicubic}
+        with plain(hq.device):
+            if restored.structure:
+                rows["structure"] = upscale(restored.structure[0], (hq.shape[-2], hq.shape[-1]))
+            self.update(rows, hq)
 
     def update(self, images: Mapping[str, Tensor], hq: Tensor) -> None:
         """Measure a batch; an image with NaN in one row is left out of all rows, so that rows stay comparable.
