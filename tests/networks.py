@@ -17,6 +17,13 @@ UNET = {
     "attention_head_dim": 2,
 }
 
+XL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + 5,
+}
+"""What makes a U-Net one of Stable Diffusion XL's kind."""
+
 
 def tiny_unet(**changes: object) -> UNet2DConditionModel:
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from sspir.models.attention_processor import CPUAttnProcessor, cpu_attention
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.sampling.loop import Predictor, Priors, predict, sample
 from sspir.sampling.sampler import Sampler
-from tests.networks import tiny_inputs, tiny_network, tiny_unet, wake
+from tests.networks import XL, tiny_inputs, tiny_network, tiny_unet, wake
 
 SCHEDULE = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
 
@@ -86,12 +86,7 @@ def test_diffusers_own_processors_give_the_same(image_after_text: bool, monkeypa
 
 @torch.no_grad()
 def test_a_pooled_caption_does_not_hide_from_the_memory_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    xl = {
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 6 * 4 + 5,
-    }
-    backbone, given = wake(tiny_network(unet=tiny_unet(**xl))), tiny_inputs()
+    backbone, given = wake(tiny_network(unet=tiny_unet(**XL))), tiny_inputs()
     held, settings = priors(backbone, given), Sampler(scheduler="DDIMScheduler", steps=3, guidance=4.0, tile=64)
     processors: dict[str, CPUAttnProcessor] = {}
     keys: list[str] = []

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sspir.device import sent
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
 from sspir.models.offload import execution_device
@@ -119,8 +120,8 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str], 
     Raises:
         UserError: for another length.
     """
-    ids = caption_ids(tokenizer, captions, length).to(execution_device(text_encoder))
-    return encode_ids(text_encoder, ids)
+    ids = caption_ids(tokenizer, captions, length)
+    return encode_ids(text_encoder, sent(ids, execution_device(text_encoder)))
 
 
 def caption_ids(tokenizer: Any, captions: Sequence[str], length: int | None = None) -> Tensor:

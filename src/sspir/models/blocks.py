@@ -8,6 +8,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from sspir.device import kept_on_device
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, NoAttention
 from sspir.models.attention_processor import shares_rows, spread
@@ -123,10 +124,16 @@ def embed_time(
     embedding: Tensor = net.time_embedding(features.to(sample.dtype))
     if pooled is None:
         return embedding
-    height, width = (_XL_FACTOR * side for side in sample.shape[-2:])
-    sizes = torch.tensor([height, width, 0, 0, height, width], device=sample.device)  # as photographed, corner, wanted
-    added = net.add_time_proj(sizes).flatten().expand(len(pooled), -1).to(sample.dtype)
+    sizes = net.add_time_proj(_sizes(sample.device, *sample.shape[-2:])).flatten()
+    added = sizes.expand(len(pooled), -1).to(sample.dtype)
     return embedding + net.add_embedding(torch.cat([pooled.to(sample.dtype), added], dim=-1))
+
+
+@kept_on_device
+def _sizes(height: int, width: int) -> Tensor:
+    """What Stable Diffusion XL is told of a latent's image: its size as photographed, its corner, the size wanted."""
+    height, width = _XL_FACTOR * height, _XL_FACTOR * width
+    return torch.tensor([height, width, 0, 0, height, width])
 
 
 class Prompt(NamedTuple):

@@ -14,7 +14,7 @@ def pred_original_sample(schedule: DDPMScheduler, noisy: Tensor, predicted: Tens
         timestep: scalar.
     """
     kept = schedule.alphas_cumprod[int(timestep)]
-    signal, noise = float(kept.sqrt()), float((1 - kept).sqrt())
+    signal, noise = kept.sqrt(), (1 - kept).sqrt()  # not read: the schedule may have moved to a GPU
     if schedule.config.prediction_type == "sample":
         return predicted
     if schedule.config.prediction_type == "v_prediction":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sspir.device import kept_on_device
 from sspir.errors import UserError
 
 _VARIANCE = 0.01  # of the weights, in units of the tile's side
@@ -51,6 +52,20 @@ def tile_weights(height: int, width: int, authors: bool = False) -> Tensor:
     return torch.outer(_gaussian(height, row_middle), _gaussian(width, (width - 1) / 2))
 
 
+@kept_on_device
+def _weights(height: int, width: int, authors: bool) -> Tensor:
+    return tile_weights(height, width, authors).float()
+
+
+@kept_on_device
+def _norm(whole: tuple[int, int], corners: tuple[tuple[int, int], ...], size: tuple[int, int], authors: bool) -> Tensor:
+    """Sum (height, width) of the weights of all tiles."""
+    norm, weights = torch.zeros(whole), tile_weights(*size, authors).float()
+    for y, x in corners:
+        norm[y : y + size[0], x : x + size[1]] += weights
+    return norm
+
+
 def _gaussian(length: int, middle: float) -> Tensor:
     distance = (torch.arange(length, dtype=torch.float64) - middle) / length
     return torch.exp(-(distance**2) / (2 * _VARIANCE)) / (2 * torch.pi * _VARIANCE) ** 0.5
@@ -88,9 +103,9 @@ def tiled(
         tile = min(tile, height, width)
     corners = tiles_of(height, width, tile, overlap)
     size = min(tile, height), min(tile, width)
-    weights = tile_weights(*size, authors).to(images[0].device, torch.float32)
+    device = images[0].device
+    weights = _weights(device, *size, authors)
     total: Tensor | None = None
-    norm = weights.new_zeros(height, width)
     for start in range(0, len(corners), batch):
         group = corners[start : start + batch]
         results = function([torch.cat([_cut(image, y, x, size, height) for y, x in group]) for image in images])
@@ -98,9 +113,8 @@ def tiled(
             total = weights.new_zeros(len(images[0]), results.shape[1], height, width)
         for (y, x), result in zip(group, results.chunk(len(group)), strict=True):
             total[..., y : y + size[0], x : x + size[1]] += result * weights
-            norm[y : y + size[0], x : x + size[1]] += weights
     assert total is not None  # there is at least one tile
-    return (total / norm).to(results.dtype)
+    return (total / _norm(device, (height, width), tuple(corners), size, authors)).to(results.dtype)
 
 
 def _cut(image: Tensor, y: int, x: int, size: tuple[int, int], height: int) -> Tensor:

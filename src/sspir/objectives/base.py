@@ -1,12 +1,19 @@
 """What a training step minimises: the choice that `objective=` makes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sspir.batch import Batch
+from sspir.device import sent
+
+
+def normal(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise like a batch (B, ...), each image's drawn on the CPU from its own generator."""
+    noise = torch.stack([torch.randn(like.shape[1:], generator=each) for each in generators])
+    return sent(noise.to(like.dtype), like.device)
 
 
 class Objective:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sspir.batch import Batch
-from sspir.objectives.base import Objective
+from sspir.device import sent
+from sspir.objectives.base import Objective, normal
 
 
 class Diffusion(Objective):
@@ -19,10 +20,11 @@ class Diffusion(Objective):
         generators = module.generators(len(batch))
         prompt_embeds, tokens = module.semantics(batch, lq, generators)
         latents = module.latents(batch.hq, images, generators)
-        noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators]).to(latents)
+        noise = normal(latents, generators)
         schedule, kind = module.noise_schedule, module.noise_schedule.config.prediction_type
         steps = schedule.config.num_train_timesteps
-        timesteps = torch.cat([torch.randint(steps, (1,), generator=each) for each in generators]).to(latents.device)
+        drawn = torch.cat([torch.randint(steps, (1,), generator=each) for each in generators])
+        timesteps = sent(drawn, latents.device)
         noisy = schedule.add_noise(latents, noise, timesteps)
         prediction = module.backbone.predict(noisy, timesteps, prompt_embeds, module.refine(tokens), features)
         target = {"epsilon": noise, "sample": latents}.get(kind)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sspir.batch import Batch
+from sspir.device import sent
 from sspir.errors import UserError
 from sspir.models.latent import decode_latents, encode_latents
 from sspir.models.prediction import pred_original_sample
 from sspir.objectives.adversary import Adversary
-from sspir.objectives.base import Objective
+from sspir.objectives.base import Objective, normal
 from sspir.objectives.picture_losses import PictureLoss
 
 TARGETS = ("truth", "teacher", "both")
@@ -149,10 +150,9 @@ class OneStep(Objective):
         schedule, timestep = module.noise_schedule, torch.tensor(module.sampler.start)
         prompt_embeds, tokens = module.semantics(batch, lq, generators)
         known, base = self._begin(module, lq, images, generators)
+        seen = sent(timestep, known.device)
         if self.noised:
-            noise = torch.stack([torch.randn(known.shape[1:], generator=each) for each in generators]).to(known)
-            known = schedule.add_noise(known, noise, timestep.to(known.device)[None])
-        seen = timestep.to(known.device)
+            known = schedule.add_noise(known, normal(known, generators), seen[None])
         predicted = module.backbone.predict(known, seen, prompt_embeds, module.refine(tokens), features)
         latents = pred_original_sample(schedule, known.float(), predicted.float(), timestep)
         return decode_latents(module.vae, base + latents / (module.residual or 1.0))

@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from sspir.device import sent
 from sspir.errors import UserError
 from sspir.models.attention_processor import cpu_attention
 from sspir.models.blocks import Prompt, split_pooled
@@ -99,7 +100,7 @@ def sample(
         latents = known
     else:
         start = timesteps[:1] if settings.respace else torch.tensor([settings.start])
-        latents = scheduler.add_noise(known, noise, start.to(known.device))
+        latents = scheduler.add_noise(known, noise, sent(start, known.device))
     takes_generator = "generator" in signature(scheduler.step).parameters
     options = {"generator": list(generators)} if takes_generator else {}
     predictor = Predictor(backbone, settings, priors)
@@ -169,7 +170,7 @@ class Predictor:
         """
         settings, images = self.settings, len(latents)
         halves = 2 if settings.guides(float(timestep)) else 1
-        seen = timestep.to(latents.device, non_blocking=True)
+        seen = sent(timestep, latents.device)
         numbers = count()
 
         def denoise(tiles: list[Tensor]) -> Tensor:
@@ -205,4 +206,4 @@ def predict(predictor: Predictor, latents: Tensor, timestep: Tensor) -> Tensor:
 
 
 def _randn(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=generator).to(like)
+    return sent(torch.randn(shape, generator=generator).to(like.dtype), like.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
+from sspir.device import sent
 from sspir.encoders.text import encode_captions
 from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
@@ -129,7 +130,7 @@ class Restoration:
             image, _ = self.part(upscaled, tokens, self._counted(number, count), self._noise(rows, columns))
             if self.settings.colour != "adain":  # whose statistics are those of the whole
                 image = fix_colour(image, upscaled, self.settings.colour, self.settings.colour_strength)
-            image *= (rows.weights()[:, None] * columns.weights()).to(image)
+            image *= sent((rows.weights()[:, None] * columns.weights()).to(image.dtype), image.device)
             canvas[..., rows.start : rows.stop, columns.start : columns.stop] += image
         if self.settings.colour == "adain":
             match_moments(canvas, self.lq, self.settings.colour_strength)
