@@ -101,6 +101,16 @@ def test_tiles_and_xl_wait_for_nothing(card: FakeCard, module: RestorationModule
     assert sampled(card, backbone, module, settings)[0] == []
 
 
+@pytest.mark.parametrize("name", ["bsrgan", "camera_light_and_strong", "light_and_strong", "realesrgan_strong"])
+def test_a_degradation_waits_once_for_photons_of_images_of_one_size(card: FakeCard, name: str) -> None:
+    degradation = instantiate(load_choice("degradation", name))
+    hq = torch.stack([photo(32, 32, seed) for seed in range(8)]).to("cuda")
+    card.waits.clear()
+    assert degradation(hq, range(8)).shape == (8, 3, 8, 8)
+    assert len(card.waits) <= 8  # 113 to 296 for 16 images when every constant and every image was sent or read alone
+    assert {wait.split(": ")[0] for wait in card.waits} <= {"noise.py"}
+
+
 def look(step: Step) -> None:
     step.preview()
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sspir.device import kept_on_device
+from sspir.device import constant
 from sspir.errors import UserError
 
 ColourMode = Literal["none", "adain", "wavelet", "ycbcr"]
@@ -104,15 +104,10 @@ def low_frequencies(image: Tensor, levels: int = 5) -> Tensor:
 def blur(image: Tensor, radius: int) -> Tensor:
     """One à-trous step: the 3 x 3 binomial kernel, its taps `radius` pixels apart, edges replicated."""
     channels = image.shape[1]
-    kernel = _binomial(image.device).to(image.dtype).expand(channels, 1, 3, 3)
+    taps = constant((0.25, 0.5, 0.25), image)
+    kernel = torch.outer(taps, taps).expand(channels, 1, 3, 3)
     padded = F.pad(image, (radius,) * 4, mode="replicate")
     return F.conv2d(padded, kernel, groups=channels, dilation=radius)
-
-
-@kept_on_device
-def _binomial() -> Tensor:
-    taps = torch.tensor([0.25, 0.5, 0.25])
-    return torch.outer(taps, taps)
 
 
 def ycbcr(target: Tensor, source: Tensor) -> Tensor:

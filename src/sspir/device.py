@@ -36,6 +36,11 @@ class Coming:
         return self._copy.item()
 
 
+def constant(values: tuple[Any, ...], like: Tensor) -> Tensor:
+    """A tensor of numbers, or of nested tuples of them, on the device and of the type of another tensor."""
+    return _constant(like.device, values, like.dtype)
+
+
 def kept_on_device(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a function that makes a constant from hashable arguments take a device first, which keeps the constant.
 
@@ -54,3 +59,8 @@ def kept_on_device(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return kept(device, *arguments)
 
     return made
+
+
+@kept_on_device
+def _constant(values: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype)

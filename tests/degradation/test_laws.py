@@ -9,6 +9,7 @@ from torch import Tensor
 
 import sspir.degradation as ops
 from sspir.degradation import Chain, Degradation, OneOf, Operation, Shuffled, Sometimes
+from sspir.degradation.noise import _white, _white_unread
 from sspir.degradation.operation import Step
 from sspir.errors import UserError
 from tests.degradation.operations import ACTIVE, IDLE
@@ -53,6 +54,12 @@ def test_steps_survive_json_and_repeat_exactly(name: str) -> None:
     kept = photo.clone()
     assert torch.equal(ACTIVE[name].apply(photo, [step]), ACTIVE[name].apply(photo, [again]))
     assert torch.equal(photo, kept)  # the input is left alone
+
+
+def test_photons_of_white_are_the_same_where_levels_are_not_read() -> None:
+    for distinct in range(1, 257):
+        levels = torch.randperm(256, generator=torch.Generator().manual_seed(distinct))[:distinct].float().repeat(3)
+        assert _white_unread(levels).item() == _white(levels)
 
 
 @pytest.mark.parametrize("name", ACTIVE)

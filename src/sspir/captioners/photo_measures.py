@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sspir.device import kept_on_device
+from sspir.device import constant, kept_on_device
 
 _SIDE, _LAG = 128, 48  # pixels: the picture in which repetition is sought, and the longest period
 
@@ -35,13 +35,8 @@ def brightness(grey: Tensor) -> Tensor:
 
 def contrast(grey: Tensor) -> Tensor:
     """Luma between the darkest and the brightest twentieth, 0 to 1."""
-    low, high = torch.quantile(_thinned(grey), _twentieths(grey.device), dim=1)
+    low, high = torch.quantile(_thinned(grey), constant((0.05, 0.95), grey), dim=1)
     return high - low
-
-
-@kept_on_device
-def _twentieths() -> Tensor:
-    return torch.tensor([0.05, 0.95])
 
 
 def backlight(grey: Tensor) -> Tensor:
@@ -125,13 +120,9 @@ def noise(grey: Tensor) -> Tensor:
     Immerkær, "Fast noise variance estimation", 1996, taken where texture does not disturb it.
     """
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    residual = F.conv2d(padded, _laplacian(grey.device)).abs() * (torch.pi / 2) ** 0.5
+    kernel = constant(((1, -2, 1), (-2, 4, -2), (1, -2, 1)), grey)[None, None] / 6
+    residual = F.conv2d(padded, kernel).abs() * (torch.pi / 2) ** 0.5
     return torch.quantile(F.avg_pool2d(residual, 16, ceil_mode=True).flatten(1), 0.2, dim=1)
-
-
-@kept_on_device
-def _laplacian() -> Tensor:
-    return torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]])[None, None] / 6
 
 
 def detail(grey: Tensor) -> Tensor:

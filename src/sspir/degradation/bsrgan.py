@@ -20,6 +20,7 @@ from sspir.degradation.operation import (
     integer,
     uniform,
 )
+from sspir.device import sent
 
 
 class AnisotropicBlur(Operation):
@@ -112,7 +113,7 @@ class CorrelatedNoise(Operation):
         """Add the noise and clamp: (B, 3, H, W) in [0, 1] -> the same."""
         noisy = []
         for image, step in zip(images, steps, strict=True):
-            mixing = torch.tensor(step["mixing"], dtype=image.dtype, device=image.device) * (step["sigma"] / 255)
+            mixing = sent(torch.tensor(step["mixing"], dtype=image.dtype), image.device) * (step["sigma"] / 255)
             noise = torch.einsum("cd,dhw->chw", mixing, seeded_normal(3, image, step["seed"]))
             noisy.append(image + (noise * image if step["speckle"] else noise))
         return torch.stack(noisy).clamp(0, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sspir.degradation.kernels import Kernel
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
+from sspir.device import sent
 
 NEGLIGIBLE = 1e-4  # share of a kernel that may be left out: 1/40 of a grey level at the very most
 LARGEST_DIRECT = 15  # pixels; wider kernels are faster through the Fourier transform
@@ -34,7 +35,7 @@ def filter_images(images: Tensor, kernels: Sequence[Kernel]) -> Tensor:
     weights = np.stack([np.pad(kernel, (largest - len(kernel)) // 2) for kernel in kernels])
     batch, channels, height, width = images.shape
     padded = reflect(images, largest // 2).reshape(1, -1, height + largest - 1, width + largest - 1)
-    weight = torch.from_numpy(weights).to(images).repeat_interleave(channels, dim=0)[:, None]
+    weight = sent(torch.from_numpy(weights).to(images.dtype), images.device).repeat_interleave(channels, dim=0)[:, None]
     return F.conv2d(padded, weight, groups=batch * channels).reshape(batch, channels, height, width)
 
 

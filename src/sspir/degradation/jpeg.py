@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 from sspir.degradation.operation import Operation, Size, Step, checked_range, integer
+from sspir.device import constant, kept_on_device, sent
 from sspir.errors import UserError
 
 # ITU-T T.81, tables K.1 and K.2
@@ -90,7 +91,8 @@ def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:
         (B, 3, H, W) in [0, 1], of 256 levels.
     """
     height, width = images.shape[-2:]
-    tables = torch.stack([quantisation_tables(quality) for quality in qualities], dim=1).to(images)
+    tables = torch.stack([quantisation_tables(quality) for quality in qualities], dim=1)
+    tables = sent(tables, images.device).to(images.dtype)
     luma, chroma = _to_ycc(_floor(images.clamp(0, 1) * 255 + 0.5))
     luma = _compress(_pad(luma, 8, 8), tables[0, :, None])[..., :height, :width]
     chroma = _pad(_halve(_pad(chroma, 2, 16)), 8, 8)
@@ -114,13 +116,13 @@ def _floor(values: Tensor) -> Tensor:
 
 def _to_ycc(rgb: Tensor) -> tuple[Tensor, Tensor]:
     """Levels of R, G, B -> luma (B, 1, H, W) and the two chromas (B, 2, H, W), whole numbers."""
-    ycc = torch.einsum("yc,bchw->byhw", rgb.new_tensor(TO_YCC), rgb)
+    ycc = torch.einsum("yc,bchw->byhw", constant(TO_YCC, rgb), rgb)
     return _floor(ycc[:, :1] + 0.5), _floor(ycc[:, 1:] + (128.5 - 2**-16))  # libjpeg rounds chroma a hair down
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     """Luma and chromas -> levels of R, G, B."""
-    shift = torch.einsum("cy,byhw->bchw", luma.new_tensor(FROM_YCC), chroma - 128)
+    shift = torch.einsum("cy,byhw->bchw", constant(FROM_YCC, luma), chroma - 128)
     return (luma + _floor(shift + 0.5)).clamp(0, 255)
 
 
@@ -132,7 +134,7 @@ def _pad(planes: Tensor, rows: int, columns: int) -> Tensor:
 
 def _halve(chroma: Tensor) -> Tensor:
     """Average 2x2 pixels; halves are rounded down and up in alternate columns."""
-    bias = torch.tensor([0.25, 0.5], device=chroma.device).repeat(chroma.shape[-1] // 4)
+    bias = constant((0.25, 0.5), chroma).repeat(chroma.shape[-1] // 4)
     return _floor(F.avg_pool2d(chroma, 2) + bias)
 
 
@@ -152,7 +154,7 @@ def _compress(planes: Tensor, tables: Tensor) -> Tensor:
     """Quantise the cosine coefficients: (B, C, H, W) levels and (B, 1, 8, 8) steps -> (B, C, H, W) levels."""
     batch, channels, height, width = planes.shape
     blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4) - 128
-    basis = _cosines().to(planes)
+    basis = _cosines(planes.device).to(planes.dtype)
     steps = tables[:, :, None, None]
     coefficients = basis @ blocks @ basis.T
     # libjpeg keeps coefficients in eighths and rounds halves away from zero
@@ -162,6 +164,7 @@ def _compress(planes: Tensor, tables: Tensor) -> Tensor:
     return levels.transpose(3, 4).reshape(planes.shape)
 
 
+@kept_on_device
 @cache
 def _cosines() -> Tensor:
     """The orthonormal 8-point cosine transform, (8 frequencies, 8 places)."""

@@ -20,6 +20,7 @@ from sspir.degradation.operation import (
     integer,
     uniform,
 )
+from sspir.device import constant, sent
 
 FEWEST_PHOTONS = 8  # below, the expansion of `_poisson_of_bright` is not good enough
 LARGEST_SEED = 2**53 - 1  # JSON readers of other languages keep whole numbers up to here
@@ -87,19 +88,17 @@ class PoissonNoise(Operation):
     @staticmethod
     def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
         """Add the noise and clamp: (B, 3, H, W) in [0, 1] -> the same."""
-        noisy = []
-        for image, step in zip(images, steps, strict=True):
-            light = luma(image) if step["gray"] else image
-            noise = _shot_noise(light, step["photons"], step["seed"]).mul_(step["scale"])
-            noisy.append((image + noise).clamp(0, 1))
-        return _stacked(noisy)
+        lights = [luma(image) if step["gray"] else image for image, step in zip(images, steps, strict=True)]
+        noises = _shot_noise(lights, [step["photons"] for step in steps], [step["seed"] for step in steps])
+        scaled = (noise.mul_(step["scale"]) for noise, step in zip(noises, steps, strict=True))
+        return _stacked([(image + noise).clamp(0, 1) for image, noise in zip(images, scaled, strict=True)])
 
 
 def seeded_normal(channels: int, image: Tensor, seed: int) -> Tensor:
     """Standard normal noise (channels, H, W) of this seed, on the image's device, channels last in memory."""
     shape = (*image.shape[-2:], channels)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return noise.to(image.device, non_blocking=True).permute(2, 0, 1)
+    return sent(noise, image.device).permute(2, 0, 1)
 
 
 def _draw_photons(generator: Generator, photons: tuple[float, float] | None) -> float | None:
@@ -109,20 +108,45 @@ def _draw_photons(generator: Generator, photons: tuple[float, float] | None) -> 
     return low * (high / low) ** uniform(generator, 0.0, 1.0)
 
 
-def _shot_noise(light: Tensor, photons: float | None, seed: int) -> Tensor:
-    """Poisson noise of an image (C, H, W) in [0, 1]: the count minus its mean, of unit 1, at 256 levels of light."""
-    levels = (light.permute(1, 2, 0) * 255).round_().clamp_(0, 255)
-    if photons is None:
-        distinct = int(torch.bincount(levels.byte().flatten(), minlength=256).count_nonzero())
-        photons = 2 ** (distinct - 1).bit_length()
-    means = levels.mul_(photons / 255)
-    counts = _poisson_of_bright(means, seeded_normal(len(light), light, seed).permute(1, 2, 0))
-    dark = (means < FEWEST_PHOTONS).flatten().nonzero()[:, 0]
-    if len(dark):
-        generator = torch.Generator().manual_seed(seed ^ 1)
-        exact = torch.poisson(means.flatten()[dark].cpu(), generator=generator)
-        counts = counts.flatten().index_copy_(0, dark, exact.to(counts)).reshape(means.shape)
-    return counts.sub_(means).div_(photons).permute(2, 0, 1)
+def _shot_noise(lights: Sequence[Tensor], photons: Sequence[float | None], seeds: Sequence[int]) -> list[Tensor]:
+    """Poisson noise of images (C, H, W) in [0, 1]: the count minus its mean, of unit 1, at 256 levels of light."""
+    levels = [(light.permute(1, 2, 0) * 255).round_().clamp_(0, 255) for light in lights]
+    white = [_white(each) if given is None else given for each, given in zip(levels, photons, strict=True)]
+    means = [each.mul_(most / 255) for each, most in zip(levels, white, strict=True)]
+    noises = []
+    for mean, read, most, seed in zip(means, _read(means), white, seeds, strict=True):
+        counts = _poisson_of_bright(mean, seeded_normal(mean.shape[-1], mean.permute(2, 0, 1), seed).permute(1, 2, 0))
+        dark = (read < FEWEST_PHOTONS).nonzero()[:, 0]
+        if len(dark):
+            exact = torch.poisson(read[dark], generator=torch.Generator().manual_seed(seed ^ 1)).to(counts.dtype)
+            where, exact = sent(dark, counts.device), sent(exact, counts.device)
+            counts = counts.flatten().index_copy_(0, where, exact).reshape(mean.shape)
+        noises.append(counts.sub_(mean).div_(most).permute(2, 0, 1))
+    return noises
+
+
+def _white(levels: Tensor) -> float | Tensor:
+    """Photons of white in an image of whole levels: as many as it has different ones, up to a power of two."""
+    if levels.device.type != "cpu":
+        return _white_unread(levels)
+    distinct = int(torch.bincount(levels.byte().flatten(), minlength=256).count_nonzero())
+    return float(2 ** (distinct - 1).bit_length())
+
+
+def _white_unread(levels: Tensor) -> Tensor:
+    """The same (1,), without waiting for the levels."""
+    powers = tuple(2.0**exponent for exponent in range(9))
+    distinct = levels.new_zeros(256).index_fill_(0, levels.flatten().long(), 1.0).sum()
+    exponent = (constant(powers[:8], levels) < distinct).sum(dim=0, keepdim=True)
+    return constant(powers, levels)[exponent]
+
+
+def _read(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Their values (n,) on the CPU, for which a GPU is waited for once."""
+    flat = [tensor.flatten() for tensor in tensors]
+    if flat[0].device.type == "cpu":
+        return flat
+    return torch.cat(flat).cpu().split([len(each) for each in flat])
 
 
 def _poisson_of_bright(means: Tensor, noise: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from sspir.degradation.opencv import Array, opencv_applies, through_opencv
 from sspir.degradation.operation import Operation, Size, Step, checked_range, checked_weights, choice, integer, uniform
+from sspir.device import sent
 from sspir.errors import UserError
 
 OPENCV_MODES = {
@@ -140,7 +141,8 @@ def resize_images(images: Tensor, size: Size, mode: str, antialias: bool) -> Ten
     Area takes the mean over the pixel's footprint; bilinear and bicubic (a = -0.75) are torch's and OpenCV's.
     """
     if mode == "area":
-        rows, columns = (_footprints(old, new).to(images) for old, new in zip(images.shape[-2:], size, strict=True))
+        shares = (_footprints(old, new).to(images.dtype) for old, new in zip(images.shape[-2:], size, strict=True))
+        rows, columns = (sent(each, images.device) for each in shares)
         return rows @ images @ columns.T
     if mode == "nearest":
         return F.interpolate(images, size, mode="nearest-exact")

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from sspir.degradation.filtering import reflect
 from sspir.degradation.operation import Operation, Size, Step
+from sspir.device import sent
 
 
 class Sharpen(Operation):
@@ -67,6 +68,6 @@ def _blur(images: Tensor, column: Tensor) -> Tensor:
     """Separable filter with a reflected border: (B, C, H, W) -> the same."""
     margin = len(column) // 2
     channels = images.shape[1]
-    weight = column.to(images).reshape(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    weight = sent(column.to(images.dtype), images.device).reshape(1, 1, -1, 1).expand(channels, 1, -1, 1)
     rows = F.conv2d(reflect(images, margin), weight, groups=channels)
     return F.conv2d(rows, weight.transpose(2, 3), groups=channels)

@@ -6,8 +6,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sspir.device import constant
 from sspir.encoders.open_clip import find_model, load_tower
-from sspir.encoders.patch import CLIP_MEAN, CLIP_STD, per_channel
+from sspir.encoders.patch import CLIP_MEAN, CLIP_STD
 from sspir.errors import UserError
 
 
@@ -63,6 +64,6 @@ class OpenCLIPConvEncoder(nn.Module):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Outputs (B, C, h, w) of the stages, for images (B, 3, H, W) in about [0, 1] of any size."""
-        shift, scale = (per_channel(images.device, tuple(values)).to(images.dtype) for values in (self.mean, self.std))
+        shift, scale = (constant(tuple(values), images).view(1, 3, 1, 1) for values in (self.mean, self.std))
         pixels = ((images - shift) / scale).to(next(self.tower.parameters()).dtype)
         return self.tower.trunk.forward_intermediates(pixels, indices=self.taken, intermediates_only=True)

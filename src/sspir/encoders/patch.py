@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
-from sspir.device import kept_on_device
+from sspir.device import constant
 from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers
 
@@ -126,14 +126,8 @@ def preprocess(
     By default as CLIP in the authors' training (`dataloaders/paired_dataset.py:163-165`): bicubic without antialias.
     """
     squashed = F.interpolate(images, (size, size), mode="bicubic", antialias=antialias, align_corners=False).clamp(0, 1)
-    shift, scale = (per_channel(squashed.device, tuple(values)).to(squashed.dtype) for values in (mean, std))
+    shift, scale = (constant(tuple(values), squashed).view(1, 3, 1, 1) for values in (mean, std))
     return (squashed - shift) / scale
-
-
-@kept_on_device
-def per_channel(values: tuple[float, ...]) -> Tensor:
-    """A mean or a deviation (1, 3, 1, 1) of channels."""
-    return torch.tensor(values).view(1, 3, 1, 1)
 
 
 def chosen_layers(layer: int | Sequence[int], depth: int, path: str) -> list[int]:
