@@ -146,7 +146,7 @@ def _read(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     flat = [tensor.flatten() for tensor in tensors]
     if flat[0].device.type == "cpu":
         return flat
-    return torch.cat(flat).cpu().split([len(each) for each in flat])
+    return torch.split(torch.cat(flat).cpu(), [len(each) for each in flat])
 
 
 def _poisson_of_bright(means: Tensor, noise: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A discriminator that is trained along with the network, outside of Lightning's one optimizer."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -52,8 +53,8 @@ class Adversary:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = optimizer(self.parameters)
         self.weight, self.loss, self.r1, self.clip, self.start = weight, loss, r1, clip, start
-        self.figures: dict[str, float] = {}
-        self.accuracy: list[float] = []  # of the batches since the last update
+        self.figures: dict[str, float | Tensor] = {}
+        self.accuracy: list[Tensor] = []  # of the batches since the last update
         self.wins = 0
 
     def losses(self, pictures: Tensor, truth: Tensor, step: int, share: float = 1.0) -> Tensor:
@@ -93,8 +94,8 @@ class Adversary:
     def _learn(self, pictures: Tensor, truth: Tensor, share: float) -> None:
         """Add the gradients of a batch to those of the discriminator."""
         loss, accuracy = self._teach(pictures, truth, share)
-        self.accuracy.append(accuracy.item())
-        self.figures |= {"discriminator/loss": loss.item(), "discriminator/accuracy": self.accuracy[-1]}
+        self.accuracy.append(accuracy)
+        self.figures |= {"discriminator/loss": loss, "discriminator/accuracy": accuracy}
 
     def _teach(self, pictures: Tensor, truth: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """See `_learn`; the loss and the share of places that are told right, scalars."""
@@ -123,11 +124,12 @@ class Adversary:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         _average(gradients)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.figures["discriminator/gradient_norm"] = norm.item()
-        if torch.isfinite(norm):
+        self.figures["discriminator/gradient_norm"] = norm
+        length, *accuracy = torch.stack([norm, *self.accuracy]).tolist()  # a GPU is waited for once
+        if math.isfinite(length):
             self.optimizer.step()
         self.optimizer.zero_grad()
-        won = sum(self.accuracy) / len(self.accuracy) >= ACCURACY
+        won = sum(accuracy) / len(accuracy) >= ACCURACY
         self.wins, self.accuracy = (self.wins + 1 if won else 0), []
         if self.wins == WINS:
             log.warning(
@@ -146,7 +148,7 @@ class Adversary:
             "discriminator": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "wins": self.wins,
-            "figures": dict(self.figures),
+            "figures": {name: float(value) for name, value in self.figures.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class Objective:
     def end_step(self) -> None:
         """Called after every update of the network, also of one that was left out."""
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float | Tensor]:
         """Values of the last batch to be logged beside its losses."""
         return {}
 

@@ -218,7 +218,7 @@ class OneStep(Objective):
         if self.adversary:
             self.adversary.end_step()
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float | Tensor]:
         """The discriminator's loss, accuracy and gradient."""
         return self.adversary.figures if self.adversary else {}
 
