@@ -1,6 +1,6 @@
 """What restoring costs and does, on one core; every comparison is of one run.
 
-    python benchmarks/bench_restore.py [loops] [--quick] | attention | compile
+    python benchmarks/bench_restore.py [loops] [--quick] | attention | compile | operations
     python benchmarks/bench_restore.py steps|fidelity PAIRS [--weights DIR] [--limit N]
     python benchmarks/bench_restore.py seams|colours PHOTOS [--weights DIR] [--limit N]
     python benchmarks/bench_restore.py sizes [--weights DIR]
@@ -10,6 +10,8 @@
   CPU-seconds per image as ratios, and the largest difference of the results in levels of 255;
 - compile: loops, and ours compiled in bfloat16, with what compiling costs;
 - attention: torch's kernel beside ours in bfloat16, for the shapes of Stable Diffusion 1.5 at 512 x 512 pixels;
+- operations: how many a denoising step of Stable Diffusion's shape sends to a device, views apart, by torch's own
+  attention, which a GPU has: each of them is launched by Python;
 - steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/): CPU-seconds and metrics, and
   what differs significantly (95 % paired bootstrap);
 - fidelity: metrics on pairs as `--fidelity` rises from 0 to 1;
@@ -35,6 +37,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sspir.color import ColourMode, fix_colour
 from sspir.config.compose import compose_config
@@ -51,10 +55,11 @@ from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.metrics.structural import GMSD, VIF, HaarPSI
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.cpu_attention import bf16_attention
-from sspir.models.latent import decode_latents, encode_latents, factor_of, upscale
+from sspir.models.latent import channels_of, decode_latents, encode_latents, factor_of, upscale
 from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import StructureProcessor
 from sspir.models.tiling import tiles_of
+from sspir.sampling.loop import Predictor, Priors, predict
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module
@@ -172,6 +177,40 @@ def compare_attention(rounds: int = 8) -> None:
         sys.stdout.write(
             f"{heads} heads of {width}, {queries} x {keys}: {ours / kernel:.2f}x, error {near:.4f} (kernel {far:.4f})\n"
         )
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that compute or copy; a view costs a device nothing.
+
+    Attributes:
+        count: of them.
+    """
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {part.untyped_storage()._cdata for part in tree_leaves(args) if isinstance(part, Tensor)}
+        parts = [part for part in tree_leaves(made) if isinstance(part, Tensor)]
+        shares = all(part.untyped_storage()._cdata in given for part in parts)
+        self.count += func._schema.is_mutable or not shares
+        return made
+
+
+@torch.no_grad()
+def count_operations(pipe: RestorationPipeline) -> None:
+    """Print the operations of a step, with guidance and without."""
+    lq = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    features, _ = pipe.backbone.structure(lq)
+    tokens = pipe.refine(pipe.image_encoder(lq))
+    latents = torch.zeros(1, channels_of(pipe.vae), *features.shape[-2:])
+    for name, captions, guidance in (("guided", ["blur", "a house"], 5.5), ("not guided", ["a house"], 1.0)):
+        texts = encode_captions(pipe.tokenizer, pipe.text_encoder, captions)
+        predictor = Predictor(pipe.backbone, Sampler(guidance=guidance, tile=None), Priors(texts, tokens, features))
+        predict(predictor, latents, torch.tensor(500))  # as every step but the first
+        with Operations() as counter:
+            predict(predictor, latents, torch.tensor(400))
+        sys.stdout.write(f"a step, {name}: {counter.count} operations\n")
 
 
 ANCESTRAL: dict[str, Any] = {"scheduler": "DDPMScheduler", "options": {}}
@@ -305,7 +344,7 @@ def compare_colours(pipe: RestorationPipeline, photos: Path, limit: int) -> None
 def main() -> None:
     """Parse the flags and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = ("loops", "attention", "compile", "steps", "fidelity", "seams", "colours", "sizes", "size")
+    what = ("loops", "attention", "compile", "steps", "fidelity", "seams", "colours", "sizes", "size", "operations")
     parser.add_argument("what", nargs="?", choices=what, default="loops", help="what to compare")
     parser.add_argument("given", nargs="?", help="PAIRS or PHOTOS, see above")
     parser.add_argument("--quick", action="store_true", help="loops: small images, few steps")
@@ -325,6 +364,9 @@ def main() -> None:
         return
     if options.what == "attention":
         compare_attention()
+        return
+    if options.what == "operations":
+        count_operations(stable_diffusion_shaped())
         return
     if options.what == "sizes":
         compare_sizes(options.weights)

@@ -172,8 +172,10 @@ class ControlledUNet(nn.Module):
         hidden = hidden + features if pooled is None else spread(hidden + features, pooled)
         mid, skips = down_and_mid(net, self.controlnet_image, hidden, temb, prompt_embeds, image_embeds)
         pairs = zip(net.controlnet_down_blocks, skips, strict=True)
-        residuals = [project(skip) * conditioning_scale for project, skip in pairs]
-        return residuals, net.controlnet_mid_block(mid) * conditioning_scale
+        residuals, mid = [project(skip) for project, skip in pairs], net.controlnet_mid_block(mid)
+        if conditioning_scale == 1:
+            return residuals, mid
+        return [residual * conditioning_scale for residual in residuals], mid * conditioning_scale
 
     def denoise(
         self,
