@@ -52,6 +52,12 @@ def _scaler(trainer: pl.Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
+def _leaves_out(optimizer: Any) -> bool:
+    """Whether its kernel leaves an update out where `found_inf` is 1: torch's fused ones do so for gradient scalers."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
 def gradients_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """The parameters of an optimizer that have a gradient."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -123,9 +129,9 @@ class SkipNaN(Callback):
         module.log("skipped_steps", float(self.skipped))  # also where none is: what is not logged may not be counted
         ids, self.ids = self.ids, []
         scaler = _scaler(trainer)
-        if scaler is None and all(group.get("fused") for group in optimizer.param_groups):
+        if scaler is None and whole is norm and _leaves_out(optimizer):
             self._count_last(module)
-            optimizer.found_inf = (~torch.isfinite(whole)).float()  # its kernel asks, as under a gradient scaler
+            optimizer.found_inf = (~torch.isfinite(norm)).float()
             self._coming = Coming(optimizer.found_inf), trainer.global_step, ids
             return
         if torch.isfinite(whole):
