@@ -109,7 +109,7 @@ class SkipNaN(Callback):
 
     def state_dict(self) -> dict[str, int]:
         """What a run that goes on counts on."""
-        return {"skipped": self.skipped, "overflowed": self.overflowed}
+        return {"skipped": self.skipped + self._left_out_last(), "overflowed": self.overflowed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Count on."""
@@ -148,8 +148,11 @@ class SkipNaN(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Count the last step."""
-        if self._coming is not None and self._coming[0]():
-            self.skipped += 1
+        self.skipped += self._left_out_last()
+
+    def _left_out_last(self) -> bool:
+        """Whether the last step, which is not counted yet, is left out; waits for the device."""
+        return self._coming is not None and bool(self._coming[0]())
 
     def _count_last(self, module: pl.LightningModule) -> None:
         if self._coming is None:
