@@ -126,7 +126,8 @@ class SkipNaN(Callback):
         module.gradient_norm = norm  # `clip` takes it
         whole = full_tensor(norm)
         module.log("gradient_norm", whole)  # before it is clipped
-        module.log("skipped_steps", float(self.skipped))  # also where none is: what is not logged may not be counted
+        # Also where none is: what is not logged may not be counted. A tensor, as a number would wait for the device
+        module.log("skipped_steps", torch.tensor(float(self.skipped)))
         ids, self.ids = self.ids, []
         scaler = _scaler(trainer)
         if scaler is None and whole is norm and _leaves_out(optimizer):
