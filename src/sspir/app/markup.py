@@ -2,11 +2,15 @@
 
 import base64
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from html import escape
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+
+from sspir.images.io import ImageError, read_image
 
 SIDE = 384
 """Pixels of the longer side of a small picture."""
@@ -37,10 +41,8 @@ def looks(photos: Sequence[Path]) -> str:
     """Small pictures of the first photos; one that cannot be decoded is told of when it is restored."""
     shown = []
     for photo in photos[:MOST]:
-        try:
-            with Image.open(photo) as opened:
-                opened.thumbnail((SIDE, SIDE))
-                shown.append(image(opened.convert("RGB"), photo.name))
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue
+        with suppress(ImageError):
+            pixels = read_image(photo).pixels
+            eight_bit = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+            shown.append(image(Image.fromarray(eight_bit), photo.name))
     return f"<div class='previews'>{''.join(shown)}</div>"

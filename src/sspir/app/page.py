@@ -27,7 +27,7 @@ from sspir.app.queue import LeftError
 from sspir.app.restorer import Restored, Restorer
 from sspir.app.session import OLD, Session, Sessions
 from sspir.errors import UserError
-from sspir.images.io import SUFFIXES
+from sspir.images.io import photo_suffixes
 from sspir.images.panel import to_pil
 
 STYLE = Path(__file__).with_name("style.css")
@@ -87,7 +87,7 @@ class Page:
                     files = gr.File(
                         label="Photos: drop them here",
                         file_count="multiple",
-                        file_types=list(SUFFIXES),
+                        file_types=list(photo_suffixes()),
                         elem_id="files",
                     )
                     folder = gr.UploadButton("Add a folder", file_count="directory", size="sm", elem_id="folder")
@@ -156,7 +156,7 @@ class Page:
 
     def add(self, files: list[str] | None, folder: list[str] | None) -> list[str]:
         """Add the pictures of a folder to the photos."""
-        found = [path for path in folder or [] if path.lower().endswith(SUFFIXES)]
+        found = [path for path in folder or [] if path.lower().endswith(photo_suffixes())]
         return [*(files or []), *found]
 
     def rule(self, rule: str) -> Any:

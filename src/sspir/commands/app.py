@@ -8,6 +8,7 @@ from typing import Any
 
 from sspir.commands.parser import Parser
 from sspir.commands.restore_flags import add_machine, add_weights, parser
+from sspir.commands.restore_model import load, models_of, request_of
 from sspir.errors import UserError
 from sspir.numbers import COUNT, LIMIT
 
@@ -86,7 +87,6 @@ def _serve(options: argparse.Namespace, arguments: list[str]) -> None:
         from sspir.app.page import mounted
         from sspir.app.queue import Queue
         from sspir.app.restorer import Restorer
-        from sspir.commands.restore import load, request_of
         from sspir.restoring.runner import Request
 
         model = model_flags(options)
@@ -103,15 +103,19 @@ def _serve(options: argparse.Namespace, arguments: list[str]) -> None:
 
 
 def _of_restore(flags: list[str]) -> argparse.Namespace:
-    return parser("").parse_args(["photo", "--out", "restored", *flags])
+    """The flags as `sspir restore` would take them, of its only model."""
+    models = models_of(parser("").parse_args(["photo", "--out", "restored", *flags]))
+    if len(models) > 1:
+        raise UserError(f"The page serves one model, not {len(models)}; give --weights once.")
+    return next(iter(models.values()))
 
 
 def model_flags(options: argparse.Namespace) -> list[str]:
     """The flags that name the model and how it runs, as `sspir restore` takes them."""
-    given = vars(options)
+    given = {name: value for name, value in vars(options).items() if name != "weights"}
     flags = [action for action in parser("")._actions if given.get(action.dest, action.default) != action.default]
     shared = [action for action in flags if not action.dest.startswith("max_")]
-    return [
+    return [f"--weights={text}" for text in options.weights or ()] + [
         action.option_strings[0] if given[action.dest] is True else f"{action.option_strings[0]}={given[action.dest]}"
         for action in shared
     ]
