@@ -45,7 +45,7 @@ def files(artifact: Any) -> dict[str, Path]:
 def folder(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("wandb") / "run"
     tiny_run(
-        folder, photo_folder, "logger=wandb", "logger.wandb.artifacts=checkpoints", "callbacks.panels.table_size=20"
+        folder, photo_folder, "logger=wandb", "logger.wandb.artifacts=checkpoints", "+callbacks.panels.table_size=20"
     )
     return folder
 

@@ -67,24 +67,25 @@ def _watch(options: argparse.Namespace) -> int:
         nonlocal size
         size = _write(options, found, progress, seconds)
 
-    with _ended_by_sigterm():
+    with _ended_by_signals():
         found = watch(options.paths, options.every, publish)
     _tell(options, found, size)
     return int(any(run.state == STOPPED_RUN for run in found.all_runs))
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Within, SIGTERM ends the command as Ctrl-C does: what is being written is written."""
+def _ended_by_signals() -> Iterator[None]:
+    """Within, SIGTERM ends the command as Ctrl-C does, also where a shell has it ignored: what is written is whole."""
 
     def end(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _write(options: argparse.Namespace, found: "Collected", progress: str = "", renewed_after: float = 0) -> int:
