@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -144,20 +145,32 @@ def test_no_file_of_this_machine_and_no_address_is_read(server: Server, tmp_path
         assert status in (403, 404)
         assert b"root:" not in body
         assert b"not for" not in body
-    for path in ("/gradio_api/file=http://127.0.0.1:9/x", "/gradio_api/proxy=http://127.0.0.1:9/x"):
-        assert "fetches no addresses" in refusal(curl(server, path, *BEARER), 403)["message"]
+    for path in (
+        "file/http://127.0.0.1:9/x",
+        "file%2Fhttp://127.0.0.1:9/x",
+        "proxy=http://127.0.0.1:9/x",
+        "process_recording",
+    ):
+        refusal(curl(server, f"/gradio_api/{path}", *BEARER), 404)
+    assert refusal(curl(server, "/gradio_api/file=http://127.0.0.1:9/x", *BEARER), 403)
     for path in ("http://127.0.0.1:9/x.png", str(secret), f"{server.folder}/../x"):
         handed = {"path": path, "meta": {"_type": "gradio.FileData"}}
         sent = json.dumps({"data": [[handed]], "fn_index": 0, "session_hash": "x"})
-        json_of = ("-H", "Content-Type: application/json", "-d", sent)
-        for route in ("/gradio_api/queue/join", "/gradio_api/call/restore", "/gradio_api/run/restore"):
-            assert refusal(curl(server, route, *BEARER, *json_of), 403)["type"] == "permission_error"
+        for kinds in (["application/json"], ["Application/JSON"], ["text/plain"], ["application/json", "multipart/x"]):
+            words = [word for kind in kinds for word in ("-H", f"Content-Type: {kind}")]
+            for route in ("/gradio_api/queue/join", "/gradio_api/call/restore", "/gradio_api/run/restore"):
+                answer = curl(server, route, *BEARER, *words, "-d", sent)
+                assert "was not handed in" in refusal(answer, 403)["message"]
+    deep = ("-H", "Content-Type: application/json", "-d", "[" * 100_000)
+    refusal(curl(server, "/gradio_api/run/restore", *BEARER, *deep), 403)
+    assert refusal(curl(server, "/health", "-H", "Host: [x"), 403)
 
 
 def test_a_full_queue_is_429_and_a_client_that_leaves_makes_room(server: Server, photos: Path) -> None:
     slow = (*BEARER, "-F", f"image=@{photos / 'large.png'}", "-F", "samples=8")
     first = started(server, UPSCALES, *slow)
     wait_until(lambda: server.queue() == 1)
+    time.sleep(1)  # until it is at work, and waits no more
     second = started(server, UPSCALES, *slow)
     wait_until(lambda: server.queue() == 2)
     status, body, retry = told(started(server, UPSCALES, *slow))
@@ -199,7 +212,10 @@ def test_trouble_at_the_start_is_one_sentence(server: Server, tmp_path: Path) ->
         return done.stderr
 
     assert f":{server.port} cannot be served" in words("--port", str(server.port))
-    assert "give a --token" in words("--host", "0.0.0.0", "--port", str(free_port()))
+    everybody = ("--host", "0.0.0.0", "--port", str(free_port()))
+    assert "give a --token" in words(*everybody, SSPIR_TOKEN="")
+    assert "letters, digits" in words(*everybody, SSPIR_TOKEN="a;b")
+    assert "70000" in words("--port", "70000")
     assert "nowhere" in words("--weights", str(tmp_path / "nowhere"), "--port", str(free_port()))
 
 

@@ -61,6 +61,8 @@ def open_page(browser: Any, server: Server) -> None:
 
 
 def find(driver: Any, selector: str) -> Any:
+    """The element, once it is there: what an answer changes appears piece by piece."""
+    wait_until(lambda: driver.find_elements("css selector", selector), 20)
     return driver.find_element("css selector", selector)
 
 

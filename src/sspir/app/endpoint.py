@@ -65,6 +65,10 @@ def endpoint(restorer: Restorer, root: Path) -> FastAPI:
         status, body = problem(400 if name == "image" else 422, f"{name}: {first['msg']}.", name)
         return JSONResponse(body, status)
 
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(problem(500, f"{type(error).__name__}: {error}")[1], 500)
+
     return app
 
 
@@ -98,6 +102,7 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
         known = {"image", "caption", "response_format", *asked}
         if unknown := [name for name in await request.form() if name not in known]:
             raise ProblemError(422, f"{unknown[0]}: there is no such parameter.", unknown[0])
+        _require_room(restorer)  # before a photo is decoded
         settings["format"] = "jpg" if response_format == "jpeg" else "png"
         folder = Path(tempfile.mkdtemp(dir=root))
         try:
@@ -145,13 +150,24 @@ def _told(error: Exception | str, folder: Path, image: UploadFile) -> str:
     return str(error).replace(str(folder / "photo"), Path(image.filename or "the photo").name)
 
 
+def _require_room(restorer: Restorer) -> None:
+    try:
+        restorer.queue.require_room()
+    except FullError as error:
+        raise _full(error) from error
+
+
+def _full(error: FullError) -> ProblemError:
+    return ProblemError(429, str(error), **{"Retry-After": f"{error.seconds:.0f}"})
+
+
 def _submitted(
     restorer: Restorer, photo: Path, captions: Mapping[str, str], settings: Mapping[str, str], folder: Path
 ) -> Ticket:
     try:
         return restorer.restore([photo], captions, settings, folder)
     except FullError as error:
-        raise ProblemError(429, str(error), **{"Retry-After": f"{error.seconds:.0f}"}) from error
+        raise _full(error) from error
     except UserError as error:
         raise ProblemError(503, str(error)) from error
 

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -18,6 +19,15 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 COOKIE = "sspir_token"
 OPEN = ("/health",)
 """Paths that need no token."""
+ROUTES = (
+    "/health", "/openapi.json", "/v1/", "/config", "/theme.css", "/assets/", "/static/", "/svelte/", "/favicon.ico",
+    "/robots.txt", "/manifest.json", "/login_check", "/gradio_api/info", "/gradio_api/app_id",
+    "/gradio_api/startup-events", "/gradio_api/heartbeat/", "/gradio_api/upload", "/gradio_api/queue/",
+    "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/file=",
+)  # fmt: skip
+"""How paths begin that are answered, beside the page itself: Gradio has more than the page needs."""
+MAX_JSON = 4_000_000
+"""Bytes of a body that is no upload."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     # Whatever a library's page asks of another host, the browser refuses
@@ -40,7 +50,8 @@ class Guard:
     """An ASGI application in front of another.
 
     Refused are requests without the token, of pages of other hosts, to names that only pretend to be this machine,
-    bodies that are too long, and everything that would have the server read another file or fetch an address.
+    bodies that are too long, routes that nobody needs, and everything that would have the server read another file or
+    fetch an address.
 
     Args:
         app: that answers what passes.
@@ -67,17 +78,23 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:  # the first counts, as for the application
+            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         if refused := self._refusal(scope, headers):
             await _reply(send, *refused)
             return
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if self.token and given and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
-            await _reply(send, 303, {}, location=quote(scope["path"]), **{"set-cookie": cookie})
+            where = "/" + quote(scope["path"].lstrip("/"))
+            await _reply(send, 303, {}, location=where, **{"set-cookie": cookie})
             return
-        body = _Body(receive, self.max_bytes)
-        if "json" in headers.get("content-type", "") and (path := await body.names(self._is_strange)):
+        if headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._pass(scope, _Body(receive, self.max_bytes), send)
+            return
+        body = _Body(receive, min(MAX_JSON, self.max_bytes))
+        if path := await body.names(self._is_strange):
             await _reply(send, *problem(403, f"{path} was not handed in; this server reads and fetches nothing else."))
             return
         await self._pass(scope, body, send)
@@ -107,17 +124,20 @@ class Guard:
             await _reply(send, *problem(413, self._long()))
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, dict[str, Any]] | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
-        if self.hosts and host not in self.hosts:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self.hosts and _hostname(host) not in self.hosts:
             return problem(403, f"This server answers {' and '.join(self.hosts)} alone, not {host!r}.")
-        origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != headers.get("host"):
+        if origin and origin.partition("://")[2] != host:
             return problem(403, "Pages of other addresses may not ask this server.")
         if self.token and scope["path"] not in OPEN and not self._has_token(scope, headers):
             return problem(401, "The token is missing or wrong: send it as 'Authorization: Bearer TOKEN', or open the "
                                 "address that the program has printed.")  # fmt: skip
-        if any(word in scope["path"] for word in ("/file=http:", "/file=https:", "/proxy=")):
-            return problem(403, "This server fetches no addresses.")
+        path = scope["path"]
+        if path != "/" and not path.startswith(ROUTES):
+            return problem(404, f"There is no {path} here.")
+        _, is_file, name = path.partition("/gradio_api/file=")
+        if is_file and self._is_strange(name):
+            return problem(403, f"{name} was not handed in; this server reads and fetches nothing else.")
         length = headers.get("content-length", "0")
         return problem(413, self._long()) if length.isdigit() and int(length) > self.max_bytes else None
 
@@ -166,6 +186,8 @@ class _Body:
             sent = json.loads(b"".join(message.get("body", b"") for message in read) or b"null")
         except ValueError:
             return None  # the application says it better
+        except RecursionError:
+            return "What is nested so deeply"
         return next((path for path in _paths(sent) if is_meant(path)), None)
 
 
@@ -180,6 +202,13 @@ def _paths(node: Any) -> Iterator[str]:
             yield from _paths(each)
 
 
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
 async def _reply(send: Send, status: int, body: dict[str, Any], **headers: str) -> None:
     data = json.dumps(body).encode() if body else b""
     told = {**HEADERS, "content-type": "application/json", "content-length": str(len(data)), **headers}
@@ -189,11 +218,13 @@ async def _reply(send: Send, status: int, body: dict[str, Any], **headers: str) 
 
 
 def checked_token(host: str, token: str | None) -> str | None:
-    """The token, which an address that others reach must have.
+    """The token, which an address that others reach must have; an empty one is none.
 
     Raises:
-        UserError: it has none.
+        UserError: it has none, or one that addresses and cookies cannot carry.
     """
-    if token is None and host not in LOOPBACK:
+    if not token and host not in LOOPBACK:
         raise UserError(f"Others can reach {host}: give a --token, or leave --host out to serve this machine alone.")
-    return token
+    if token and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
+        raise UserError("The token may hold letters, digits and . _ ~ - alone; give another --token.")
+    return token or None

@@ -25,7 +25,7 @@ from sspir.app.fields import (
 from sspir.app.markup import duration, image, sentences
 from sspir.app.queue import LeftError
 from sspir.app.restorer import Restored, Restorer
-from sspir.app.session import OLD, Session, Sessions
+from sspir.app.session import Session, Sessions
 from sspir.errors import UserError
 from sspir.images.io import photo_suffixes
 from sspir.images.panel import to_pil
@@ -45,7 +45,7 @@ def mounted(app: FastAPI, restorer: Restorer, folder: Path) -> FastAPI:
     """
     results = folder / "results"
     gr.set_static_paths([results])  # served from where they are: Gradio's copies would outlive the page
-    blocks = Page(restorer, Sessions(results)).blocks()
+    blocks = Page(restorer, Sessions(results, folder / "gradio")).blocks()
     gr.mount_gradio_app(
         app,
         blocks,
@@ -80,7 +80,7 @@ class Page:
 
     def blocks(self) -> gr.Blocks:
         """The page."""
-        with gr.Blocks(title="sspir", analytics_enabled=False, delete_cache=(60, OLD)) as blocks:
+        with gr.Blocks(title="sspir", analytics_enabled=False) as blocks:
             gr.HTML("<h1>Restore photos</h1>", elem_id="title")
             with gr.Row():
                 with gr.Column(scale=2):
@@ -128,7 +128,7 @@ class Page:
     def take(self, request: gr.Request, files: list[str] | None) -> list[Any]:
         """Take photos and show them."""
         session = self._session(request)
-        session.take(files or [])
+        session.take(files or [], self.restorer.max_pixels)
         names = [photo.name for photo in session.photos]
         several, worded = len(names) > 1, not self.model.is_peer
         words = [
@@ -136,7 +136,7 @@ class Page:
             gr.update(value=[[name, ""] for name in names], visible=worded and several),
         ]
         refused = sentences(f"{name}: {sentence}" for name, sentence in session.refused.items())
-        looks = refused + (session.looks() if names else _NOTHING)
+        looks = refused + (session.looks if names else _NOTHING)
         return [*words, "", gr.update(interactive=bool(names)), looks, *_HIDDEN]
 
     def describe(self, request: gr.Request, files: list[str] | None) -> list[Any]:
@@ -145,7 +145,10 @@ class Page:
         if self.model.is_peer or not session.photos:
             return [gr.skip()] * 2
         try:
-            captions = self.restorer.describe(session.photos).outcome()
+            if session.describing:
+                session.describing.cancel()
+            session.describing = self.restorer.describe(session.photos)
+            captions = session.describing.outcome()
         except (UserError, LeftError):
             return [gr.skip()] * 2
         if session.files != files:  # others were handed in meanwhile
@@ -154,8 +157,9 @@ class Page:
         rows = [[photo.name, captions[photo.name]] for photo in session.photos]
         return [gr.update(value="" if len(rows) > 1 else rows[0][1]), gr.update(value=rows)]
 
-    def add(self, files: list[str] | None, folder: list[str] | None) -> list[str]:
+    def add(self, request: gr.Request, files: list[str] | None, folder: list[str] | None) -> list[str]:
         """Add the pictures of a folder to the photos."""
+        self._session(request).uploaded |= {*(folder or [])}
         found = [path for path in folder or [] if path.lower().endswith(photo_suffixes())]
         return [*(files or []), *found]
 
@@ -170,7 +174,7 @@ class Page:
         if not session.photos:
             return ""
         try:
-            foreseen = self.restorer.foresee(session.photos, flags(self.model, *settings)).outcome()
+            foreseen = self.restorer.foresee(session.photos, flags(self.model, *settings))
         except (UserError, LeftError) as error:
             return sentences([str(error)])
         told = [
@@ -179,7 +183,7 @@ class Page:
         ]
         if (more := len(foreseen.sizes) - _SHOWN) > 0:
             told.append(f"and {more} others")
-        if foreseen.sizes:
+        if foreseen.seconds:
             told.append(f"About {foreseen.duration()}, {foreseen.source}.")
         refused = sentences(f"{job.name} would fail: {sentence}" for job, sentence in foreseen.refused)
         return refused + "".join(f"<div>{escape(text)}</div>" for text in told)
@@ -192,29 +196,39 @@ class Page:
         """Restore photos; what comes first is the result, of a single photo. Programs call it by these names."""
         session, started = self._session(request), time.monotonic()
         if files != session.files:  # of a program, which has not handed them in before
-            session.take(files or [])
-        names = [photo.name for photo in session.photos]
+            session.take(files or [], self.restorer.max_pixels)
+            if not session.photos:
+                told = " ".join(f"{name}: {sentence}" for name, sentence in session.refused.items())
+                raise gr.Error(told or "There is no photo to restore.")
+        photos = session.photos
+        names = [photo.name for photo in photos]
         words = {names[0]: caption} if len(names) == 1 else {row[0]: row[1] for row in captions}
         words = {name: text for name, text in words.items() if text or session.described}
-        busy, idle = (_buttons(False, True), _buttons(True, False))
+        busy, idle, ticket = _buttons(False, True), _buttons(True, False), None
         try:
             chosen = flags(
                 self.model, rule, size, fidelity, max_side, samples, seed, sampler, steps, guidance, negative, form
             )
-            ticket = session.ticket = self.restorer.restore(session.photos, words, chosen, session.renewed())
+            if session.busy:
+                raise UserError("This page is restoring already; cancel that first.")
+            folder = session.new_folder()
+            ticket = self.restorer.restore(photos, words, chosen, folder, views=True)
+            session.begin(ticket, folder)
             yield [*_HIDDEN, self._progress(session, started), *busy]
             while not ticket.wait(LOOK):
                 yield [*[gr.skip()] * 6, self._progress(session, started), *[gr.skip()] * 2]
-            done, failed = ticket.outcome()
-            session.show(done)
+            session.done, failed = ticket.outcome()
             results = self._shown(session, self.restorer.command(names, chosen, words))
         except LeftError:
-            yield [*_HIDDEN, "<p role='status'>Cancelled.</p>" + session.looks(), *idle]
+            yield [*_HIDDEN, "<p role='status'>Cancelled.</p>" + session.looks, *idle]
         except Exception as error:  # told on the page, whatever it is
             told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            yield [*_HIDDEN, sentences([told]) + session.looks(), *idle]
+            yield [*_HIDDEN, sentences([told]) + session.looks, *idle]
         else:
-            yield [*results, _summary(done, failed), *idle]
+            yield [*results, _summary(session.done, failed), *idle]
+        finally:
+            if session.ticket is ticket and ticket is not None:
+                ticket.cancel()  # where whoever asked has left; it is too late otherwise
 
     def _progress(self, session: Session, started: float) -> str:
         """How far a restoration is, and how it looks by now."""
@@ -222,10 +236,10 @@ class Page:
         assert ticket
         if place := ticket.place:
             ahead = "one restoration is" if place == 1 else f"{place} restorations are"
-            return f"<p role='status'>Waiting: {ahead} before yours.</p>{session.looks()}"
+            return f"<p role='status'>Waiting: {ahead} before yours.</p>{session.looks}"
         share = ticket.share
         left = f", about {duration((time.monotonic() - started) * (1 - share) / share)} left" if share else ""
-        look = session.looks() if ticket.preview is None else image(to_pil(ticket.preview), "preview")
+        look = session.looks if ticket.preview is None else image(to_pil(ticket.preview), "preview")
         bar = f"<div class='bar'><div style='width: {share:.1%}'></div></div>"
         return f"<p role='status'>Restoring: {share:.0%}{left}</p>{bar}<div class='previews'>{look}</div>"
 
@@ -233,20 +247,22 @@ class Page:
         if not session.done:
             return _HIDDEN
         several = len(session.done) > 1
-        first, _ = session.done[0]
+        first = session.done[0]
         everything = session.archive(command) if several or first.trust else None
         return [
             gr.update(value=str(first.path), visible=not several),
             gr.update(value=everything and str(everything), visible=everything is not None),
             gr.update(value=session.pair(False), visible=True),
             gr.update(value=RESULT, visible=first.trust is not None),
-            gr.update(value=[(str(each.path), each.name) for each, _ in session.done], visible=several),
+            gr.update(value=[(str(each.views["restored"]), each.name) for each in session.done], visible=several),
             gr.update(value=command, visible=True),
         ]
 
     def choose(self, request: gr.Request, chosen: gr.SelectData, shown: str) -> Any:
         """Show another result."""
         session = self._session(request)
+        if chosen.index >= len(session.done):  # those of before
+            return gr.skip()
         session.chosen = chosen.index
         return gr.update(value=session.pair(shown == TRUST))
 

@@ -159,10 +159,23 @@ class Queue:
             if self._closed:
                 raise UserError("The program is ending; start it again.")
             if counts and sum(each.counts for each in self._waiting) >= self.most:
-                raise FullError(self.most, max(1.0, self._seconds))
+                raise self._full()
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
+
+    def require_room(self) -> None:
+        """Refuse what would find no place.
+
+        Raises:
+            FullError: too many wait.
+        """
+        with self._changed:
+            if sum(each.counts for each in self._waiting) >= self.most:
+                raise self._full()
+
+    def _full(self) -> FullError:
+        return FullError(self.most, max(1.0, self._seconds * (1 + len(self._waiting))))
 
     def place(self, ticket: Ticket) -> int:
         """See `Ticket.place`."""
@@ -200,5 +213,6 @@ class Queue:
             ticket.run()
             with self._changed:
                 self._running = None
-                self._seconds = (self._seconds + time.monotonic() - started) / 2
+                if ticket.counts and ticket.error is None:
+                    self._seconds = (self._seconds + time.monotonic() - started) / 2
             del ticket  # whose result is somebody else's by now

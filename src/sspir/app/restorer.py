@@ -1,12 +1,16 @@
 """What the page and the HTTP endpoint ask for: captions, an estimate, restored photos."""
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from torch import Tensor
+from torch.nn import functional as F
 
 from sspir.app.queue import Queue, Ticket
 from sspir.errors import UserError
@@ -21,6 +25,9 @@ from sspir.restoring.runner import JobRunner, Request
 from sspir.sampling.pipeline import RestorationPipeline
 
 CAPTIONS, RESTORED = "captions.jsonl", "restored"
+VIEW = 16_000_000
+"""Pixels of a picture for the screen."""
+_ANY = 2**62  # pixels: of our own results
 DIM = 0.35
 """Brightness of the picture under its trust map."""
 
@@ -49,6 +56,7 @@ class Restored:
         seconds: that it took.
         warnings: sentences about what went differently than asked.
         trust: of several samples, the map of where they differ.
+        views: pictures for the screen, see `Restorer.restore`: "given", "restored" and of samples "trust".
     """
 
     name: str
@@ -58,6 +66,7 @@ class Restored:
     seconds: float
     warnings: list[str] = field(default_factory=list)
     trust: Path | None = None
+    views: dict[str, Path] = field(default_factory=dict)
 
 
 class Restorer:
@@ -69,6 +78,7 @@ class Restorer:
         request_of: flags of `sspir restore` -> how they have photos restored; raises `UserError`.
         model: flags of `sspir restore` that name the model, for the command that is shown.
         max_pixels: larger photos are refused.
+        batch: photos of one size that are restored together.
     """
 
     def __init__(
@@ -78,11 +88,12 @@ class Restorer:
         request_of: Callable[[list[str]], Request],
         model: Sequence[str],
         max_pixels: int,
+        batch: int = 1,
     ) -> None:
         self.pipeline = pipeline
         self.queue = queue
         self.model = list(model)
-        self.max_pixels = max_pixels
+        self.max_pixels, self.batch = max_pixels, batch
         self._request_of = request_of
         self._rates: dict[str, float] = {}  # settings as text -> seconds per pixel
 
@@ -104,7 +115,8 @@ class Restorer:
 
     def command(self, photos: Sequence[str], settings: Mapping[str, str], captions: Mapping[str, str]) -> str:
         """The `sspir restore` command that does the same; captions of several photos are in a file beside it."""
-        words = ["sspir", "restore", *photos, "--out", RESTORED, *self.model, *flags_of(settings)]
+        files = [f"./{photo}" if photo.startswith("-") else photo for photo in photos]
+        words = ["sspir", "restore", *files, "--out", RESTORED, *self.model, *flags_of(settings)]
         if len(photos) == 1:
             words += [f"--caption={text}" for text in captions.values()]
         elif captions:
@@ -124,23 +136,35 @@ class Restorer:
 
         return self.queue.submit(work, counts=False)
 
-    def foresee(self, photos: Sequence[Path], settings: Mapping[str, str]) -> Ticket:
-        """Queue a job that estimates what restoring takes; its result is a `Forecast`. `settings` as of `request`."""
+    def foresee(self, photos: Sequence[Path], settings: Mapping[str, str]) -> Forecast:
+        """Estimate what restoring takes; `settings` as of `request`.
+
+        How fast the model is under settings of a kind is tried once, when nobody else restores; as long as that is not
+        known, `rate` and `seconds` are 0.
+        """
         request = self.request(settings)
         alike = json.dumps({**request.record, "seed": None, "scale": None})
 
-        def work(ticket: Ticket) -> Forecast:
+        def work(ticket: Ticket, rate: float | None) -> Forecast:
             with TemporaryDirectory() as folder:
                 jobs, runner = self._runner(photos, {}, settings, request, Path(folder), ticket)
-                foreseen = forecast(runner, jobs, self._rates.get(alike))
-            if foreseen.rate:
-                self._rates[alike] = foreseen.rate
+                foreseen = forecast(runner, jobs, rate)
             return replace(foreseen, refused=[(job, _without_folders(text, photos)) for job, text in foreseen.refused])
 
-        return self.queue.submit(work, counts=False)
+        if (rate := self._rates.get(alike)) is None and not len(self.queue):
+            foreseen: Forecast = self.queue.submit(lambda ticket: work(ticket, None), counts=False).outcome()
+            if foreseen.rate:
+                self._rates[alike] = foreseen.rate
+            return foreseen
+        return work(Ticket(self.queue, lambda ticket: None), rate or 0.0)
 
     def restore(
-        self, photos: Sequence[Path], captions: Mapping[str, str], settings: Mapping[str, str], folder: Path
+        self,
+        photos: Sequence[Path],
+        captions: Mapping[str, str],
+        settings: Mapping[str, str],
+        folder: Path,
+        views: bool = False,
     ) -> Ticket:
         """Queue a job that restores photos; its result is a list of `Restored`, and name -> sentence of
         those that failed.
@@ -150,6 +174,7 @@ class Restorer:
             captions: name of a photo -> words; where there are none the captioner is asked.
             settings: see `request`.
             folder: for the results.
+            views: whether pictures for the screen are made of them, too.
         """
         request = self.request(settings)
 
@@ -159,6 +184,10 @@ class Restorer:
             done = [_restored(job, runner, request) for job in jobs if job.name not in failed]
             lines = [json.dumps({"file_name": each.name, "caption": each.caption}, ensure_ascii=False) for each in done]
             write_text(folder / CAPTIONS, "".join(f"{line}\n" for line in lines))
+            places = {photo.name: photo for photo in photos}
+            for number, each in enumerate(done) if views else ():
+                ticket.check()
+                done[number] = replace(each, views=_views(places[each.name], each, folder / "views"))
             return done, failed
 
         return self.queue.submit(work)
@@ -178,7 +207,8 @@ class Restorer:
             request,
             Journal(folder, JOURNAL),
             lambda job: captions.get(job.name),
-            max_pixels=self.max_pixels,
+            self.batch,
+            self.max_pixels,
             on_progress=lambda share, step: ticket.on_step(share / len(jobs), step),
         )
 
@@ -204,21 +234,26 @@ def _restored(job: Job, runner: JobRunner, request: Request) -> Restored:
     )
 
 
-def write_views(photo: Path, restored: Restored, folder: Path) -> dict[str, Path]:
-    """Write what the page shows of a result: "given", the photo at the result's size, and of samples "trust".
-
-    Args:
-        photo: that was restored.
-        restored: what became of it.
-        folder: for the pictures.
-    """
+def _views(photo: Path, restored: Restored, folder: Path) -> dict[str, Path]:
+    """Write what the page shows of a result, in a size for the screen: "given", "restored", and of samples "trust"."""
     width, height = restored.size
-    given = upscale(read_image(photo).tensor()[None], (height, width))[0]
-    views = {"given": folder / f"{restored.path.name}.given.png"}
-    write_image(views["given"], to_picture(given))
+    shrink = min(1.0, math.sqrt(VIEW / (width * height)))
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    shown = {
+        "given": upscale(read_image(photo).tensor()[None], size)[0],
+        "restored": _resized(read_image(restored.path, _ANY).tensor()[None], size)[0],
+    }
     if restored.trust:
-        views["trust"] = folder / f"{restored.path.name}.trust.png"
-        dim = (read_image(restored.path).tensor().mean(dim=0, keepdim=True) * DIM).expand(3, -1, -1)
-        over = dim + read_image(restored.trust).tensor() * (1 - DIM)
-        write_image(views["trust"], to_picture(over))
-    return views
+        dim = (shown["restored"].mean(dim=0, keepdim=True) * DIM).expand(3, -1, -1)
+        shown["trust"] = dim + _resized(read_image(restored.trust, _ANY).tensor()[None], size)[0] * (1 - DIM)
+    places = {name: folder / f"{restored.path.name}.{name}.png" for name in shown}
+    for name, view in shown.items():
+        write_image(places[name], to_picture(view))
+    return places
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 3, H, W) in another size, as it is where that is its own."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

@@ -10,7 +10,9 @@ from sspir.commands.parser import Parser
 from sspir.commands.restore_flags import add_machine, add_weights, parser
 from sspir.commands.restore_model import load, models_of, request_of
 from sspir.errors import UserError
-from sspir.numbers import COUNT, LIMIT
+from sspir.numbers import COUNT, LIMIT, Numbers
+
+PORT = Numbers(int, 1, 65535)
 
 EXAMPLES = """examples:
   a page for this machine alone, with the small model that comes along:
@@ -56,13 +58,15 @@ class _EndedError(BaseException):
 
 
 def _end(number: int, frame: Any) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # once is enough: cleaning up is not interrupted
     raise _EndedError(number)
 
 
 def _of_the_server(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine alone)")
-    add("--port", type=COUNT, default=7860, help="default 7860")
+    add("--port", type=PORT, default=7860, help="default 7860")
     add("--token", default=os.environ.get("SSPIR_TOKEN"), help="that every request must carry (default: none)")
     add("--max-pixels", type=COUNT, default=50, metavar="M", help="refuse photos over M megapixels (default 50)")
     add(
@@ -96,7 +100,7 @@ def _serve(options: argparse.Namespace, arguments: list[str]) -> None:
             return request_of(_of_restore([*model, *settings]), pipeline)
 
         with Queue(options.queue) as queue:
-            restorer = Restorer(pipeline, queue, request, model, options.max_pixels * 1_000_000)
+            restorer = Restorer(pipeline, queue, request, model, options.max_pixels * 1_000_000, options.batch)
             app = mounted(endpoint(restorer, folder), restorer, folder)
             guard = Guard(app, options.host, token, options.max_upload * 1_000_000, folder)
             serve(guard, queue, taken, token)
