@@ -32,7 +32,7 @@ test-slow: setup  ## run the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)
 
 test-app: setup  ## run the tests of the page and the endpoint, in a real browser: two minutes
-	$(PYTHON) -m pytest -m 'not slow' tests/app $(ARGS)
+	$(PYTHON) -m pytest -n 2 -m 'not slow' tests/app $(ARGS)
 
 # Without `setup`, which asks the network: PYTHON=python3 takes an environment that has all that is needed
 test-gpu:  ## run the tests that take a GPU, or two

@@ -4,12 +4,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from sspir.errors import UserError
-from sspir.sampling.loop import Step
+
+if TYPE_CHECKING:  # trouble at the start is told before torch is imported
+    from torch import Tensor
+
+    from sspir.sampling.loop import Step
 
 
 class FullError(UserError):
@@ -82,7 +84,7 @@ class Ticket:
         self._left.set()
         self._queue.drop(self)
 
-    def on_step(self, share: float, step: Step) -> None:
+    def on_step(self, share: float, step: "Step") -> None:
         """What a restoration calls after each step; `share` as of `JobRunner`.
 
         Raises:
