@@ -6,11 +6,15 @@ from contextlib import suppress
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from sspir.images.io import ImageError, read_image
+
+if TYPE_CHECKING:
+    from sspir.app.restorer import Restored
 
 SIDE = 384
 """Pixels of the longer side of a small picture."""
@@ -46,3 +50,10 @@ def looks(photos: Sequence[Path]) -> str:
             eight_bit = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
             shown.append(image(Image.fromarray(eight_bit), photo.name))
     return f"<div class='previews'>{''.join(shown)}</div>"
+
+
+def summary(done: "Sequence[Restored]", failed: dict[str, str]) -> str:
+    """What was restored, what was different, and what failed."""
+    told = f"<p role='status'>{len(done)} restored in {duration(sum(each.seconds for each in done))}.</p>"
+    notes = sentences((f"{each.name}: {text}" for each in done for text in each.warnings), "note")
+    return (told if done else "") + notes + sentences(f"{name} failed: {text}" for name, text in failed.items())

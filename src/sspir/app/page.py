@@ -1,7 +1,7 @@
 """The page: photos in, words and settings beside them, before and after."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from sspir.app.fields import (
     settings_of,
     words_of,
 )
-from sspir.app.markup import duration, image, sentences
+from sspir.app.markup import duration, image, sentences, summary
 from sspir.app.queue import LeftError
-from sspir.app.restorer import Restored, Restorer
+from sspir.app.restorer import Restorer
 from sspir.app.session import Session, Sessions
 from sspir.errors import UserError
 from sspir.images.io import photo_suffixes
@@ -225,7 +225,7 @@ class Page:
             told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             yield [*_HIDDEN, sentences([told]) + session.looks, *idle]
         else:
-            yield [*results, _summary(session.done, failed), *idle]
+            yield [*results, summary(session.done, failed), *idle]
         finally:
             if session.ticket is ticket and ticket is not None:
                 ticket.cancel()  # where whoever asked has left; it is too late otherwise
@@ -292,10 +292,3 @@ _HIDDEN = [gr.update(visible=False)] * 6  # of the results
 
 def _buttons(go: bool, stop: bool) -> list[Any]:
     return [gr.update(interactive=go), gr.update(interactive=stop)]
-
-
-def _summary(done: Sequence[Restored], failed: dict[str, str]) -> str:
-    """What was restored, what was different, and what failed."""
-    told = f"<p role='status'>{len(done)} restored in {duration(sum(each.seconds for each in done))}.</p>"
-    notes = sentences((f"{each.name}: {text}" for each in done for text in each.warnings), "note")
-    return (told if done else "") + notes + sentences(f"{name} failed: {text}" for name, text in failed.items())
