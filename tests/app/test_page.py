@@ -15,26 +15,15 @@ import pytest
 from PIL import Image
 
 from tests.app.conftest import TOKEN, Server, wait_until
-from tests.needs import lacks, needs
+from tests.browser import chromium
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = needs("selenium.webdriver", "dev")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        lacks("no chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost")
-    options.binary_location = str(shutil.which("chromium"))
     folder = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.downloads = folder
-    yield driver
-    driver.quit()
+    with chromium("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost", downloads=folder) as driver:
+        driver.downloads = folder
+        yield driver
 
 
 @pytest.fixture

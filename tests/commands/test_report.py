@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sspir.__main__ import main
-from tests.needs import lacks, needs
+from tests.browser import chromium
 
 EVIL = "</script><script>document.title='stolen'</script><img src=x onerror=alert(1)>"
 
@@ -46,19 +46,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    webdriver = needs("selenium.webdriver", "dev")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        lacks("no chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.binary_location = str(shutil.which("chromium"))
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_window_size(1200, 1400)
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        driver.set_window_size(1200, 1400)
+        yield driver
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from torch import Tensor
-from torch.nn import functional as F
-
 from sspir.app.queue import Queue, Ticket
 from sspir.errors import UserError
 from sspir.files import Journal, write_text
@@ -22,6 +19,7 @@ from sspir.restoring.forecast import Forecast, forecast
 from sspir.restoring.jobs import JOURNAL, Job, find_jobs, side_files
 from sspir.restoring.peer import PeerPipeline
 from sspir.restoring.runner import JobRunner, Request
+from sspir.sampling.loop import Step
 from sspir.sampling.pipeline import RestorationPipeline
 
 CAPTIONS, RESTORED = "captions.jsonl", "restored"
@@ -129,7 +127,7 @@ class Restorer:
 
         def work(ticket: Ticket) -> dict[str, str]:
             with TemporaryDirectory() as folder:
-                jobs, runner = self._runner(photos, {}, {}, request, Path(folder), ticket)
+                jobs, runner = self._runner(photos, {}, {}, request, Path(folder))
                 for _ in runner.describe(jobs):
                     ticket.check()
                 return {job.name: runner.describer.of(job)[0] for job in jobs}
@@ -145,18 +143,18 @@ class Restorer:
         request = self.request(settings)
         alike = json.dumps({**request.record, "seed": None, "scale": None})
 
-        def work(ticket: Ticket, rate: float | None) -> Forecast:
+        def foreseen_at(rate: float | None) -> Forecast:
             with TemporaryDirectory() as folder:
-                jobs, runner = self._runner(photos, {}, settings, request, Path(folder), ticket)
+                jobs, runner = self._runner(photos, {}, settings, request, Path(folder))
                 foreseen = forecast(runner, jobs, rate)
             return replace(foreseen, refused=[(job, _without_folders(text, photos)) for job, text in foreseen.refused])
 
         if (rate := self._rates.get(alike)) is None and not len(self.queue):
-            foreseen: Forecast = self.queue.submit(lambda ticket: work(ticket, None), counts=False).outcome()
+            foreseen: Forecast = self.queue.submit(lambda ticket: foreseen_at(None), counts=False).outcome()
             if foreseen.rate:
                 self._rates[alike] = foreseen.rate
             return foreseen
-        return work(Ticket(self.queue, lambda ticket: None), rate or 0.0)
+        return foreseen_at(rate or 0.0)
 
     def restore(
         self,
@@ -199,9 +197,14 @@ class Restorer:
         settings: Mapping[str, str],
         request: Request,
         folder: Path,
-        ticket: Ticket,
+        ticket: Ticket | None = None,
     ) -> tuple[list[Job], JobRunner]:
         jobs = find_jobs([str(photo) for photo in photos], folder / RESTORED, settings.get("format"))
+
+        def on_progress(share: float, step: Step) -> None:
+            if ticket:
+                ticket.on_step(share / len(jobs), step)
+
         return jobs, JobRunner(
             self.pipeline,
             request,
@@ -209,7 +212,7 @@ class Restorer:
             lambda job: captions.get(job.name),
             self.batch,
             self.max_pixels,
-            on_progress=lambda share, step: ticket.on_step(share / len(jobs), step),
+            on_progress,
         )
 
 
@@ -241,19 +244,12 @@ def _views(photo: Path, restored: Restored, folder: Path) -> dict[str, Path]:
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     shown = {
         "given": upscale(read_image(photo).tensor()[None], size)[0],
-        "restored": _resized(read_image(restored.path, _ANY).tensor()[None], size)[0],
+        "restored": upscale(read_image(restored.path, _ANY).tensor()[None], size)[0],
     }
     if restored.trust:
         dim = (shown["restored"].mean(dim=0, keepdim=True) * DIM).expand(3, -1, -1)
-        shown["trust"] = dim + _resized(read_image(restored.trust, _ANY).tensor()[None], size)[0] * (1 - DIM)
+        shown["trust"] = dim + upscale(read_image(restored.trust, _ANY).tensor()[None], size)[0] * (1 - DIM)
     places = {name: folder / f"{restored.path.name}.{name}.png" for name in shown}
     for name, view in shown.items():
         write_image(places[name], to_picture(view))
     return places
-
-
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, H, W) in another size, as it is where that is its own."""
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

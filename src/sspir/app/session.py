@@ -88,8 +88,10 @@ class Session:
         self.ticket, self.done, self.chosen = ticket, [], 0
         if before:
             shutil.rmtree(before, ignore_errors=True)
-        if self.closed:
-            self.close()
+        if self.closed:  # meanwhile
+            ticket.cancel()
+            ticket.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def pair(self, trust: bool) -> tuple[str, str]:
         """Before and after: the photo at its result's size, and the result or its trust map."""

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         raise UserError("The page needs packages that are not here; install them: pip install 'sspir[app]'.") from error
     before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _serve(options, arguments)
+        _serve(options)
     except _EndedError as ended:
         sys.stderr.write("\nEnded; photos and results that were here are deleted.\n")
         return 128 + ended.number
@@ -80,7 +80,7 @@ def _of_the_server(group: "argparse._ArgumentGroup") -> None:
     add("--queue", type=COUNT, default=8, metavar="N", help="restorations that may wait (default 8)")
 
 
-def _serve(options: argparse.Namespace, arguments: list[str]) -> None:
+def _serve(options: argparse.Namespace) -> None:
     from sspir.app.guard import Guard, checked_token
     from sspir.app.server import listen, own_folder, serve
 
