@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sspir.errors import UserError
+from sspir.models.replay import replayed
 
 
 class NoImageEncoder(ModelMixin, ConfigMixin):
@@ -62,3 +63,10 @@ def encoder_of(module: nn.Module) -> nn.Module:
     """Return an image encoder that keeps its own configuration unchanged; wrap any other module in `PlainEncoder`."""
     is_diffusers = isinstance(module, ModelMixin) and hasattr(module, "_internal_dict")  # by register_to_config
     return module if is_diffusers or isinstance(module, PreTrainedModel | PlainEncoder) else PlainEncoder(module)
+
+
+@replayed
+def tokens_of(image_encoder: nn.Module, images: Tensor) -> Tensor:
+    """Tokens (B, L, D) of images (B, 3, H, W) in [0, 1]."""
+    tokens: Tensor = image_encoder(images)
+    return tokens

@@ -20,6 +20,7 @@ from sspir.device import sent
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
 from sspir.models.offload import execution_device
+from sspir.models.replay import replayed
 from sspir.pretrained.load import load_transformers
 
 CHUNK = 75
@@ -154,6 +155,7 @@ def _warn_of_length(tokens: int, kept: int) -> None:
     logging.getLogger(__name__).warning("A caption of %d tokens was cut to its first %d.", tokens, kept)
 
 
+@replayed
 def encode_ids(text_encoder: Any, ids: Tensor) -> Tensor:
     """Embed the ids (B, 75 m + 2) of `caption_ids`.
 

@@ -23,6 +23,7 @@ from sspir.models.blocks import (
     texts_of,
 )
 from sspir.models.offload import fetch
+from sspir.models.replay import replayed
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 
 Processor = StructureProcessor | NoProcessor
@@ -132,6 +133,7 @@ class ControlledUNet(nn.Module):
             nn.Module.to(unet, getattr(torch, dtype))
         return cls(unet, control, processor, unet_image, control_image, unet_pixel, train_unet)
 
+    @replayed
     def structure(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Structure prior of an image, once per image.
 
@@ -208,6 +210,7 @@ class ControlledUNet(nn.Module):
         noise: Tensor = net.conv_out(net.conv_act(net.conv_norm_out(hidden)))
         return noise
 
+    @replayed
     def predict(
         self,
         sample: Tensor,

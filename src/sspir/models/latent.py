@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.models.offload import fetch
+from sspir.models.replay import replayed
 from sspir.models.tiling import tiled
 from sspir.moved import old_names_of
 
@@ -38,15 +39,9 @@ def encode_latents(
         (B, C, H / factor, W / factor) in the dtype of `images`.
     """
     fetch(vae)
-
-    def moments(tiles: list[Tensor]) -> Tensor:
-        encoded = vae.encode(tiles[1])
-        parameters: Tensor = encoded.latent_dist.parameters if "latent_dist" in encoded else encoded.latents
-        return parameters
-
     pixels, factor = (2 * images - 1).to(vae.dtype), factor_of(vae)
     places = pixels.new_empty(len(pixels), 0, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
-    latents = _tiled(moments, [places, pixels], tile)
+    latents = _tiled(lambda tiles: _moments(vae, tiles[1]), [places, pixels], tile)
     if latents.shape[1] == 2 * channels_of(vae):  # mean and logarithm of the variance
         latents = DiagonalGaussianDistribution(latents).sample(generator)
     shift = vae.config.get("shift_factor") or 0.0
@@ -66,11 +61,25 @@ def decode_latents(vae: Any, latents: Tensor, tile: int | None = None) -> Tensor
     unscaled = (latents / vae.config.get("scaling_factor", 1.0) + shift).to(vae.dtype)
     factor = factor_of(vae)
     if tile is None or max(unscaled.shape[-2:]) <= tile:
-        images: Tensor = vae.decode(unscaled).sample
+        images = _decoded(vae, unscaled)
     else:  # tiles are measured in the values that come out
         places = unscaled.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-        images = _tiled(lambda tiles: vae.decode(tiles[0][..., ::factor, ::factor]).sample, [places], tile * factor)
+        images = _tiled(lambda tiles: _decoded(vae, tiles[0][..., ::factor, ::factor]), [places], tile * factor)
     return (images / 2 + 0.5).to(latents.dtype)
+
+
+@replayed
+def _moments(vae: Any, pixels: Tensor) -> Tensor:
+    """Mean and logarithm of the variance of the latents of images in [-1, 1]; of some autoencoders the mean alone."""
+    encoded = vae.encode(pixels)
+    parameters: Tensor = encoded.latent_dist.parameters if "latent_dist" in encoded else encoded.latents
+    return parameters
+
+
+@replayed
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    images: Tensor = vae.decode(latents).sample
+    return images
 
 
 def _tiled(function: Callable[[list[Tensor]], Tensor], images: list[Tensor], tile: int | None) -> Tensor:

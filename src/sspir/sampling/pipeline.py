@@ -21,12 +21,14 @@ from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.refine import RefineLayer
+from sspir.models.replay import Replays
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole, unmapped
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.output import RestorationOutput, as_type, grouped
+from sspir.sampling.precision import networks_of
 from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.words import with_words_of_diffusers
@@ -34,8 +36,7 @@ from sspir.sampling.words import with_words_of_diffusers
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
 ABSENT = (NoAttention, NoControlNet, NoProcessor)
-# Those that a saved pipeline can name, as they need no weights.
-WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}
+WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}  # what a saved one names
 
 
 class RestorationPipeline(DiffusionPipeline):
@@ -101,6 +102,7 @@ class RestorationPipeline(DiffusionPipeline):
         )  # fmt: skip
         self.register_to_config(residual=residual, scale=scale, captioner=captioner, one_step=one_step, noised=noised)
         self.sampler = Sampler(**(sampler or {}))
+        self.replays: Replays | None = Replays()  # None launches every step anew
         self.captioner: Captioner = WEIGHTLESS.get(captioner, NoCaption)()
         self.backbone = ControlledUNet(
             unet,
@@ -178,7 +180,7 @@ class RestorationPipeline(DiffusionPipeline):
         settings = self.settings(**changes)
         for photo in photos:
             if isinstance(photo, str | Path):
-                require_room(photo, self._scale(scale), self.max_output_pixels)
+                require_room(photo, self.config.scale if scale is None else scale, self.max_output_pixels)
         images = [to_tensor(photo)[0] for photo in photos]
         sizes = [self.size_of(image, scale) for image in images]
         texts = captions_of(self, images, captions, scale, captioner_input)
@@ -235,8 +237,7 @@ class RestorationPipeline(DiffusionPipeline):
         Raises:
             UserError: the weights are offloaded layer by layer.
         """
-        parts = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
-        if any(parameter.is_meta for part in parts for parameter in part.parameters()):
+        if any(parameter.is_meta for part in networks_of(self) for parameter in part.parameters()):
             raise UserError("Weights that are offloaded layer by layer cannot be saved; call remove_all_hooks() first.")
         super().save_pretrained(*arguments, **settings)
 
@@ -246,11 +247,8 @@ class RestorationPipeline(DiffusionPipeline):
         Raises:
             UserError: they have more than `max_output_pixels`.
         """
-        return enlarged((lq.shape[-2], lq.shape[-1]), self._scale(scale), self.max_output_pixels)
-
-    def _scale(self, scale: float | Size | None) -> float | Size:
-        kept: float = self.config.scale
-        return kept if scale is None else scale
+        wanted = self.config.scale if scale is None else scale
+        return enlarged((lq.shape[-2], lq.shape[-1]), wanted, self.max_output_pixels)
 
     def caption(self, lq: Tensor, size: tuple[int, int], captioner_input: str = "lq") -> list[str]:
         """Captions of lq (B, 3, h, w); `size` and `captioner_input` as of `sspir.sampling.look.look`."""

@@ -20,10 +20,14 @@ def autocast_of(device: torch.device) -> torch.autocast:
     return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
 
 
+def networks_of(pipeline: Any) -> list[torch.nn.Module]:
+    """The parts of a pipeline that hold weights."""
+    return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+
+
 def halves_of(pipeline: Any) -> list[Tensor]:
     """The weights of a pipeline that are held in less than float32."""
-    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    weights = [weight for part in parts for weight in chain(part.parameters(), part.buffers())]
+    weights = [weight for part in networks_of(pipeline) for weight in chain(part.parameters(), part.buffers())]
     return [weight for weight in weights if weight.is_floating_point() and weight.itemsize < 4]
 
 

@@ -1,5 +1,6 @@
 """One batch of images restored: priors once, the sampler's loop, decoding, colours; large images region by region."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
 from sspir.device import sent
+from sspir.encoders.base import tokens_of
 from sspir.encoders.text import encode_captions
 from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
@@ -18,7 +20,7 @@ from sspir.models.latent import channels_of, decode_latents, encode_latents, fac
 from sspir.sampling.back_projection import back_project
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
-from sspir.sampling.precision import autocast_of, halves_of, in_full, plain
+from sspir.sampling.precision import autocast_of, halves_of, in_full, networks_of, plain
 from sspir.sampling.preview import Colours
 from sspir.sampling.regions import Span, Upscaler, noise_at, spans_of
 from sspir.sampling.sampler import Sampler
@@ -73,7 +75,7 @@ class Restoration:
 
         Neither what is free at the moment nor the batch counts: the pictures would depend on them.
         """
-        parts = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        parts = networks_of(self.pipeline)
         weights = sum(each.numel() * each.element_size() for part in parts for each in part.parameters())
         return max(0, capacity_bytes(self.lq.device) - weights) / 2
 
@@ -104,7 +106,7 @@ class Restoration:
     def embed(self, images: Tensor) -> Tensor:
         """Image embeddings (B, L, D) of images (B, 3, H, W) in [0, 1]."""
         with plain(images.device):  # tiles ask for theirs from within the loop
-            tokens = self.pipeline.image_encoder(images.to(self.pipeline.image_encoder.dtype))
+            tokens = tokens_of(self.pipeline.image_encoder, images.to(self.pipeline.image_encoder.dtype))
             refined: Tensor = self.pipeline.refine(tokens.to(self.pipeline.refine.dtype))
         return refined.to(self.backbone.unet.dtype)
 
@@ -250,7 +252,8 @@ def restore_batch(
             restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step, autocast)
             return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
 
-    done = restored(autocast_of(lq.device))
+    with pipeline.replays.during(networks_of(pipeline)) if pipeline.replays else nullcontext():
+        done = restored(autocast_of(lq.device))
     if not _broken(done.images, lq):
         return done
     if len(lq) > 1:  # or what is sound would be computed in another precision than alone

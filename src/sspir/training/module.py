@@ -1,6 +1,7 @@
 """Training as a LightningModule: glue between the data, the denoiser and the pipeline that users get."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,12 +13,13 @@ from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.captioners.base import Captioner, captioner_of
-from sspir.encoders.base import encoder_of
+from sspir.encoders.base import encoder_of, tokens_of
 from sspir.encoders.text import TextEncoder
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import encode_latents, upscale
+from sspir.models.replay import Replays
 from sspir.models.structure_processor import StructureProcessor
 from sspir.objectives.base import Objective
 from sspir.objectives.diffusion import Diffusion
@@ -35,7 +37,7 @@ from sspir.training.checkpoint import (
 )
 from sspir.training.losses import RestorationLoss
 from sspir.training.parts import keep_still, require_fitting, require_one_step
-from sspir.training.strategy import ShardedStrategy, shard
+from sspir.training.strategy import ShardedStrategy, may_replay, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
 
@@ -67,6 +69,7 @@ class RestorationModule(pl.LightningModule):
             residuals refer, and which then stays as it is; none without such an image or supervision.
         freeze: patterns of weights that stay as they are, such as "backbone.processor.front.*".
         gradient_checkpointing: recompute activations in the backward pass.
+        capture: let a single GPU replay what it did for a shape, see `sspir.models.replay`.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
     """
@@ -92,6 +95,7 @@ class RestorationModule(pl.LightningModule):
         structure_steps: int = 0,
         freeze: Sequence[str] = (),
         gradient_checkpointing: bool = False,
+        capture: bool = True,
         scale: int = 4,
         seed: int = 0,
     ) -> None:
@@ -114,6 +118,8 @@ class RestorationModule(pl.LightningModule):
         self.caption_source = caption_source
         self.residual = residual
         self.structure_steps = structure_steps if backbone.processor.predicts_image and loss.supervises else 0
+        self.capture = capture and not gradient_checkpointing
+        self.replays: Replays | None = None
         self.scale = scale
         self.seed = seed
         self.config: dict[str, Any] = {}
@@ -164,24 +170,16 @@ class RestorationModule(pl.LightningModule):
     def pipeline(self) -> RestorationPipeline:
         """The pipeline that users get, around the modules as they are now."""
         return RestorationPipeline.from_parts(
-            self.backbone,
-            self.sampler,
-            vae=self.vae,
-            tokenizer=self.tokenizer,
-            text_encoder=self.text_model,
-            image_encoder=self.image_encoder,
-            refine=self.refine,
-            scheduler=self.noise_schedule,
-            residual=self.residual,
-            scale=self.scale,
-            captioner=type(self.captioner).__name__,
-            one_step=self.objective.one_step,
-            noised=self.objective.noised,
-        )
+            self.backbone, self.sampler, vae=self.vae, tokenizer=self.tokenizer, text_encoder=self.text_model,
+            image_encoder=self.image_encoder, refine=self.refine, scheduler=self.noise_schedule,
+            residual=self.residual, scale=self.scale, captioner=type(self.captioner).__name__,
+            one_step=self.objective.one_step, noised=self.objective.noised,
+        )  # fmt: skip
 
     def on_fit_start(self) -> None:
-        """Move what the objective holds to the device."""
+        """Move what the objective holds to the device, and let it replay steps where it can."""
         self.objective.to(self.device)
+        self.replays = Replays(training=True) if self.capture and may_replay(self.trainer) else None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Freeze the Processor's full-size image, to which residuals refer, after `structure_steps`."""
@@ -195,9 +193,10 @@ class RestorationModule(pl.LightningModule):
         if isinstance(processor, StructureProcessor) and self.global_step < self.structure_steps:
             losses = self.loss.structure([processor.full_size(lq)], batch.hq)
         else:
-            features, images = self.backbone.structure(lq)
-            losses = self.loss.structure(images, batch.hq)
-            losses |= self.objective.losses(self, batch, lq, features, images)
+            with self.replays.during() if self.replays else nullcontext():
+                features, images = self.backbone.structure(lq)
+                losses = self.loss.structure(images, batch.hq)
+                losses |= self.objective.losses(self, batch, lq, features, images)
         total = torch.stack(list(losses.values())).sum()
         logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
         self.log_dict({"loss/total": total.detach(), **logged, **self.objective.figures()}, batch_size=len(batch))
@@ -209,7 +208,7 @@ class RestorationModule(pl.LightningModule):
         captions = self.captioner(batch.hq if self.caption_source == "hq" else lq, batch.captions)
         dropped = [torch.rand((), generator=each).item() < self.caption_dropout for each in generators]
         captions = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
-        return self.text_encoder(captions).to(lq.dtype), self.image_encoder(lq).to(lq.dtype)
+        return self.text_encoder(captions).to(lq.dtype), tokens_of(self.image_encoder, lq).to(lq.dtype)
 
     @torch.no_grad()
     def latents(self, hq: Tensor, images: list[Tensor], generators: list[torch.Generator] | None = None) -> Tensor:

@@ -62,3 +62,9 @@ def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
     if isinstance(other, DTensor) and not isinstance(tensor, DTensor):
         return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
     return tensor.to(other.device)
+
+
+def may_replay(trainer: Any) -> bool:
+    """Whether a step may be replayed: on one GPU, with gradients of one batch, as the next batch overwrites them."""
+    alone = trainer.world_size == 1 and not isinstance(trainer.strategy, ShardedStrategy)
+    return alone and trainer.accumulate_grad_batches == 1 and trainer.strategy.root_device.type == "cuda"

@@ -115,6 +115,7 @@ class Validation(nn.Module):
             size: (H, W) of the result.
             ids: B names, which decide the noise.
         """
+        pipeline.replays = None  # few photos have one shape, and the memory is the training's
         try:
             restored = pipeline.restore(lq, captions, size, [sample_seed(0, 0, name) for name in ids])
         except BrokenError as error:
