@@ -1,0 +1,187 @@
+"""What a GPU replays is what it computed before, for other photos and after every change of the network."""
+
+import copy
+import logging
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sspir.models.replay import KEPT, Replays, replayed
+from sspir.sampling.pipeline import RestorationPipeline
+from sspir.training import module as training
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.run import find_checkpoint
+from tests.fake_graph import FakeGraph, fake_graphs
+from tests.pipelines import photo, tiny_pipeline
+from tests.runs import ONE_STEP, tiny_run
+
+
+@pytest.fixture(autouse=True)
+def graphs() -> Iterator[type[FakeGraph]]:
+    with fake_graphs() as made:
+        yield made
+
+
+@pytest.fixture
+def pipeline() -> RestorationPipeline:
+    pipeline = copy.deepcopy(tiny_pipeline())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def restored(pipeline: RestorationPipeline, seed: int = 0, height: int = 24, **changes: Any) -> Tensor:
+    settings = {"steps": 2, "guidance": 3.0, "start": 500, **changes}
+    return pipeline(photo(height, 20, seed), "a house", seed=seed, output_type="pt", **settings).images[0]
+
+
+def plainly(pipeline: RestorationPipeline, *arguments: Any, **settings: Any) -> Tensor:
+    kept, pipeline.replays = pipeline.replays, None
+    done = restored(pipeline, *arguments, **settings)
+    pipeline.replays = kept
+    return done
+
+
+def count(graphs: type[FakeGraph]) -> int:
+    return sum(graph.replays for graph in graphs.made)
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"tile": 8, "overlap": 2}, {"start": None}])
+def test_the_second_photo_of_a_shape_is_replayed_to_the_last_bit(
+    graphs: type[FakeGraph], pipeline: RestorationPipeline, changes: dict
+) -> None:
+    assert torch.equal(restored(pipeline, 0, **changes), plainly(pipeline, 0, **changes))
+    assert graphs.made == []
+    for seed in (1, 2):
+        before = count(graphs)
+        assert torch.equal(restored(pipeline, seed, **changes), plainly(pipeline, seed, **changes))
+        assert count(graphs) >= before + 6  # steps, structure, encoder, decoder, tokens of captions and of images
+
+
+def test_the_eighth_step_of_a_photo_is_replayed(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
+    assert torch.equal(restored(pipeline, steps=10), plainly(pipeline, steps=10))
+    assert [graph.replays for graph in graphs.made] == [3]
+
+
+def test_photos_of_ever_new_sizes_are_never_recorded(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
+    for height in range(16, 48, 8):
+        restored(pipeline, height=height, steps=1)
+    assert {function.__name__ for function, kept in pipeline.replays._recordings.items() if kept} == {"encode_ids"}
+
+
+def test_what_steps_return_is_not_overwritten_by_the_next(pipeline: RestorationPipeline) -> None:
+    seen: list[Tensor] = []
+    for seed in (0, 1):
+        seen.clear()
+        pipeline(photo(seed=seed), "", seed=seed, on_step=lambda step: seen.append(step.preview()), steps=3)
+    pipeline.replays = None
+    alone: list[Tensor] = []
+    pipeline(photo(seed=1), "", seed=1, on_step=lambda step: alone.append(step.preview()), steps=3)
+    assert all(map(torch.equal, seen, alone))
+
+
+def test_a_change_of_weights_is_seen(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
+    for seed in (0, 1):
+        restored(pipeline, seed)
+    made = len(graphs.made)
+    with torch.no_grad():
+        pipeline.unet.conv_out.weight.mul_(1.5)  # in its place: recordings read it there
+    assert torch.equal(restored(pipeline, 2), plainly(pipeline, 2))
+    assert len(graphs.made) == made
+    pipeline.in_dtype("bfloat16")  # other places
+    for seed in (3, 4):
+        assert torch.equal(restored(pipeline, seed), plainly(pipeline, seed))
+    assert len(graphs.made) > made
+
+
+def test_another_strength_is_another_recording(pipeline: RestorationPipeline) -> None:
+    for scale in (1.0, 0.5, 1.0, 0.5):
+        assert torch.equal(
+            restored(pipeline, 1, conditioning_scale=scale), plainly(pipeline, 1, conditioning_scale=scale)
+        )
+
+
+def test_nothing_is_recorded_of_a_network_that_waits_elsewhere(
+    graphs: type[FakeGraph], pipeline: RestorationPipeline
+) -> None:
+    pipeline.unet._hf_hook = type("Hook", (), {"pre_forward": staticmethod(lambda part: None)})()
+    for seed in (0, 1, 2):
+        restored(pipeline, seed)
+    assert graphs.made == []
+
+
+def test_copies_begin_anew(pipeline: RestorationPipeline) -> None:
+    for seed in (0, 1):
+        restored(pipeline, seed)
+    for copied in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline.replays))):
+        replays = copied.replays if isinstance(copied, RestorationPipeline) else copied
+        assert isinstance(replays, Replays) and not replays._recordings
+
+
+class Net(nn.Linear):
+    @replayed
+    def double(self, values: Tensor, factor: int = 2) -> Tensor:
+        return factor * self(values)
+
+    @replayed
+    def read(self, values: Tensor) -> float:
+        return self(values).sum().item()
+
+
+@torch.no_grad()
+def test_the_last_shapes_are_kept(graphs: type[FakeGraph]) -> None:
+    net, replays = Net(3, 3), Replays()
+    for _ in range(2):
+        for rows in range(1, KEPT + 2):
+            with replays.during([net]):
+                assert torch.equal(net.double(torch.ones(rows, 3)), 2 * net(torch.ones(rows, 3)))
+    (recordings,) = replays._recordings.values()
+    assert len(recordings) == KEPT and len(graphs.made) == KEPT + 1
+
+
+@torch.no_grad()
+def test_what_cannot_be_recorded_is_computed_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    net, replays = Net(3, 3), Replays()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            with replays.during([net]):
+                assert net.read(torch.ones(1, 3)) == net(torch.ones(1, 3)).sum().item()
+    (record,) = caplog.records
+    assert record.getMessage() == "read is not replayed: operation not permitted when stream is capturing"
+
+
+@torch.no_grad()
+def test_who_runs_out_of_memory_gets_what_recordings_hold() -> None:
+    net, replays = Net(3, 3), Replays()
+    for _ in range(2):
+        with replays.during([net]):
+            net.double(torch.ones(1, 3))
+    assert replays._recordings
+    with pytest.raises(torch.OutOfMemoryError), replays.during([net]):
+        raise torch.OutOfMemoryError
+    assert not replays._recordings
+
+
+@pytest.mark.parametrize(
+    "changes", [["module.structure_steps=1"], [*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"]]
+)
+def test_training_that_is_replayed_is_the_same_training(
+    graphs: type[FakeGraph], photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str]
+) -> None:
+    steps = ["trainer.max_steps=7", "schedule.num_training_steps=7", "trainer.limit_val_batches=0", *changes]
+    plain = tiny_run(tmp_path / "plain", photo_folder, *steps)
+    assert graphs.made == []
+    monkeypatch.setattr(training, "may_replay", lambda trainer: True)
+    made = tiny_run(tmp_path / "replayed", photo_folder, *steps)
+    losses = [{key: value for key, value in done.items() if key.startswith("loss/")} for done in (plain, made)]
+    assert losses[0] == losses[1] and losses[0]
+    states = [load_checkpoint(find_checkpoint(tmp_path / name, "last"))["state_dict"] for name in ("plain", "replayed")]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert max(graph.replays for graph in graphs.made) >= 4
+    off = len(graphs.made)
+    tiny_run(tmp_path / "off", photo_folder, *steps, "module.capture=false")
+    assert len(graphs.made) == off
