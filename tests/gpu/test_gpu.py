@@ -15,11 +15,12 @@ from pytorch_lightning.plugins import MixedPrecision
 from sspir.config.compose import config_root, load_choice
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.checkpoint import load_checkpoint
+from sspir.training.fit import train
 from sspir.training.run import build_module, find_checkpoint
 from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES, GPU
 from tests.pipelines import photo, tiny_pipeline
-from tests.runs import tiny_config, tiny_run
+from tests.runs import ONE_STEP, tiny_config, tiny_run
 
 BOTH = [pytest.param("cpu", marks=pytest.mark.slow), GPU]  # where the CPU repeats what other tests claim
 SAMPLERS = sorted(path.stem for path in (config_root() / "conf" / "sampler").glob("*.yaml"))
@@ -146,3 +147,58 @@ def test_a_gpu_attends_by_processors_of_diffusers(device: str, home: str) -> Non
     restored(pipeline)
     assert seen == {home}
     assert {type(part.processor).__module__.partition(".")[0] for part in parts} == {"diffusers"}  # put back
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.parametrize(("dtype", "levels"), [("float32", 0), ("bfloat16", 2)])
+@pytest.mark.parametrize("changes", [{}, {"guidance": 1.0, "steps": 1}, {"steps": 10}])
+def test_a_photo_that_is_replayed_is_the_same_photo(dtype: str, levels: int, changes: dict) -> None:
+    pipeline = pipeline_on("cuda").in_dtype(dtype)
+    replayed = [restored(pipeline, **changes) for _ in range(3)]
+    names = {function.__name__ for function, kept in pipeline.replays._recordings.items() if kept}
+    assert names == {"predict", "structure", "encode_ids", "tokens_of", "_moments", "_decoded"}
+    pipeline.replays = None
+    wanted = restored(pipeline, **changes)
+    for done in replayed:
+        differences = ((done - wanted).abs() * 255).flatten()
+        assert differences.quantile(0.999) <= levels
+    assert (replayed[0] - replayed[2]).abs().max() * 255 <= levels  # the first was launched
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("changes", [[], [*ONE_STEP, "objective.adversary.weight=0.1"]])
+def test_training_that_is_replayed_is_the_same_training(
+    photo_folder: Path, tmp_path: Path, precision: str, changes: list[str]
+) -> None:
+    steps = ["trainer.max_steps=8", "trainer.limit_val_batches=0", "module.structure_steps=0", *changes]
+    runs = [
+        trained(tmp_path / capture, photo_folder, "cuda", precision, *steps, f"module.capture={capture}")
+        for capture in ("true", "false")
+    ]
+    replayed, launched = (losses(run) for run in runs)
+    assert replayed == pytest.approx(launched, rel=1e-4 if precision == "32-true" else 1e-2)
+    marks = [load_checkpoint(find_checkpoint(run))["state_dict"] for run in runs]
+    assert all((marks[0][key] - marks[1][key]).abs().max() < 1e-3 for key in marks[0])
+
+
+class NoWait(pl.Callback):
+    """Lets no step wait for the device, once all is warm."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if trainer.global_step >= 5 else "default")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.parametrize("capture", [True, False])
+def test_no_training_step_waits_for_the_card(photo_folder: Path, tmp_path: Path, capture: bool) -> None:
+    changes = ["trainer.max_steps=9", "trainer.log_every_n_steps=50", "trainer.limit_val_batches=0", "captioner=none"]
+    changes += [f"trainer.accelerator={ACCELERATORS['cuda']}", f"module.capture={str(capture).lower()}"]
+    config = tiny_config(tmp_path, photo_folder, "module.structure_steps=0", "checkpoint_every=100", *changes)
+    try:
+        train(config, callbacks=[NoWait()])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -119,7 +119,8 @@ def test_copies_begin_anew(pipeline: RestorationPipeline) -> None:
         restored(pipeline, seed)
     for copied in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline.replays))):
         replays = copied.replays if isinstance(copied, RestorationPipeline) else copied
-        assert isinstance(replays, Replays) and not replays._recordings
+        assert isinstance(replays, Replays)
+        assert not replays._recordings
 
 
 class Net(nn.Linear):
@@ -140,7 +141,8 @@ def test_the_last_shapes_are_kept(graphs: type[FakeGraph]) -> None:
             with replays.during([net]):
                 assert torch.equal(net.double(torch.ones(rows, 3)), 2 * net(torch.ones(rows, 3)))
     (recordings,) = replays._recordings.values()
-    assert len(recordings) == KEPT and len(graphs.made) == KEPT + 1
+    assert len(recordings) == KEPT
+    assert len(graphs.made) == KEPT + 1
 
 
 @torch.no_grad()
@@ -178,7 +180,8 @@ def test_training_that_is_replayed_is_the_same_training(
     monkeypatch.setattr(training, "may_replay", lambda trainer: True)
     made = tiny_run(tmp_path / "replayed", photo_folder, *steps)
     losses = [{key: value for key, value in done.items() if key.startswith("loss/")} for done in (plain, made)]
-    assert losses[0] == losses[1] and losses[0]
+    assert losses[0] == losses[1]
+    assert losses[0]
     states = [load_checkpoint(find_checkpoint(tmp_path / name, "last"))["state_dict"] for name in ("plain", "replayed")]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert max(graph.replays for graph in graphs.made) >= 4

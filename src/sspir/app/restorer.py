@@ -76,7 +76,7 @@ class Restorer:
         request_of: flags of `sspir restore` -> how they have photos restored; raises `UserError`.
         model: flags of `sspir restore` that name the model, for the command that is shown.
         max_pixels: larger photos are refused.
-        batch: photos of one size that are restored together.
+        batch: photos of one size that are restored together; None as of `JobRunner`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Restorer:
         request_of: Callable[[list[str]], Request],
         model: Sequence[str],
         max_pixels: int,
-        batch: int = 1,
+        batch: int | None = 1,
     ) -> None:
         self.pipeline = pipeline
         self.queue = queue

@@ -124,7 +124,13 @@ def add_machine(group: "argparse._ArgumentGroup") -> None:
         metavar="auto|N|off",
         help="side of a tile in latent pixels, of a peer in the photo's; auto: from size and memory",
     )
-    add("--batch", type=COUNT, default=1, metavar="N", help="photos of one size at a time (default 1)")
+    add(
+        "--batch",
+        type=_batch,
+        default=1,
+        metavar="N|auto",
+        help="photos of one size at a time (default 1); auto: on a GPU as many as there is memory for",
+    )
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -221,6 +227,10 @@ def _start(text: str) -> int | str:
 def _colour(text: str) -> tuple[str, float]:
     mode, _, strength = text.partition(":")
     return mode, SHARE(strength or "1")
+
+
+def _batch(text: str) -> int | None:
+    return None if text == "auto" else COUNT(text)
 
 
 def _tile(text: str) -> int | str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sspir.images.exif import without_gps
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.room import Size, recorded, require_room
-from sspir.memory import peak_bytes, released, reset_peak
+from sspir.memory import free_bytes, peak_bytes, released, reset_peak
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files
@@ -31,6 +32,8 @@ from sspir.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[float, Step], object]
+_GAIN_BY_BATCHES = {"cuda"}
+_MOST, _SHARE = 16, 0.7  # photos together, and of the free memory
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class JobRunner:
         request: the settings.
         journal: of the output folder.
         caption_of: the caption of a job, None to ask the pipeline's captioner.
-        batch: photos of one size per run of the sampler.
+        batch: photos of one size per run of the sampler; None: on a GPU as many as there is memory for, by what was
+            measured of the photos before, else one.
         max_pixels: larger photos are refused.
         on_progress: called after each step with the share of a photo that was done since the last call, and the step.
     """
@@ -103,7 +107,7 @@ class JobRunner:
         request: Request,
         journal: Journal,
         caption_of: Callable[[Job], str | None] = lambda job: None,
-        batch: int = 1,
+        batch: int | None = 1,
         max_pixels: int = MAX_PIXELS,
         on_progress: OnProgress = lambda share, step: None,
     ) -> None:
@@ -112,6 +116,7 @@ class JobRunner:
         self.journal = journal
         self.caption_of = caption_of
         self.batch = batch
+        self._bytes_per_pixel = 0.0  # that restoring took at most, none before the first photo is restored
         self.max_pixels = max_pixels
         self.on_progress = on_progress
         self.describer = Describer(
@@ -147,7 +152,7 @@ class JobRunner:
         return self.describer([job for job in jobs if self.caption_of(job) is None])
 
     def _groups(self, jobs: Sequence[Job], failed: dict[str, str]) -> Iterator[list[Opened]]:
-        """Photos of one size, at most `batch` together, with few waiting for others of their size."""
+        """Photos of one size, as many as may go together, with few waiting for others of their size."""
         waiting: dict[tuple[int, ...], list[Opened]] = {}
         for job in jobs:
             try:
@@ -157,11 +162,22 @@ class JobRunner:
                 continue
             group = waiting.setdefault(tuple(opened.lq.shape), [])
             group.append(opened)
-            if len(group) == self.batch:
+            most = self._together(opened)
+            if len(group) >= most:
                 yield waiting.pop(tuple(opened.lq.shape))
-            elif sum(map(len, waiting.values())) >= 2 * self.batch:
+            elif sum(map(len, waiting.values())) >= 2 * most:
                 yield waiting.pop(next(iter(waiting)))
         yield from waiting.values()
+
+    def _together(self, opened: Opened) -> int:
+        """How many photos of one's size are restored together."""
+        if self.batch is not None:
+            return self.batch
+        device = self.pipeline._execution_device
+        needed = self._bytes_per_pixel * prod(self.pipeline.size_of(opened.lq, self.request.scale))
+        if device.type not in _GAIN_BY_BATCHES or not needed:
+            return 1
+        return max(1, min(_MOST, int(_SHARE * free_bytes(device) / needed)))
 
     def _open(self, job: Job) -> Opened:
         """Read a job's photo, unless its result would be too large."""
@@ -209,11 +225,12 @@ class JobRunner:
     def _restore(self, group: list[Opened], settings: Sampler | Tiles) -> None:
         device = self.pipeline._execution_device
         reset_peak(device)
-        started = time.monotonic()
+        held, started = peak_bytes(device), time.monotonic()
         lq = torch.stack([opened.lq for opened in group])
         size = self.pipeline.size_of(lq, self.request.scale)
         captions = [self._caption(opened) for opened in group]
         samples = [self._sample(lq, captions, size, number, settings) for number in range(self.request.samples)]
+        self._bytes_per_pixel = max(self._bytes_per_pixel, (peak_bytes(device) - held) / (len(group) * prod(size)))
         for index, opened in enumerate(group):
             images = torch.stack([sample.images[index] for sample in samples])
             warnings = [*opened.warnings, *(text for sample in samples for text in sample.warnings)]
