@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from sspir.config.compose import compose_config, load_choice
+from sspir.images.io import write_image
+from sspir.images.picture import Picture
 from sspir.memory import peak_bytes, reset_peak
 from sspir.pretrained.load import shapes_only
 from sspir.sampling.pipeline import RestorationPipeline
@@ -63,7 +65,8 @@ class Lab:
     def module(self, *changes: str) -> RestorationModule:
         """The recommended experiment at Stable Diffusion 1.5's size, made on the device; every layer takes part."""
         config = compose_config(
-            "train", [f"experiments={'tiny' if self.tiny else 'ssp_ir'}", "captioner=none", "callbacks.ema=null", *changes]
+            "train",
+            [f"experiments={'tiny' if self.tiny else 'ssp_ir'}", "captioner=none", "callbacks.ema=null", *changes],
         )
         config.module.metrics = {}
         with shapes_only(), torch.device(self.device):  # the inner device counts: weights as they are first drawn
@@ -114,15 +117,15 @@ class Lab:
 
     def photos(self) -> Path:
         """A folder of sixteen photos of 256 x 256."""
-        from sspir.images.io import write_image
-        from sspir.images.picture import Picture
-
         folder = self.folder / "photos"
         for number in range(0 if folder.is_dir() else 16):
-            grain = torch.rand(256, 256, 3, generator=torch.Generator().manual_seed(number)) - 0.5
-            pixels = self.photo(256, 256)[0].cpu().permute(1, 2, 0).roll(16 * number, 1) + 0.1 * grain
-            write_image(folder / f"{number}.png", Picture((255 * pixels.clamp(0, 1)).byte().numpy()))
+            grain = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(number)) - 0.5
+            self.write(folder / f"{number}.png", self.photo(256, 256).cpu().roll(16 * number, -1) + 0.1 * grain)
         return folder
+
+    def write(self, path: Path, picture: Tensor) -> None:
+        """Write a picture (1, 3, H, W) as a file."""
+        write_image(path, Picture((255 * picture[0].clamp(0, 1)).byte().permute(1, 2, 0).contiguous().cpu().numpy()))
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
@@ -134,7 +137,7 @@ class Lab:
         for _ in range(warm):
             call()
         taken: list[float] = []
-        while len(taken) < 5 and (len(taken) < 2 or sum(taken) < most):
+        while len(taken) < (2 if self.tiny else 5) and (len(taken) < 2 or sum(taken) < most):
             self.wait()
             started = time.perf_counter()
             call()

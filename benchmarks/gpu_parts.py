@@ -18,8 +18,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sspir.files import Journal
-from sspir.images.io import write_image
-from sspir.images.picture import Picture
 from sspir.restoring.jobs import JOURNAL, find_jobs
 from sspir.restoring.runner import JobRunner, Request
 
@@ -86,8 +84,7 @@ def _counted(lab: Lab) -> Figures:
 
 
 def stock(lab: Lab) -> Cases:
-    """The denoising alone of diffusers' own pipeline with networks of the same size; ours has all priors and both
-    halves of the autoencoder beside it."""
+    """The denoising alone of diffusers' own pipeline; ours has all priors and both halves of the autoencoder too."""
     from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
 
     with torch.device(lab.device):
@@ -153,8 +150,7 @@ def sizes(lab: Lab) -> Cases:
 def _sized(lab: Lab, gib: int, size: int) -> Figures:
     lab.networks.capture = True
     folder = lab.folder / f"sized-{gib}-{size}"
-    pixels = lab.photo(size // 4, size // 4)[0].permute(1, 2, 0)
-    write_image(folder / "photo.png", Picture((255 * pixels).byte().cpu().numpy()))
+    lab.write(folder / "photo.png", lab.photo(size // 4, size // 4))
     settings = lab.networks.settings(steps=4, **GUIDED)
     journal = Journal(folder / "done", JOURNAL)
     lab.tidy()
@@ -170,8 +166,7 @@ def _sized(lab: Lab, gib: int, size: int) -> Figures:
 
 
 def many_sizes(lab: Lab) -> Cases:
-    """Photos that are each of another size: half of them eager first, the other half captured first, as the first to
-    come to a size also chooses the kernels for it."""
+    """Photos of as many sizes; half of them captured first, as who comes first also chooses the kernels for a size."""
     sides = range(48, 80, 4)
     shapes = [shape for _, shape in zip(range(4 if lab.tiny else 60), itertools.product(sides, sides), strict=False)]
     halves = shapes[::2], shapes[1::2]
@@ -267,9 +262,11 @@ def startup(lab: Lab) -> Cases:
         "train", "experiments=tiny", "logger=jsonl", "trainer.max_steps=2", accelerator, f"folder={lab.folder / 'two'}",
         f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}", "trainer.limit_val_batches=1",
     ]  # fmt: skip
+    small = lab.folder / "small" / "photo.png"
+    lab.write(small, lab.photo(64, 64))
     commands = {
         "train": [*train, *(["batch_size=2", "sampler.steps=1"] if lab.tiny else [])],
-        "restore": ["restore", str(photos / "0.png"), "--out", str(lab.folder / "restored")],
+        "restore": ["restore", str(small), "--out", str(lab.folder / "restored")],
     }
 
     def run(arguments: list[str]) -> Figures:
