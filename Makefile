@@ -9,10 +9,10 @@ BENCH ?= photos
 TESTED := app,dashboards,demo,dev,formats,joblib,parquet,peers,perceptual,search,tensorboard
 EXTRAS := $(if $(CI),$(TESTED),dev,demo)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-app test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench smoke-sd15 clean
+.PHONY: help setup demo test test-slow test-app test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench bench-gpu bench-gpu-bundle smoke-sd15 clean
 
 help:  ## show this
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/ready  ## make the virtual environment .venv
 
@@ -76,10 +76,17 @@ restore: setup  ## make restore RUN=runs/tiny/none-s0 IN=photos OUT=restored
 	$(SSPIR) restore $(IN) --weights $(RUN) --out $(OUT) $(ARGS)
 
 bench: setup  ## measure speed, each figure as a ratio within one run
-	for file in benchmarks/bench_*.py; do $(PYTHON) $$file || exit 1; done
+	for file in $(filter-out %/bench_gpu.py,$(wildcard benchmarks/bench_*.py)); do $(PYTHON) $$file || exit 1; done
 	for what in attention sizes; do $(PYTHON) benchmarks/bench_restore.py $$what || exit 1; done
 	test -z "$(SSPIR_DATA)" || for what in steps fidelity; do \
 		$(PYTHON) benchmarks/bench_restore.py $$what $(SSPIR_DATA)/benchmarks/realsr_dev || exit 1; done
+
+# Without `setup`, as test-gpu
+bench-gpu:  ## measure what one GPU does, five minutes: make bench-gpu ARGS="--only restore"
+	PYTHONPATH=src $(PYTHON) -W ignore benchmarks/bench_gpu.py $(ARGS)
+
+bench-gpu-bundle: setup  ## make dist/gpu-bundle, which does the same on a machine without network
+	$(PYTHON) benchmarks/bundle.py $(ARGS)
 
 smoke-sd15: setup  ## one training step, one restoration, and one step beside 50, at Stable Diffusion's true size: 20 GiB, ten minutes
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)

@@ -26,6 +26,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -91,11 +92,9 @@ def attempt(measure: Callable[[], Any]) -> Any:
         return measure()
     except Exception as error:  # of any library
         lines = str(error).strip().splitlines() or [""]
-        where = error.__traceback__
-        while where and where.tb_next:
-            where = where.tb_next
-        place = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where else ""
-        return {"error": f"{type(error).__name__} at {place}: {lines[0]}"[:300]}
+        frames = traceback.extract_tb(error.__traceback__)[1:][-4:]
+        way = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+        return {"error": f"{type(error).__name__} at {way}: {lines[0]}"[:500]}
 
 
 def run(part: str, lab: Lab, record: Record, deadline: float) -> None:
@@ -123,12 +122,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small networks on a CPU")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts, in the order above")
-    parser.add_argument("--seconds", type=float, default=330, help="that all may take (default: 330)")
+    parser.add_argument("--seconds", type=float, default=330, help="for all, once all is imported (default: 330)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench_gpu.json"), help="where the figures go")
     parser.add_argument("--going-on", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     deadline = started + options.seconds
-    faulthandler.dump_traceback_later(options.seconds + 20, exit=True)  # of what hangs, its place
+    faulthandler.dump_traceback_later(max(1, options.seconds + 20), exit=True)  # of what hangs, its place
     before = json.loads(options.out.read_text())["parts"] if options.going_on else {}
     asked = [part for part in PARTS if part in options.only]
     with tempfile.TemporaryDirectory() as folder:

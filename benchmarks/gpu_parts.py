@@ -6,6 +6,7 @@ A case stands for itself: what goes wrong in it is told in its line, and the nex
 import itertools
 import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -65,8 +66,8 @@ def _apart(image: Tensor, reference: Tensor) -> Figures:
 
 
 def _psnr(error: Tensor) -> float:
-    mean = error.double().square().mean().item()
-    return -10 * math.log10(mean) if mean else math.inf
+    """200 stands for equality."""
+    return -10 * math.log10(max(error.double().square().mean().item(), 1e-20))
 
 
 def _counted(lab: Lab) -> Figures:
@@ -168,7 +169,7 @@ def _sized(lab: Lab, gib: int, size: int) -> Figures:
 def many_sizes(lab: Lab) -> Cases:
     """Photos of as many sizes; half of them captured first, as who comes first also chooses the kernels for a size."""
     sides = range(48, 80, 4)
-    shapes = [shape for _, shape in zip(range(4 if lab.tiny else 60), itertools.product(sides, sides), strict=False)]
+    shapes = random.Random(0).sample(list(itertools.product(sides, sides)), 4 if lab.tiny else 60)
     halves = shapes[::2], shapes[1::2]
 
     def passed(half: int, mode: str) -> Figures:
