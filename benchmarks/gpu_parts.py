@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sspir.files import Journal
+from sspir.models.replay import Replays
 from sspir.restoring.jobs import JOURNAL, find_jobs
 from sspir.restoring.runner import JobRunner, Request
 
@@ -41,7 +42,7 @@ def restore(lab: Lab) -> Cases:
 
 def _restored(lab: Lab, name: str, mode: str, changes: dict[str, Any]) -> Figures:
     pipeline = lab.networks if changes else lab.one_step
-    pipeline.capture = MODES[mode]
+    pipeline.replays = Replays() if MODES[mode] else None
     lq, settings = lab.photo(), pipeline.settings(**changes)
 
     def call() -> Tensor:
@@ -73,7 +74,7 @@ def _psnr(error: Tensor) -> float:
 def _counted(lab: Lab) -> Figures:
     """Floating-point operations of 50 guided steps, from those of the first step and of a further one."""
     pipeline, made = lab.networks, []
-    pipeline.capture = False
+    pipeline.replays = None
     for steps in (1, 2):
         with FlopCounterMode(display=False) as counter:
             pipeline.restore(lab.photo(), ["a photo"], sampler=pipeline.settings(steps=steps, **GUIDED))
@@ -149,7 +150,7 @@ def sizes(lab: Lab) -> Cases:
 
 
 def _sized(lab: Lab, gib: int, size: int) -> Figures:
-    lab.networks.capture = True
+    lab.networks.replays = Replays()
     folder = lab.folder / f"sized-{gib}-{size}"
     lab.write(folder / "photo.png", lab.photo(size // 4, size // 4))
     settings = lab.networks.settings(steps=4, **GUIDED)
@@ -173,7 +174,7 @@ def many_sizes(lab: Lab) -> Cases:
     halves = shapes[::2], shapes[1::2]
 
     def passed(half: int, mode: str) -> Figures:
-        lab.networks.capture = MODES[mode]
+        lab.networks.replays = Replays() if MODES[mode] else None
         settings = lab.networks.settings(steps=4, **UNGUIDED)
         lab.tidy()
         lab.wait()
