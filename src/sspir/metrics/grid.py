@@ -1,6 +1,5 @@
 """Weaves: regular patterns that strides of losses and blocks of latents leave on flat areas."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,20 +34,22 @@ class Grid(NoReferenceMetric):
 
     def score(self, preds: Tensor) -> Tensor:
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
-        return torch.stack([weave(grey, self.period).std(correction=0) for grey in luma(to_pixels(preds))])
+        return weave(luma(to_pixels(preds)), self.period).std(dim=(1, 2), correction=0)
 
 
 def weave(grey: Tensor, period: int) -> Tensor:
-    """Means (period^2,) of what one luma (1, H, W) in [0, 255] has beside its sliding mean, in flat areas, by place."""
+    """Means (B, period, period) of what lumas (B, 1, H, W) have beside their sliding means, in flat areas, by place."""
     side = AROUND // 2
-    near = F.pad(grey[None], (side,) * 4, mode="reflect")
+    near = F.pad(grey, (side,) * 4, mode="reflect")
     variance = F.avg_pool2d(near.square(), AROUND, 1) - F.avg_pool2d(near, AROUND, 1).square()
-    flat = variance[0, 0] <= variance.flatten().kthvalue(max(1, int(FLAT * variance.numel()))).values
-    residual = (grey[None] - F.avg_pool2d(F.pad(grey[None], (1, 2, 1, 2), mode="reflect"), 4, 1))[0, 0]
-    rows, columns = (torch.arange(length, device=grey.device) % period for length in residual.shape)
-    place = (rows[:, None] * period + columns)[flat]
-    sums, counts = (
-        torch.zeros(period**2, device=grey.device).index_add(0, place, values)
-        for values in (residual[flat], torch.ones_like(residual[flat]))
-    )
-    return sums / counts.clamp(min=1)
+    most = variance.flatten(1).kthvalue(max(1, int(FLAT * variance[0].numel()))).values
+    flat = (variance <= most[:, None, None, None]).to(grey)  # a mask as an index would make a GPU wait
+    residual = grey - F.avg_pool2d(F.pad(grey, (1, 2, 1, 2), mode="reflect"), 4, 1)
+    return _by_place(residual * flat, period) / _by_place(flat, period).clamp(min=1)
+
+
+def _by_place(values: Tensor, period: int) -> Tensor:
+    """Sums (B, period, period) of values (B, 1, H, W) by their place within the period."""
+    height, width = values.shape[-2:]
+    whole = F.pad(values, (0, -width % period, 0, -height % period))
+    return whole.unflatten(3, (-1, period)).unflatten(2, (-1, period)).sum(dim=(1, 2, 4))

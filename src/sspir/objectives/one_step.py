@@ -116,7 +116,8 @@ class OneStep(Objective):
         targets = {name: self._targets(term, module.global_step) for name, term in acting.items()}
         sources = dict.fromkeys(source for few in targets.values() for source in few)
         plain = {"picture": pictures, **{source: self._source(source, batch) for source in sources}, "hq": batch.hq}
-        shifts = [torch.randint(SHIFT + 1, (2,), generator=each).tolist() for each in generators]
+        drawn = torch.stack([torch.randint(SHIFT + 1, (2,), generator=each) for each in generators])
+        shifts = sent(drawn, pictures.device)
         moved = {name: _moved(each, shifts) for name, each in plain.items()}
         losses = {}
         for name, term in acting.items():
@@ -232,9 +233,13 @@ class OneStep(Objective):
             self.adversary.load_state_dict(state)
 
 
-def _moved(pictures: Tensor, shifts: list[list[int]]) -> Tensor:
-    """Each picture (B, 3, H, W) without its first rows and columns, as many as its shift says; all of one size."""
-    height, width = (side - SHIFT for side in pictures.shape[-2:])
-    return torch.stack(
-        [each[:, top : top + height, left : left + width] for each, (top, left) in zip(pictures, shifts, strict=True)]
-    )
+def _moved(pictures: Tensor, shifts: Tensor) -> Tensor:
+    """Each picture (B, 3, H, W) without its first rows and columns, as many as its shift (B, 2) says; of one size."""
+    for dim, shift in zip((2, 3), shifts.T, strict=True):
+        places = shift[:, None] + torch.arange(pictures.shape[dim] - SHIFT, device=shift.device)
+        shape = [len(pictures), 1, 1, 1]
+        shape[dim] = -1
+        size = list(pictures.shape)
+        size[dim] = -1
+        pictures = pictures.gather(dim, places.view(shape).expand(size))
+    return pictures
