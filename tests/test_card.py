@@ -126,8 +126,11 @@ def test_a_photo_is_restored_on_a_card_whole_and_in_regions(module: RestorationM
         assert done.images.device.type == "cuda"
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("changes", [[], ONE_STEP, [*ONE_STEP, "objective.noised=true"]])
-def test_a_training_step_runs_on_a_card(changes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_runs_on_a_card(changes: list[str], half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     module = build_module(tiny_config(Path(), Path(), "module.structure_steps=0", *changes)).to("cuda")
     for network in module.objective.networks():
         network.to("cuda")
@@ -137,7 +140,8 @@ def test_a_training_step_runs_on_a_card(changes: list[str], monkeypatch: pytest.
     monkeypatch.setattr(torch.autograd, "backward", lambda loss: None)
     module._trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1)
     hq = photo(64, 64).to("cuda")[None]
-    with cpu_attention(module.backbone, hq.device, remember=False):
+    autocast = torch.autocast("cuda", torch.bfloat16, half, cache_enabled=False)
+    with cpu_attention(module.backbone, hq.device, remember=False), autocast:
         loss = module.training_step(Batch(hq, hq[..., ::4, ::4], ["a house"], ["a"]), 0)
     assert loss.device.type == "cuda"  # gradients need a driver: autograd's thread of the device asks for it
 

@@ -23,7 +23,8 @@ class MeasuredCaptioner(Captioner):
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One description per image; arguments as of `Captioner`."""
-        return [words for batch in _batches(images) for words in describe(batch.detach().float().clamp(0, 1))]
+        with torch.autocast(images[0].device.type, enabled=False):  # or a training in halves would tell other words
+            return [words for batch in _batches(images) for words in describe(batch.detach().float().clamp(0, 1))]
 
 
 def _batches(images: Images) -> Sequence[Tensor]:

@@ -52,4 +52,5 @@ def _by_place(values: Tensor, period: int) -> Tensor:
     """Sums (B, period, period) of values (B, 1, H, W) by their place within the period."""
     height, width = values.shape[-2:]
     whole = F.pad(values, (0, -width % period, 0, -height % period))
-    return whole.unflatten(3, (-1, period)).unflatten(2, (-1, period)).sum(dim=(1, 2, 4))
+    rows, columns = (side // period for side in whole.shape[-2:])
+    return whole.view(-1, rows, period, columns, period).sum(dim=(1, 3))

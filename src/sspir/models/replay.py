@@ -149,21 +149,35 @@ class _Seen(NamedTuple):
     calls: int | None
 
 
+class _Call(nn.Module):
+    """A function of a network and of tensors, as a module whose weights can be exchanged for a call."""
+
+    def __init__(self, function: Callable[..., Any], owner: Any) -> None:
+        super().__init__()
+        self.function, self.owner = function, owner
+
+    def forward(self, arguments: Any, named: Any) -> Any:
+        return self.function(self.owner, *arguments, **named)
+
+
 class _Recording:
     """A call that was recorded, and is replayed for other values of the same shapes."""
 
     def __init__(self, function: Callable[..., Any], owner: Any, leaves: list[Any], form: Any, pool: Any) -> None:
         self.inputs = [leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves if _is_tensor(leaf)]
         inputs = iter(self.inputs)
-        given = [next(inputs) if _is_tensor(leaf) else leaf for leaf in leaves]
-        arguments, named = tree_unflatten(given, form)
-        self.graph, made = _graph_of(lambda: function(owner, *arguments, **named), pool)
+        given = tree_unflatten([next(inputs) if _is_tensor(leaf) else leaf for leaf in leaves], form)
+        self.graph, made = _graph_of(lambda: self.compute(_Call(function, owner), given), pool)
         self.outputs, self.form = tree_flatten(made)
+
+    def compute(self, call: _Call, given: Any) -> Any:
+        """What is recorded."""
+        return call(*given)
 
     def run(self, tensors: Iterable[Tensor]) -> None:
         """Compute the outputs of other inputs."""
-        for held, given in zip(self.inputs, tensors, strict=True):
-            held.copy_(given)
+        for held, new in zip(self.inputs, tensors, strict=True):
+            held.copy_(new)
         self.graph.replay()
 
     def __call__(self, tensors: list[Tensor]) -> Any:
@@ -175,18 +189,29 @@ class _Recording:
 class _TrainingStep(_Recording):
     """The same with gradients, which are recorded beside it."""
 
+    weights: list[nn.Parameter]
+    twins: list[Tensor]
+
     def __init__(self, function: Callable[..., Any], owner: Any, leaves: list[Any], form: Any, pool: Any) -> None:
         super().__init__(function, owner, leaves, form, pool)
-        self.weights = [weight for weight in owner.parameters() if weight.requires_grad]
         self.told = [torch.zeros_like(output) for output in self.outputs]
-        ours = [*self.inputs, *self.weights]
-        outputs = [output for output in self.outputs if output.requires_grad]
-        told = [told for output, told in zip(self.outputs, self.told, strict=True) if output.requires_grad]
+        judged = [pair for pair in zip(self.outputs, self.told, strict=True) if _learns(pair[0])]
+        outputs, told = zip(*judged, strict=True)
+        ours, count = [*self.inputs, *self.twins], len(self.inputs)
         sought = list(filter(_learns, ours))
         self.backward, found = _graph_of(lambda: torch.autograd.grad(outputs, sought, told, allow_unused=True), pool)
         gradients = iter(found)
-        self.gradients = [next(gradients) if _learns(tensor) else None for tensor in ours]
+        every = [next(gradients) if _learns(tensor) else None for tensor in ours]
+        used = [pair for pair in zip(self.weights, every[count:], strict=True) if pair[1] is not None]
+        self.weights, self.gradients = [weight for weight, _ in used], [*every[:count], *(found for _, found in used)]
         self.outputs = [output.detach() for output in self.outputs]
+
+    def compute(self, call: _Call, given: Any) -> Any:
+        """With twins of the weights, in the same memory: nothing else that learns by the weights waits for these."""
+        learning = {name: weight for name, weight in call.named_parameters() if _learns(weight)}
+        twins = {name: weight.detach().requires_grad_() for name, weight in learning.items()}
+        self.weights, self.twins = list(learning.values()), list(twins.values())
+        return torch.func.functional_call(call, twins, given)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
         """What the function returns, whose gradients are replayed."""
