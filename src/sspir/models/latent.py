@@ -8,7 +8,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
-from sspir.models.offload import fetch
+from sspir.models.offload import dtype_of, fetch
 from sspir.models.replay import replayed
 from sspir.models.tiling import tiled
 from sspir.moved import old_names_of
@@ -39,7 +39,7 @@ def encode_latents(
         (B, C, H / factor, W / factor) in the dtype of `images`.
     """
     fetch(vae)
-    pixels, factor = (2 * images - 1).to(vae.dtype), factor_of(vae)
+    pixels, factor = (2 * images - 1).to(dtype_of(vae)), factor_of(vae)
     places = pixels.new_empty(len(pixels), 0, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
     latents = _tiled(lambda tiles: _moments(vae, tiles[1]), [places, pixels], tile)
     if latents.shape[1] == 2 * channels_of(vae):  # mean and logarithm of the variance
@@ -58,7 +58,7 @@ def decode_latents(vae: Any, latents: Tensor, tile: int | None = None) -> Tensor
     """
     fetch(vae)
     shift = vae.config.get("shift_factor") or 0.0
-    unscaled = (latents / vae.config.get("scaling_factor", 1.0) + shift).to(vae.dtype)
+    unscaled = (latents / vae.config.get("scaling_factor", 1.0) + shift).to(dtype_of(vae))
     factor = factor_of(vae)
     if tile is None or max(unscaled.shape[-2:]) <= tile:
         images = _decoded(vae, unscaled)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from sspir.models.offload import weights_of
+
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -261,15 +263,11 @@ def _described(leaf: Any) -> Any:
 
 def _places(parts: Iterable[nn.Module]) -> tuple[int, ...] | None:
     """Addresses of all weights; None where one is not on a GPU, or waits elsewhere until it is used."""
-    gpu, places = _gpu(), []
-    for part in parts:
-        if hasattr(part, "_hf_hook"):
-            return None
-        for weight in chain(part.parameters(), part.buffers()):
-            if weight.device != gpu:
-                return None
-            places.append(weight.data_ptr())
-    return tuple(places)
+    held = list(parts)
+    weights, gpu = weights_of(held), _gpu()
+    if any(hasattr(part, "_hf_hook") for part in held) or any(weight.device != gpu for weight in weights):
+        return None
+    return tuple(weight.data_ptr() for weight in weights)
 
 
 _at_work: ContextVar[Replays | None] = ContextVar("replays", default=None)

@@ -47,6 +47,16 @@ class RestorationOutput:
             [warning for part in parts for warning in part.warnings],
         )
 
+    @classmethod
+    def listed(cls, parts: Sequence["RestorationOutput"], output_type: str) -> "RestorationOutput":
+        """Batches of one, whose sizes may differ, as lists of what the caller asked for."""
+        return cls(
+            [as_type(part.images[0], output_type) for part in parts],
+            [part.structure[0][0] for part in parts if part.structure],
+            [part.captions[0] for part in parts],
+            [warning for part in parts for warning in part.warnings],
+        )
+
 
 class BrokenError(UserError):
     """A result that holds NaN or infinity, or is black all over, in full precision too.

@@ -27,7 +27,7 @@ from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole, unmapped
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
-from sspir.sampling.output import RestorationOutput, as_type, grouped
+from sspir.sampling.output import RestorationOutput, grouped
 from sspir.sampling.precision import networks_of
 from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
@@ -113,6 +113,12 @@ class RestorationPipeline(DiffusionPipeline):
             unet_pixel or NoAttention(),
         )
 
+    @property
+    def _execution_device(self) -> torch.device:
+        """As diffusers', which looks through every module first: that takes longer than a GPU takes for a photo."""
+        device: torch.device = next(self.backbone.unet.parameters()).device
+        return device if device.type == "cuda" else super()._execution_device
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Keep captioner and sampler out of diffusers' saved configuration, which gets the sampler's settings alone.
 
@@ -189,13 +195,7 @@ class RestorationPipeline(DiffusionPipeline):
             lq, given = torch.stack([images[index] for index in group]), [texts[index] for index in group]
             together = self.restore(lq, given, sizes[group[0]], [seeds[index] for index in group], settings, on_step)
             results |= {index: together[number] for number, index in enumerate(group)}
-        done = [results[index] for index in range(len(photos))]
-        return RestorationOutput(
-            [as_type(result.images[0], output_type) for result in done],
-            [result.structure[0][0] for result in done if result.structure],
-            [result.captions[0] for result in done],
-            [warning for result in done for warning in result.warnings],
-        )
+        return RestorationOutput.listed([results[index] for index in range(len(photos))], output_type)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:

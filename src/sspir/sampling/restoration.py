@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
@@ -17,6 +17,7 @@ from sspir.encoders.text import encode_captions
 from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode_latents, encode_latents, factor_of, upscale
+from sspir.models.offload import dtype_of, weights_of
 from sspir.sampling.back_projection import back_project
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
@@ -70,14 +71,14 @@ class Restoration:
         self.prompt_embeds = encode_captions(pipeline.tokenizer, pipeline.text_encoder, [*negatives, *captions])
         self.vae_tile = self._vae_tile()
 
+    @cached_property
     def _room(self) -> float:
         """Bytes for one image's maps: half of what the device has beside the weights.
 
         Neither what is free at the moment nor the batch counts: the pictures would depend on them.
         """
-        parts = networks_of(self.pipeline)
-        weights = sum(each.numel() * each.element_size() for part in parts for each in part.parameters())
-        return max(0, capacity_bytes(self.lq.device) - weights) / 2
+        weights = {id(each): each.nbytes for each in weights_of(networks_of(self.pipeline))}
+        return max(0, capacity_bytes(self.lq.device) - sum(weights.values())) / 2
 
     def _tile(self, settings: Sampler) -> int | None:
         """Side of a tile in latent pixels; "auto" is the largest of the usual ones that there is room for."""
@@ -85,7 +86,7 @@ class Restoration:
             return settings.tile if isinstance(settings.tile, int) else None
         # Measured: the loop holds about 40 maps of the widest level per latent pixel, twice under guidance
         width, halves = self.backbone.unet.config.block_out_channels[0], 2 if settings.guided else 1
-        pixels = self._room() / (40 * 4 * width * halves * settings.tile_batch)
+        pixels = self._room / (40 * 4 * width * halves * settings.tile_batch)
         side = next((side for side in (96, 64, 48) if side**2 <= pixels and side > settings.overlap), 48)
         if side < 96 and max(self.size) > side * factor_of(self.vae):
             self.warnings.append(f"denoised in tiles of {side}, as the device's memory is too small for 96")
@@ -98,7 +99,7 @@ class Restoration:
             return None
         # The decoder's last level: about ten maps of its width
         needed = 10 * 4 * widths[0] * min(self.size[0] * self.size[1], (self.settings.region or 2**31) ** 2)
-        if needed <= self._room():
+        if needed <= self._room:
             return None
         self.warnings.append(f"decoded in tiles of {_VAE_TILE}, as the device's memory is too small for the whole")
         return _VAE_TILE
@@ -106,9 +107,10 @@ class Restoration:
     def embed(self, images: Tensor) -> Tensor:
         """Image embeddings (B, L, D) of images (B, 3, H, W) in [0, 1]."""
         with plain(images.device):  # tiles ask for theirs from within the loop
-            tokens = tokens_of(self.pipeline.image_encoder, images.to(self.pipeline.image_encoder.dtype))
-            refined: Tensor = self.pipeline.refine(tokens.to(self.pipeline.refine.dtype))
-        return refined.to(self.backbone.unet.dtype)
+            encoder, refine = self.pipeline.image_encoder, self.pipeline.refine
+            tokens = tokens_of(encoder, images.to(dtype_of(encoder)))
+            refined: Tensor = refine(tokens.to(dtype_of(refine)))
+        return refined.to(dtype_of(self.backbone.unet))
 
     def whole(self) -> RestorationOutput:
         """Restore all at once; returns the images, and the Processor's."""
@@ -170,7 +172,7 @@ class Restoration:
         padded = padded_to(self.multiple, upscaled)
         generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         features, images = structure_of(self.backbone, padded)
-        dtype = self.backbone.unet.dtype
+        dtype = dtype_of(self.backbone.unet)
         priors = Priors(self.prompt_embeds.to(dtype), tokens, features.to(dtype))
         if self.settings.tile_tokens == "tile":
             priors = priors._replace(image=padded, embed=self.embed)
