@@ -18,8 +18,8 @@ from gpu_lab import GUIDED, MODES, UNGUIDED, Cases, Figures, Lab
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sspir.device import Replays
 from sspir.files import Journal
-from sspir.models.replay import Replays
 from sspir.restoring.jobs import JOURNAL, find_jobs
 from sspir.restoring.runner import JobRunner, Request
 

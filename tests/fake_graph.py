@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from sspir.models import replay
+from sspir.device import replay
 
 
 class FakeGraph:
@@ -34,6 +34,7 @@ class FakeGraph:
         """Do every operation again, with the values that its inputs have now."""
         self.replays += 1
         for function, arguments, named, held in self.steps:
+            arguments, named = _views((arguments, named))
             made = function(*arguments, **named)
             for old, new in zip(tree_leaves(held), tree_leaves(made), strict=True):
                 if isinstance(old, Tensor) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
@@ -48,9 +49,15 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing")
+        given = _views((args, kwargs or {}))
         made = func(*args, **(kwargs or {}))
-        self.graph.steps.append((func, args, kwargs or {}, made))
+        self.graph.steps.append((func, *given, _views(made)))
         return made
+
+
+def _views(tree: Any) -> Any:
+    """The same memory in shapes of their own: `squeeze_` changes a tensor's."""
+    return tree_map_only(Tensor, Tensor.detach, tree)
 
 
 class _Capture:

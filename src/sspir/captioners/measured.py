@@ -9,6 +9,7 @@ from torch import Tensor
 from sspir.captioners import photo_measures as measure
 from sspir.captioners.base import Captioner, Images
 from sspir.color import luma
+from sspir.device import replayed
 
 _LONGEST_SIDE = 512  # pixels looked at: more tells no more and takes longer
 _AT_ONCE = 1 << 18  # pixels measured together on a CPU: more leave its cache
@@ -52,6 +53,16 @@ def _phrase(format_: str, numbers: Mapping[str, float], shares: Mapping[str, flo
 
 def _measured(images: Tensor) -> list[tuple[dict[str, float], dict[str, float]]]:
     """Every image's measures, and the shares of its colours."""
+    numbers, shares = _measures(images)
+    rows = torch.stack([*numbers.values(), *shares.values()], dim=1).cpu().tolist()
+    return [
+        (dict(zip(numbers, row, strict=False)), dict(zip(shares, row[len(numbers) :], strict=True))) for row in rows
+    ]
+
+
+@replayed
+def _measures(images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Measures (B,) and shares of colours (B,) by their names."""
     pictures, grey = _reduced(images), _reduced(luma(images))
     numbers = {
         "brightness": measure.brightness(grey),
@@ -64,11 +75,7 @@ def _measured(images: Tensor) -> list[tuple[dict[str, float], dict[str, float]]]
         "repetition": measure.repetition(grey),
         **measure.lines(grey),
     }
-    shares = measure.colour_shares(pictures)
-    rows = torch.stack([*numbers.values(), *shares.values()], dim=1).cpu().tolist()
-    return [
-        (dict(zip(numbers, row, strict=False)), dict(zip(shares, row[len(numbers) :], strict=True))) for row in rows
-    ]
+    return numbers, measure.colour_shares(pictures)
 
 
 def _reduced(image: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sspir.device import replayed
 from sspir.errors import UserError
-from sspir.models.replay import replayed
 
 
 class NoImageEncoder(ModelMixin, ConfigMixin):

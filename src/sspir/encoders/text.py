@@ -16,11 +16,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sspir.device import sent
+from sspir.device import replayed, sent
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
 from sspir.models.offload import execution_device
-from sspir.models.replay import replayed
 from sspir.pretrained.load import load_transformers
 
 CHUNK = 75

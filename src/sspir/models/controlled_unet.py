@@ -7,6 +7,7 @@ import torch
 from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
 
+from sspir.device import replayed
 from sspir.errors import UserError
 from sspir.models.attention_adapter import AttentionAdapter, copy_common
 from sspir.models.attention_processor import spread
@@ -23,7 +24,6 @@ from sspir.models.blocks import (
     texts_of,
 )
 from sspir.models.offload import fetch
-from sspir.models.replay import replayed
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 
 Processor = StructureProcessor | NoProcessor

@@ -8,8 +8,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspir.device import replayed
 from sspir.models.offload import dtype_of, fetch
-from sspir.models.replay import replayed
 from sspir.models.tiling import tiled
 from sspir.moved import old_names_of
 

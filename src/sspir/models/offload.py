@@ -1,6 +1,5 @@
 """Offloading: parts that wait in the CPU's memory until accelerate's hooks bring them to the device."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,21 +24,6 @@ def execution_device(part: nn.Module) -> torch.device:
         if device is not None:
             return torch.device(device)
     return next(part.parameters()).device
-
-
-def weights_of(parts: Iterable[nn.Module]) -> list[torch.Tensor]:
-    """Every parameter and buffer of some networks; shared ones more than once.
-
-    torch's own `parameters` takes ten times as long, longer than a GPU takes for a photo.
-    """
-    found: list[torch.Tensor | None] = []
-    left: list[nn.Module | None] = [*parts]
-    while left:
-        if (module := left.pop()) is not None:
-            found += module._parameters.values()
-            found += module._buffers.values()
-            left += module._modules.values()
-    return [weight for weight in found if weight is not None]
 
 
 def dtype_of(part: Any) -> torch.dtype:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sspir.captioners.base import Captioner, NoCaption, Precomputed, captioner_of
 from sspir.captioners.measured import MeasuredCaptioner
+from sspir.device import Replays
 from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import caption_ids
 from sspir.errors import UserError
@@ -21,7 +22,6 @@ from sspir.models.block_dct import BlockDCT
 from sspir.models.blocks import NoControlNet
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.refine import RefineLayer
-from sspir.models.replay import Replays
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole, unmapped

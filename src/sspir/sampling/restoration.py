@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
-from sspir.device import sent
+from sspir.device import sent, weights_of
 from sspir.encoders.base import tokens_of
 from sspir.encoders.text import encode_captions
 from sspir.memory import capacity_bytes
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, decode_latents, encode_latents, factor_of, upscale
-from sspir.models.offload import dtype_of, weights_of
+from sspir.models.offload import dtype_of
 from sspir.sampling.back_projection import back_project
 from sspir.sampling.loop import OnStep, Priors, sample
 from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput

@@ -13,13 +13,13 @@ from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.captioners.base import Captioner, captioner_of
+from sspir.device import Replays
 from sspir.encoders.base import encoder_of, tokens_of
 from sspir.encoders.text import TextEncoder
 from sspir.metrics.base import metric_of
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import encode_latents, upscale
-from sspir.models.replay import Replays
 from sspir.models.structure_processor import StructureProcessor
 from sspir.objectives.base import Objective
 from sspir.objectives.diffusion import Diffusion
@@ -69,7 +69,7 @@ class RestorationModule(pl.LightningModule):
             residuals refer, and which then stays as it is; none without such an image or supervision.
         freeze: patterns of weights that stay as they are, such as "backbone.processor.front.*".
         gradient_checkpointing: recompute activations in the backward pass.
-        capture: let a single GPU replay what it did for a shape, see `sspir.models.replay`.
+        capture: let a single GPU replay what it did for a shape, see `sspir.device.replay`.
         scale: upscaling of low-quality images.
         seed: of noise, timesteps and caption dropout, which depend on it, the step and the rank alone.
     """

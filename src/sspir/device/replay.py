@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from sspir.models.offload import weights_of
-
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,10 +27,9 @@ _CALLS = 8  # of a shape within one round, or the first of its second round: a r
 
 
 def replayed(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function of a network and of tensors: within `Replays.during` a GPU replays it.
+    """Mark a function of tensors, networks and constants: within `Replays.during` a GPU replays it.
 
-    The network comes first. The function may read nothing from the device, and use no number that is drawn; what is
-    neither tensor nor network must be hashable and the same whenever a recording is replayed.
+    The function may read nothing from the device, and use no number that is drawn; constants must be hashable.
     """
 
     @wraps(function)
@@ -97,23 +94,23 @@ class Replays:
         finally:
             _at_work.reset(token)
 
-    def __call__(self, function: Callable[..., Any], owner: Any, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """What the function returns, replayed where it was recorded."""
         leaves, form = tree_flatten((arguments, named))
         tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
         cached = torch.is_autocast_enabled("cuda") and torch.is_autocast_cache_enabled()  # weights of another type
         if cached or {tensor.device for tensor in tensors} != {_gpu()}:
-            return function(owner, *arguments, **named)
+            return function(*arguments, **named)
         half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         modes = half, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        key = (owner, form, modes, *map(_described, leaves))
+        key = (form, modes, *map(_described, leaves))
         recordings = self._recordings.setdefault(function, OrderedDict())
         if key not in recordings and self._worth(function, key, len(recordings)):
-            made = self._record(function, owner, leaves, form)
+            made = self._record(function, leaves, form)
             if made is not None:
                 recordings[key] = made
         if key not in recordings:
-            return function(owner, *arguments, **named)
+            return function(*arguments, **named)
         recordings.move_to_end(key)
         if len(recordings) > KEPT:
             self._seen.pop((function, recordings.popitem(last=False)[0]), None)
@@ -129,14 +126,15 @@ class Replays:
         self._seen[function, key] = seen._replace(calls=seen.calls + 1)
         return self.round > seen.round + self.training or seen.calls + 1 == _CALLS
 
-    def _record(self, function: Any, owner: Any, leaves: list[Any], form: Any) -> "_Recording | None":
+    def _record(self, function: Any, leaves: list[Any], form: Any) -> "_Recording | None":
         if self._pool is None or self.training:  # what gradients need stays while another function is replayed
             self._pool = torch.cuda.graph_pool_handle()
-        taught = torch.is_grad_enabled() and any(map(_learns, chain(filter(_is_tensor, leaves), owner.parameters())))
+        call = _Call(function, [leaf for leaf in leaves if isinstance(leaf, nn.Module)])
+        taught = torch.is_grad_enabled() and any(map(_learns, chain(filter(_is_tensor, leaves), call.parameters())))
         kind = _TrainingStep if taught else _Recording
         try:
             with torch.cuda.stream(torch.cuda.current_stream()):  # come back to, also from a recording that broke off
-                return kind(function, owner, leaves, form, self._pool)
+                return kind(call, leaves, form, self._pool)
         except RuntimeError as error:  # such as memory that is too small
             log.warning("%s is not replayed: %s", function.__name__, str(error).splitlines()[0])
             self._seen[next(reversed(self._seen))] = _Seen(self.round, None)
@@ -152,24 +150,24 @@ class _Seen(NamedTuple):
 
 
 class _Call(nn.Module):
-    """A function of a network and of tensors, as a module whose weights can be exchanged for a call."""
+    """A function as a module with the weights of the networks that it is given, which can be exchanged for a call."""
 
-    def __init__(self, function: Callable[..., Any], owner: Any) -> None:
+    def __init__(self, function: Callable[..., Any], networks: list[nn.Module]) -> None:
         super().__init__()
-        self.function, self.owner = function, owner
+        self.function, self.networks = function, nn.ModuleList(networks)
 
     def forward(self, arguments: Any, named: Any) -> Any:
-        return self.function(self.owner, *arguments, **named)
+        return self.function(*arguments, **named)
 
 
 class _Recording:
     """A call that was recorded, and is replayed for other values of the same shapes."""
 
-    def __init__(self, function: Callable[..., Any], owner: Any, leaves: list[Any], form: Any, pool: Any) -> None:
+    def __init__(self, call: _Call, leaves: list[Any], form: Any, pool: Any) -> None:
         self.inputs = [leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves if _is_tensor(leaf)]
         inputs = iter(self.inputs)
         given = tree_unflatten([next(inputs) if _is_tensor(leaf) else leaf for leaf in leaves], form)
-        self.graph, made = _graph_of(lambda: self.compute(_Call(function, owner), given), pool)
+        self.graph, made = _graph_of(lambda: self.compute(call, given), pool)
         self.outputs, self.form = tree_flatten(made)
 
     def compute(self, call: _Call, given: Any) -> Any:
@@ -194,8 +192,8 @@ class _TrainingStep(_Recording):
     weights: list[nn.Parameter]
     twins: list[Tensor]
 
-    def __init__(self, function: Callable[..., Any], owner: Any, leaves: list[Any], form: Any, pool: Any) -> None:
-        super().__init__(function, owner, leaves, form, pool)
+    def __init__(self, call: _Call, leaves: list[Any], form: Any, pool: Any) -> None:
+        super().__init__(call, leaves, form, pool)
         self.told = [torch.zeros_like(output) for output in self.outputs]
         judged = [pair for pair in zip(self.outputs, self.told, strict=True) if _learns(pair[0])]
         outputs, told = zip(*judged, strict=True)
@@ -259,6 +257,21 @@ def _gpu() -> torch.device | None:
 
 def _described(leaf: Any) -> Any:
     return (leaf.shape, leaf.dtype, leaf.requires_grad) if _is_tensor(leaf) else leaf
+
+
+def weights_of(parts: Iterable[nn.Module]) -> list[Tensor]:
+    """Every parameter and buffer of some networks; shared ones more than once.
+
+    torch's own `parameters` takes ten times as long, longer than a GPU takes for a photo.
+    """
+    found: list[Tensor | None] = []
+    left: list[nn.Module | None] = [*parts]
+    while left:
+        if (module := left.pop()) is not None:
+            found += module._parameters.values()
+            found += module._buffers.values()
+            left += module._modules.values()
+    return [weight for weight in found if weight is not None]
 
 
 def _places(parts: Iterable[nn.Module]) -> tuple[int, ...] | None:

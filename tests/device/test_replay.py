@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sspir.models.replay import KEPT, Replays, replayed
+from sspir.device import Replays, replayed
+from sspir.device.replay import KEPT
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training import module as training
 from sspir.training.checkpoint import load_checkpoint
