@@ -3,7 +3,6 @@
 import itertools
 import time
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,8 +19,6 @@ from sspir.models.latent import encode_latents, upscale
 from sspir.training.fit import train
 from sspir.training.module import RestorationModule
 from sspir.training.updates import SkipNaN
-
-CAPTURES = "capture" in signature(RestorationModule.__init__).parameters  # whether training knows that setting
 
 
 class Stopwatch(pl.Callback):
@@ -49,7 +46,7 @@ class Stopwatch(pl.Callback):
 
 def train_tiny(lab: Lab) -> Cases:
     """The second part of experiments=tiny, as `sspir train` runs it, without the bar and the validations."""
-    for precision, mode in itertools.product(("bf16-mixed", "32-true"), MODES if CAPTURES else ["eager"]):
+    for precision, mode in itertools.product(("bf16-mixed", "32-true"), MODES):
         yield f"{precision}, {mode}", partial(_tiny, lab, precision, mode)
 
 
@@ -64,8 +61,7 @@ def _tiny(lab: Lab, precision: str, mode: str) -> Figures:
         f"trainer.accelerator={'gpu' if lab.on_gpu else 'cpu'}", "module.structure_steps=0",
         "trainer.enable_progress_bar=false", f"workers={0 if lab.tiny else 8}", f"batch_size={4 if lab.tiny else 16}",
     ]  # fmt: skip
-    if CAPTURES:
-        changes.append(f"++module.capture={str(MODES[mode]).lower()}")
+    changes.append(f"module.capture={str(MODES[mode]).lower()}")
     lab.tidy()
     train(compose_config("train", changes), callbacks=[watch])
     lab.seconds[case] = watch.seconds
@@ -83,7 +79,7 @@ def train_sd(lab: Lab) -> Cases:
     for size in batches:
         yield f"batch {size}, plain loop", partial(_plain, lab, module, size)
         yield f"batch {size}, operations", partial(_plain, lab, module, size, counted=True)
-    for mode, size in itertools.product(MODES if CAPTURES else ["eager"], batches):
+    for mode, size in itertools.product(MODES, batches):
         yield f"batch {size}, ours {mode}", partial(_ours, lab, module, size, mode)
 
 
