@@ -169,6 +169,39 @@ def test_who_runs_out_of_memory_gets_what_recordings_hold() -> None:
     assert not replays._recordings
 
 
+def test_gradients_of_a_function_that_is_called_twice_in_a_step_are_not_mixed(graphs: type[FakeGraph]) -> None:
+    torch.manual_seed(0)
+    net, replays = Net(3, 3), Replays(training=True)
+    for step in range(4):
+        given, more = torch.randn(2, 3), torch.randn(2, 3)
+        with replays.during():
+            (net.double(given).square().sum() + net.double(more).sum()).backward()
+        found, net.weight.grad, net.bias.grad = net.weight.grad, None, None
+        (2 * net(given)).square().sum().add((2 * net(more)).sum()).backward()
+        assert found is not None
+        assert torch.equal(found, net.weight.grad), step
+        net.weight.grad = net.bias.grad = None
+    assert [graph.replays for graph in graphs.made] == [2, 2]  # forward and backward, once a step
+
+
+def test_what_has_no_gradient_is_replayed_without(graphs: type[FakeGraph]) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.still, self.learning = nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 3)
+
+        @replayed
+        def run(self, values: Tensor) -> Tensor:
+            return self.still(values)
+
+    net, replays = Half(), Replays(training=True)
+    for _ in range(4):
+        values = torch.randn(2, 3)
+        with replays.during():
+            assert torch.equal(net.run(values), net.still(values))
+    assert [graph.replays for graph in graphs.made] == [2]
+
+
 @pytest.mark.parametrize(
     "changes", [["module.structure_steps=1"], [*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"]]
 )

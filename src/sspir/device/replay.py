@@ -47,9 +47,9 @@ class Replays:
     """Recordings of the functions that `replayed` marks, made when a shape comes back.
 
     Args:
-        training: record gradients too. A function must then be called once between two backward passes, whose
-            gradients the next one overwrites; KEPT shapes of it are recorded, and others never. Otherwise the shapes
-            that were used last are kept.
+        training: record gradients too, which the next step overwrites; a function that is called again within a step
+            is computed anew. KEPT shapes of a function are recorded, and others never. Otherwise the shapes that were
+            used last are kept.
     """
 
     def __init__(self, training: bool = False) -> None:
@@ -109,8 +109,9 @@ class Replays:
             made = self._record(function, leaves, form)
             if made is not None:
                 recordings[key] = made
-        if key not in recordings:
+        if key not in recordings or (self.training and recordings[key].round == self.round):
             return function(*arguments, **named)
+        recordings[key].round = self.round
         recordings.move_to_end(key)
         if len(recordings) > KEPT:
             self._seen.pop((function, recordings.popitem(last=False)[0]), None)
@@ -169,6 +170,7 @@ class _Recording:
         given = tree_unflatten([next(inputs) if _is_tensor(leaf) else leaf for leaf in leaves], form)
         self.graph, made = _graph_of(lambda: self.compute(call, given), pool)
         self.outputs, self.form = tree_flatten(made)
+        self.round = 0  # in which it was replayed last
 
     def compute(self, call: _Call, given: Any) -> Any:
         """What is recorded."""
@@ -194,7 +196,9 @@ class _TrainingStep(_Recording):
 
     def __init__(self, call: _Call, leaves: list[Any], form: Any, pool: Any) -> None:
         super().__init__(call, leaves, form, pool)
-        self.told = [torch.zeros_like(output) for output in self.outputs]
+        self.told = [torch.zeros_like(output) for output in self.outputs if any(map(_learns, self.outputs))]
+        if not self.told:
+            return
         judged = [pair for pair in zip(self.outputs, self.told, strict=True) if _learns(pair[0])]
         outputs, told = zip(*judged, strict=True)
         ours, count = [*self.inputs, *self.twins], len(self.inputs)
@@ -214,7 +218,9 @@ class _TrainingStep(_Recording):
         return torch.func.functional_call(call, twins, given)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
-        """What the function returns, whose gradients are replayed."""
+        """What the function returns, whose gradients are replayed where it has any."""
+        if not self.told:
+            return super().__call__(tensors)
         return tree_unflatten(list(_Replayed.apply(self, *tensors, *self.weights)), self.form)
 
 
