@@ -150,7 +150,7 @@ def _ours(lab: Lab, module: RestorationModule, size: int, mode: str) -> Figures:
     """The same by our module and Lightning's Trainer."""
     warm, steps = _steps(lab, size)
     batch, watch, case = _batch(lab, size), Stopwatch(lab, warm), f"batch {size}, ours {mode}"
-    module.capture = MODES[mode]
+    module.capture, module.replays = MODES[mode], None
     trainer = pl.Trainer(
         accelerator="gpu" if lab.on_gpu else "cpu", devices=1, precision="bf16-mixed", max_steps=warm + steps,
         gradient_clip_val=1.0, logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=-1,

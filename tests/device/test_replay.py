@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sspir.device import Replays, replayed
+from sspir.device import Replays, replayed, replaying
 from sspir.device.replay import KEPT
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training import module as training
@@ -115,6 +115,54 @@ def test_nothing_is_recorded_of_a_network_that_waits_elsewhere(
     assert graphs.made == []
 
 
+def test_hooks_are_called(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
+    for seed in (0, 1):
+        restored(pipeline, seed)
+    calls: list[int] = []
+    hook = pipeline.unet.conv_out.register_forward_hook(lambda *_: calls.append(1))
+    restored(pipeline, 2)
+    assert len(calls) == 2
+    hook.remove()
+    replays = count(graphs)
+    for seed in (3, 4):
+        restored(pipeline, seed)
+    assert count(graphs) > replays
+
+
+def test_a_change_of_mode_or_of_what_learns_is_seen() -> None:
+    net, replays = nn.Sequential(Net(3, 3), nn.BatchNorm1d(3)), Replays(training=True)
+    double = replayed(lambda net, values: net(values))
+    for step in range(12):
+        net.train(step < 6)
+        net[0].weight.requires_grad_(step % 6 < 3)
+        values = torch.randn(4, 3)
+        own = copy.deepcopy(net)
+        with replaying(replays, [net]):
+            double(net, values).square().sum().backward()
+        own(values).square().sum().backward()
+        assert torch.allclose(net[0].bias.grad, own[0].bias.grad), step
+        assert (net[0].weight.grad is None) == (own[0].weight.grad is None)
+        net.zero_grad()
+
+
+def test_a_replayed_step_refuses_a_second_backward() -> None:
+    net, replays = Net(3, 3), Replays(training=True)
+    for _ in range(3):
+        with replaying(replays, [net]):
+            loss = net.double(torch.ones(1, 3)).sum()
+        loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"module\.capture=false"):
+        loss.backward()
+
+
+def test_nobody_replays_within_what_launches() -> None:
+    net, outer = Net(3, 3), Replays()
+    for _ in range(3):
+        with replaying(outer, [net]), replaying(None, [net]), torch.no_grad():
+            net.double(torch.ones(1, 3))
+    assert not outer._recordings
+
+
 def test_copies_begin_anew(pipeline: RestorationPipeline) -> None:
     for seed in (0, 1):
         restored(pipeline, seed)
@@ -139,7 +187,7 @@ def test_the_last_shapes_are_kept(graphs: type[FakeGraph]) -> None:
     net, replays = Net(3, 3), Replays()
     for _ in range(2):
         for rows in range(1, KEPT + 2):
-            with replays.during([net]):
+            with replaying(replays, [net]):
                 assert torch.equal(net.double(torch.ones(rows, 3)), 2 * net(torch.ones(rows, 3)))
     (recordings,) = replays._recordings.values()
     assert len(recordings) == KEPT
@@ -151,7 +199,7 @@ def test_what_cannot_be_recorded_is_computed_and_told_once(caplog: pytest.LogCap
     net, replays = Net(3, 3), Replays()
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            with replays.during([net]):
+            with replaying(replays, [net]):
                 assert net.read(torch.ones(1, 3)) == net(torch.ones(1, 3)).sum().item()
     (record,) = caplog.records
     assert record.getMessage() == "read is not replayed: operation not permitted when stream is capturing"
@@ -161,10 +209,10 @@ def test_what_cannot_be_recorded_is_computed_and_told_once(caplog: pytest.LogCap
 def test_who_runs_out_of_memory_gets_what_recordings_hold() -> None:
     net, replays = Net(3, 3), Replays()
     for _ in range(2):
-        with replays.during([net]):
+        with replaying(replays, [net]):
             net.double(torch.ones(1, 3))
     assert replays._recordings
-    with pytest.raises(torch.OutOfMemoryError), replays.during([net]):
+    with pytest.raises(torch.OutOfMemoryError), replaying(replays, [net]):
         raise torch.OutOfMemoryError
     assert not replays._recordings
 
@@ -174,7 +222,7 @@ def test_gradients_of_a_function_that_is_called_twice_in_a_step_are_not_mixed(gr
     net, replays = Net(3, 3), Replays(training=True)
     for step in range(4):
         given, more = torch.randn(2, 3), torch.randn(2, 3)
-        with replays.during():
+        with replaying(replays, [net]):
             (net.double(given).square().sum() + net.double(more).sum()).backward()
         found, net.weight.grad, net.bias.grad = net.weight.grad, None, None
         (2 * net(given)).square().sum().add((2 * net(more)).sum()).backward()
@@ -197,7 +245,7 @@ def test_what_has_no_gradient_is_replayed_without(graphs: type[FakeGraph]) -> No
     net, replays = Half(), Replays(training=True)
     for _ in range(4):
         values = torch.randn(2, 3)
-        with replays.during():
+        with replaying(replays, [net]):
             assert torch.equal(net.run(values), net.still(values))
     assert [graph.replays for graph in graphs.made] == [2]
 

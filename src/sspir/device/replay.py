@@ -14,22 +14,24 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
+
+from sspir.device.recording import Call, Recording, TrainingStep, is_tensor, learns
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-KEPT = 3  # graphs of a function; each holds its inputs, and all of a pipeline share the memory of the largest
+KEPT = 6  # graphs of a function: three shapes with guidance and without; all share the memory of the largest
 _COUNTED = 64  # shapes whose calls are counted
 _CALLS = 8  # of a shape within one round, or the first of its second round: a recording takes as long as two calls
 
 
 def replayed(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function of tensors, networks and constants: within `Replays.during` a GPU replays it.
+    """Mark a function of tensors, networks and constants: within `replaying` a GPU replays it.
 
-    The function may read nothing from the device, and use no number that is drawn; constants must be hashable.
+    The function may read nothing from the device, use no number that is drawn and keep no state on the host: its Python
+    runs when it is recorded.
     """
 
     @wraps(function)
@@ -47,13 +49,14 @@ class Replays:
     """Recordings of the functions that `replayed` marks, made when a shape comes back.
 
     Args:
-        training: record gradients too, which the next step overwrites; a function that is called again within a step
-            is computed anew. KEPT shapes of a function are recorded, and others never. Otherwise the shapes that were
-            used last are kept.
+        training: record gradients too, which the next step overwrites; a function with gradients that is called again
+            within a step is computed anew. KEPT shapes of a function are recorded, and others never. Otherwise the
+            shapes that were used last are kept.
     """
 
     def __init__(self, training: bool = False) -> None:
         self.training = training
+        self.state: Any = None  # of the networks when they were looked at; None where nothing can be replayed
         self.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -61,43 +64,28 @@ class Replays:
         return Replays, (self.training,)
 
     def clear(self) -> None:
-        """Forget everything; the memory is free when torch's allocator is next asked to empty its cache."""
-        self.round = 0
-        self._weights: tuple[int, ...] = ()
-        self._seen: OrderedDict[Any, _Seen] = OrderedDict()
-        self._recordings: dict[Any, OrderedDict[Any, _Recording]] = {}
-        self._pool: Any = None
+        """Forget everything; the memory is free when torch's allocator is next asked to empty its cache.
 
-    @contextmanager
-    def during(self, parts: Iterable[nn.Module] = ()) -> Iterator[None]:
-        """Within, what `replayed` marks is replayed.
-
-        Args:
-            parts: networks that it uses, as they are now: where a weight has another place than last time, as after a
-                change of type or with another adapter, everything is recorded anew; where one is on no GPU, or is
-                fetched when it is used, nothing is.
+        To be called when networks changed in what their weights do not show, such as the strength of an adapter.
         """
-        weights = _places(parts)
-        if weights is None:
-            yield
-            return
-        if weights != self._weights:
+        self.round = 0
+        self._seen: OrderedDict[Any, _Seen] = OrderedDict()
+        self._recordings: dict[Any, OrderedDict[Any, Recording]] = {}
+        self._pools: dict[Any, Any] = {}
+
+    def look(self, parts: Iterable[nn.Module]) -> None:
+        """Forget everything where networks are not what they were."""
+        state = _state_of(parts)
+        if state != self.state:
             self.clear()
-            self._weights = weights
-        self.round += 1
-        token = _at_work.set(self)
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            self.clear()  # who tries again needs the room
-            raise
-        finally:
-            _at_work.reset(token)
+            self.state = state
 
     def __call__(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """What the function returns, replayed where it was recorded."""
         leaves, form = tree_flatten((arguments, named))
-        tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
+        tensors = [leaf for leaf in leaves if is_tensor(leaf)]
+        if not all(isinstance(leaf, _KNOWN) for leaf in leaves):
+            return function(*arguments, **named)
         cached = torch.is_autocast_enabled("cuda") and torch.is_autocast_cache_enabled()  # weights of another type
         if cached or {tensor.device for tensor in tensors} != {_gpu()}:
             return function(*arguments, **named)
@@ -105,40 +93,47 @@ class Replays:
         modes = half, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         key = (form, modes, *map(_described, leaves))
         recordings = self._recordings.setdefault(function, OrderedDict())
-        if key not in recordings and self._worth(function, key, len(recordings)):
-            made = self._record(function, leaves, form)
-            if made is not None:
+        if key not in recordings and self._worth((function, key), len(recordings)):
+            token = _at_work.set(None)  # what is called within is recorded, too
+            try:
+                made = self._record(function, leaves, form)
+            finally:
+                _at_work.reset(token)
+            if made is None:
+                self._seen[function, key] = _Seen(self.round, None)
+            else:
                 recordings[key] = made
-        if key not in recordings or (self.training and recordings[key].round == self.round):
+        made = recordings.get(key)
+        if made is None or (made.told and any(each.round == self.round for each in recordings.values())):
             return function(*arguments, **named)
-        recordings[key].round = self.round
+        made.round = self.round
         recordings.move_to_end(key)
         if len(recordings) > KEPT:
             self._seen.pop((function, recordings.popitem(last=False)[0]), None)
-        return recordings[key](tensors)
+        return made(tensors)
 
-    def _worth(self, function: Any, key: Any, kept: int) -> bool:
-        seen = self._seen.setdefault((function, key), _Seen(self.round, 0))
-        self._seen.move_to_end((function, key))
+    def _worth(self, key: Any, kept: int) -> bool:
+        seen = self._seen.setdefault(key, _Seen(self.round, 0))
+        self._seen.move_to_end(key)
         if len(self._seen) > _COUNTED:
             self._seen.popitem(last=False)
         if seen.calls is None or (self.training and kept == KEPT):
             return False
-        self._seen[function, key] = seen._replace(calls=seen.calls + 1)
+        self._seen[key] = seen._replace(calls=seen.calls + 1)
         return self.round > seen.round + self.training or seen.calls + 1 == _CALLS
 
-    def _record(self, function: Any, leaves: list[Any], form: Any) -> "_Recording | None":
-        if self._pool is None or self.training:  # what gradients need stays while another function is replayed
-            self._pool = torch.cuda.graph_pool_handle()
-        call = _Call(function, [leaf for leaf in leaves if isinstance(leaf, nn.Module)])
-        taught = torch.is_grad_enabled() and any(map(_learns, chain(filter(_is_tensor, leaves), call.parameters())))
-        kind = _TrainingStep if taught else _Recording
+    def _record(self, function: Any, leaves: list[Any], form: Any) -> "Recording | None":
+        owner = function if self.training else None  # what gradients need stays while another function is replayed
+        if owner not in self._pools:
+            self._pools[owner] = torch.cuda.graph_pool_handle()
+        call = Call(function, [leaf for leaf in leaves if isinstance(leaf, nn.Module)])
+        taught = torch.is_grad_enabled() and any(map(learns, chain(filter(is_tensor, leaves), call.parameters())))
+        kind = TrainingStep if taught else Recording
         try:
             with torch.cuda.stream(torch.cuda.current_stream()):  # come back to, also from a recording that broke off
-                return kind(call, leaves, form, self._pool)
+                return kind(call, leaves, form, self._pools[owner])
         except RuntimeError as error:  # such as memory that is too small
             log.warning("%s is not replayed: %s", function.__name__, str(error).splitlines()[0])
-            self._seen[next(reversed(self._seen))] = _Seen(self.round, None)
         torch.cuda.empty_cache()
         return None
 
@@ -150,143 +145,82 @@ class _Seen(NamedTuple):
     calls: int | None
 
 
-class _Call(nn.Module):
-    """A function as a module with the weights of the networks that it is given, which can be exchanged for a call."""
-
-    def __init__(self, function: Callable[..., Any], networks: list[nn.Module]) -> None:
-        super().__init__()
-        self.function, self.networks = function, nn.ModuleList(networks)
-
-    def forward(self, arguments: Any, named: Any) -> Any:
-        return self.function(*arguments, **named)
-
-
-class _Recording:
-    """A call that was recorded, and is replayed for other values of the same shapes."""
-
-    def __init__(self, call: _Call, leaves: list[Any], form: Any, pool: Any) -> None:
-        self.inputs = [leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves if _is_tensor(leaf)]
-        inputs = iter(self.inputs)
-        given = tree_unflatten([next(inputs) if _is_tensor(leaf) else leaf for leaf in leaves], form)
-        self.graph, made = _graph_of(lambda: self.compute(call, given), pool)
-        self.outputs, self.form = tree_flatten(made)
-        self.round = 0  # in which it was replayed last
-
-    def compute(self, call: _Call, given: Any) -> Any:
-        """What is recorded."""
-        return call(*given)
-
-    def run(self, tensors: Iterable[Tensor]) -> None:
-        """Compute the outputs of other inputs."""
-        for held, new in zip(self.inputs, tensors, strict=True):
-            held.copy_(new)
-        self.graph.replay()
-
-    def __call__(self, tensors: list[Tensor]) -> Any:
-        """What the function returns."""
-        self.run(tensors)
-        return tree_unflatten([output.clone() for output in self.outputs], self.form)
-
-
-class _TrainingStep(_Recording):
-    """The same with gradients, which are recorded beside it."""
-
-    weights: list[nn.Parameter]
-    twins: list[Tensor]
-
-    def __init__(self, call: _Call, leaves: list[Any], form: Any, pool: Any) -> None:
-        super().__init__(call, leaves, form, pool)
-        self.told = [torch.zeros_like(output) for output in self.outputs if any(map(_learns, self.outputs))]
-        if not self.told:
-            return
-        judged = [pair for pair in zip(self.outputs, self.told, strict=True) if _learns(pair[0])]
-        outputs, told = zip(*judged, strict=True)
-        ours, count = [*self.inputs, *self.twins], len(self.inputs)
-        sought = list(filter(_learns, ours))
-        self.backward, found = _graph_of(lambda: torch.autograd.grad(outputs, sought, told, allow_unused=True), pool)
-        gradients = iter(found)
-        every = [next(gradients) if _learns(tensor) else None for tensor in ours]
-        used = [pair for pair in zip(self.weights, every[count:], strict=True) if pair[1] is not None]
-        self.weights, self.gradients = [weight for weight, _ in used], [*every[:count], *(found for _, found in used)]
-        self.outputs = [output.detach() for output in self.outputs]
-
-    def compute(self, call: _Call, given: Any) -> Any:
-        """With twins of the weights, in the same memory: nothing else that learns by the weights waits for these."""
-        learning = {name: weight for name, weight in call.named_parameters() if _learns(weight)}
-        twins = {name: weight.detach().requires_grad_() for name, weight in learning.items()}
-        self.weights, self.twins = list(learning.values()), list(twins.values())
-        return torch.func.functional_call(call, twins, given)
-
-    def __call__(self, tensors: list[Tensor]) -> Any:
-        """What the function returns, whose gradients are replayed where it has any."""
-        if not self.told:
-            return super().__call__(tensors)
-        return tree_unflatten(list(_Replayed.apply(self, *tensors, *self.weights)), self.form)
-
-
-class _Replayed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, step: _TrainingStep, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.step = step
-        step.run(inputs[: len(step.inputs)])
-        return tuple(output.detach() for output in step.outputs)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        step: _TrainingStep = ctx.step
-        for held, given in zip(step.told, gradients, strict=True):
-            held.copy_(given)
-        step.backward.replay()
-        return None, *(None if found is None else found.detach() for found in step.gradients)
-
-
-def _graph_of(work: Callable[[], Any], pool: Any) -> tuple[Any, Any]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # workers pin memory meanwhile
-        made = work()
-    return graph, made
-
-
-def _is_tensor(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor)
-
-
-def _learns(tensor: Tensor) -> bool:
-    return tensor.requires_grad
-
-
 def _gpu() -> torch.device | None:
     """The GPU that is current, whose streams are recorded; what is on another one is not."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 
 def _described(leaf: Any) -> Any:
-    return (leaf.shape, leaf.dtype, leaf.requires_grad) if _is_tensor(leaf) else leaf
+    return (leaf.shape, leaf.dtype, leaf.requires_grad) if is_tensor(leaf) else leaf
 
 
-def weights_of(parts: Iterable[nn.Module]) -> list[Tensor]:
-    """Every parameter and buffer of some networks; shared ones more than once.
+def modules_of(parts: Iterable[nn.Module]) -> list[nn.Module]:
+    """Every module of some networks; shared ones more than once.
 
-    torch's own `parameters` takes ten times as long, longer than a GPU takes for a photo.
+    torch's own `modules` takes ten times as long, longer than a GPU takes for a photo.
     """
-    found: list[Tensor | None] = []
+    found: list[nn.Module] = []
     left: list[nn.Module | None] = [*parts]
     while left:
         if (module := left.pop()) is not None:
-            found += module._parameters.values()
-            found += module._buffers.values()
+            found.append(module)
             left += module._modules.values()
-    return [weight for weight in found if weight is not None]
+    return found
 
 
-def _places(parts: Iterable[nn.Module]) -> tuple[int, ...] | None:
-    """Addresses of all weights; None where one is not on a GPU, or waits elsewhere until it is used."""
-    held = list(parts)
-    weights, gpu = weights_of(held), _gpu()
-    if any(hasattr(part, "_hf_hook") for part in held) or any(weight.device != gpu for weight in weights):
+def weights_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Every parameter and buffer that some modules hold themselves."""
+    held = chain.from_iterable((*module._parameters.values(), *module._buffers.values()) for module in modules)
+    return [weight for weight in held if weight is not None]
+
+
+def _state_of(parts: Iterable[nn.Module]) -> Any:
+    """What recordings of networks depend on: places of weights, which of them learn, and modes.
+
+    None where something is not on the GPU, waits elsewhere until it is used, or has hooks, which nobody would call.
+    """
+    modules, gpu = modules_of(parts), _gpu()
+    weights = weights_of(modules)
+    if any(map(_hooked, modules)) or any(weight.device != gpu for weight in weights):
         return None
-    return tuple(weight.data_ptr() for weight in weights)
+    places = tuple((weight.data_ptr(), weight.requires_grad) for weight in weights)
+    return places, tuple(module.training for module in modules)
 
 
+def _hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks but those of transformers, which gather what the same call returns."""
+    held = module.__dict__
+    hooks = (*held["_forward_hooks"].values(), *held["_forward_pre_hooks"].values())
+    strange = any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
+    return strange or "_hf_hook" in held or "_diffusers_hook" in held
+
+
+@contextmanager
+def replaying(replays: Replays | None, parts: Iterable[nn.Module], again: bool = True) -> Iterator[None]:
+    """Within, a GPU replays what `replayed` marks.
+
+    Args:
+        replays: the recordings; None launches everything.
+        parts: networks that are used, as they are now: where a weight has another place than last time, as after a
+            change of type, everything is recorded anew; where one is on no GPU, is fetched when it is used, or has
+            hooks, nothing is.
+        again: look at them although they were looked at before.
+    """
+    if replays is not None and (again or replays.state is None):
+        replays.look(parts)
+    usable = replays if replays is not None and replays.state is not None else None
+    if usable is not None:
+        usable.round += 1
+    token = _at_work.set(usable)
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        if usable is not None:
+            usable.clear()  # who tries again needs the room
+        raise
+    finally:
+        _at_work.reset(token)
+
+
+_KNOWN = (Tensor, nn.Module, bool, int, float, str, type(None))
 _at_work: ContextVar[Replays | None] = ContextVar("replays", default=None)

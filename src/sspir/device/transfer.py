@@ -1,7 +1,7 @@
 """What goes from the CPU to the device of a computation, without the one waiting for the other."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def kept_on_device(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     On a CPU, and within a compiled function, it is called anew.
     """
 
-    @lru_cache(maxsize=256)
+    @cache  # what is replayed reads them where they are
     def kept(device: torch.device, *arguments: Any) -> Tensor:
         with torch.inference_mode(False):  # or no gradient could pass by what a validation made
             return sent(make(*arguments), device)

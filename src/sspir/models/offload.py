@@ -31,6 +31,7 @@ def dtype_of(part: Any) -> torch.dtype:
 
     diffusers looks through all of it for hooks, which only weights that are kept in eight bits have.
     """
-    first = next(part.parameters(), None) if isinstance(part, nn.Module) else None
+    weights = part.parameters() if isinstance(part, nn.Module) else ()
+    first = next((weight for weight in weights if weight.is_floating_point()), None)
     kind: torch.dtype = part.dtype if first is None or first.itemsize < 2 else first.dtype
     return kind

@@ -1,6 +1,5 @@
 """One batch of images restored: priors once, the sampler's loop, decoding, colours; large images region by region."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, cached_property
 from itertools import product
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspir.color import fix_colour, match_moments
-from sspir.device import sent, weights_of
+from sspir.device import modules_of, replaying, sent, weights_of
 from sspir.encoders.base import tokens_of
 from sspir.encoders.text import encode_captions
 from sspir.memory import capacity_bytes
@@ -77,7 +76,7 @@ class Restoration:
 
         Neither what is free at the moment nor the batch counts: the pictures would depend on them.
         """
-        weights = {id(each): each.nbytes for each in weights_of(networks_of(self.pipeline))}
+        weights = {id(each): each.nbytes for each in weights_of(modules_of(networks_of(self.pipeline)))}
         return max(0, capacity_bytes(self.lq.device) - sum(weights.values())) / 2
 
     def _tile(self, settings: Sampler) -> int | None:
@@ -254,7 +253,7 @@ def restore_batch(
             restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step, autocast)
             return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
 
-    with pipeline.replays.during(networks_of(pipeline)) if pipeline.replays else nullcontext():
+    with replaying(pipeline.replays, networks_of(pipeline)):
         done = restored(autocast_of(lq.device))
     if not _broken(done.images, lq):
         return done

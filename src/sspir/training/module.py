@@ -1,7 +1,6 @@
 """Training as a LightningModule: glue between the data, the denoiser and the pipeline that users get."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from torchmetrics import Metric
 
 from sspir.batch import Batch
 from sspir.captioners.base import Captioner, captioner_of
-from sspir.device import Replays
+from sspir.device import Replays, replaying
 from sspir.encoders.base import encoder_of, tokens_of
 from sspir.encoders.text import TextEncoder
 from sspir.metrics.base import metric_of
@@ -65,8 +64,8 @@ class RestorationModule(pl.LightningModule):
         caption_source: "hq" captions the truth, as the authors do, "lq" what will be there when restoring.
         residual: None diffuses the latent. A number: diffuses the difference to the Processor's full-size image,
             multiplied by it to bring it near unit variance.
-        structure_steps: optimizer steps at the start that train the Processor's full-size image alone, to which
-            residuals refer, and which then stays as it is; none without such an image or supervision.
+        structure_steps: first optimizer steps, which train the Processor's full-size image alone. Residuals refer to
+            it, so it stays as it is then; none without such an image or supervision.
         freeze: patterns of weights that stay as they are, such as "backbone.processor.front.*".
         gradient_checkpointing: recompute activations in the backward pass.
         capture: let a single GPU replay what it did for a shape, see `sspir.device.replay`.
@@ -101,8 +100,7 @@ class RestorationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold what is trained only
-        self.backbone = backbone
-        self.refine = refine
+        self.backbone, self.refine = backbone, refine
         self.vae, self.image_encoder, self.text_model = vae, encoder_of(image_encoder), text_encoder.model
         self.tokenizer = text_encoder.tokenizer
         self.text_encoder = text_encoder
@@ -112,16 +110,13 @@ class RestorationModule(pl.LightningModule):
         self.validation = Validation({name: metric_of(metric) for name, metric in metrics.items()})
         self.validated_at = -1  # step of the last validation
         self.gradient_norm: Tensor | None = None  # of the step at hand, before it is clipped
-        self.sampler = sampler
-        self.optimizer, self.schedule = optimizer, schedule
-        self.caption_dropout = caption_dropout
-        self.caption_source = caption_source
+        self.sampler, self.optimizer, self.schedule = sampler, optimizer, schedule
+        self.caption_dropout, self.caption_source = caption_dropout, caption_source
         self.residual = residual
         self.structure_steps = structure_steps if backbone.processor.predicts_image and loss.supervises else 0
         self.capture = capture and not gradient_checkpointing
         self.replays: Replays | None = None
-        self.scale = scale
-        self.seed = seed
+        self.scale, self.seed = scale, seed
         self.config: dict[str, Any] = {}
         require_fitting(backbone, vae, self.text_model, refine, residual)
         require_one_step(self.objective, sampler)
@@ -179,7 +174,14 @@ class RestorationModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Move what the objective holds to the device, and let it replay steps where it can."""
         self.objective.to(self.device)
-        self.replays = Replays(training=True) if self.capture and may_replay(self.trainer) else None
+        self.replays = Replays(training=True) if self.capture else None
+
+    def on_validation_start(self) -> None:
+        """Give back the memory of what is replayed; at the end of the training, too."""
+        if self.replays:
+            self.replays.clear()
+
+    on_fit_end = on_validation_start
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Freeze the Processor's full-size image, to which residuals refer, after `structure_steps`."""
@@ -193,7 +195,7 @@ class RestorationModule(pl.LightningModule):
         if isinstance(processor, StructureProcessor) and self.global_step < self.structure_steps:
             losses = self.loss.structure([processor.full_size(lq)], batch.hq)
         else:
-            with self.replays.during() if self.replays else nullcontext():
+            with replaying(self.replays if may_replay(self.trainer) else None, self.children(), batch_idx == 0):
                 features, images = self.backbone.structure(lq)
                 losses = self.loss.structure(images, batch.hq)
                 losses |= self.objective.losses(self, batch, lq, features, images)
@@ -266,8 +268,7 @@ class RestorationModule(pl.LightningModule):
         """
         first = self.global_rank * count
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        seeds = [sample_seed(self.seed, step, f"place {first + n}") for n in range(count)]
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+        return [torch.Generator().manual_seed(sample_seed(self.seed, step, f"place {first + n}")) for n in range(count)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out frozen networks, and add their marks, the configuration and the generator's state."""
