@@ -47,6 +47,14 @@ def free_bytes(device: torch.device) -> int:
     return max(0, min(free))
 
 
+def unheld_bytes(device: torch.device) -> int:
+    """Bytes that nobody holds, not even torch's allocator, which keeps on a GPU what is replayed there."""
+    if device.type != "cuda":
+        return free_bytes(device)
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
 def capacity_bytes(device: torch.device) -> int:
     """Bytes that a device has in all, free or not.
 

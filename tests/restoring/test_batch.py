@@ -4,6 +4,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from sspir.__main__ import main
@@ -52,13 +53,32 @@ def test_the_first_photo_shows_how_many_there_is_memory_for(
     calls = count()
     monkeypatch.setattr(runner, "_GAIN_BY_BATCHES", {"cpu"})
     monkeypatch.setattr(runner, "peak_bytes", lambda device: 1_000_000 * next(calls))
-    monkeypatch.setattr(runner, "free_bytes", lambda device: 11_000_000)
+    monkeypatch.setattr(runner, "unheld_bytes", lambda device: 11_000_000)
     together = restored(tmp_path, "--batch", "auto")
     assert groups == [1, 7]  # seven tenths of eleven
-    monkeypatch.setattr(runner, "free_bytes", lambda device: 1)
+    monkeypatch.setattr(runner, "unheld_bytes", lambda device: 1)
     groups.clear()
     alone = restored(tmp_path, "--batch", "auto", "--seed", "0")
     assert groups == [1] * 8
     for path in sorted(alone.glob("*.png")):
         one, other = (read_image(place).pixels.astype(int) for place in (path, together / path.name))
         assert abs(one - other).max() <= 1
+
+
+def test_a_group_that_was_too_large_is_halved(
+    groups: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = RestorationPipeline.restore
+
+    def small(self: RestorationPipeline, lq: Tensor, *rest: object, **named: object) -> object:
+        if len(lq) > 2:
+            groups.append(-len(lq))
+            raise torch.OutOfMemoryError
+        return plain(self, lq, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RestorationPipeline, "restore", small)
+    monkeypatch.setattr(runner, "_GAIN_BY_BATCHES", {"cpu"})
+    monkeypatch.setattr(runner, "unheld_bytes", lambda device: 10**15)
+    monkeypatch.setattr(runner, "_MOST", 4)
+    restored(tmp_path, "--batch", "auto", photos=11)
+    assert groups == [1, -4, 1, 1, 1, 1, 2, 2, 2]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sspir.images.exif import without_gps
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.room import Size, recorded, require_room
-from sspir.memory import free_bytes, peak_bytes, released, reset_peak
+from sspir.memory import peak_bytes, released, reset_peak, unheld_bytes
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files
@@ -95,8 +94,8 @@ class JobRunner:
         request: the settings.
         journal: of the output folder.
         caption_of: the caption of a job, None to ask the pipeline's captioner.
-        batch: photos of one size per run of the sampler; None: on a GPU as many as there is memory for, by what was
-            measured of the photos before, else one.
+        batch: photos of one size per run of the sampler; None: on a GPU as many as there is memory for, by what the
+            first photo of a size took, else one.
         max_pixels: larger photos are refused.
         on_progress: called after each step with the share of a photo that was done since the last call, and the step.
     """
@@ -116,7 +115,7 @@ class JobRunner:
         self.journal = journal
         self.caption_of = caption_of
         self.batch = batch
-        self._bytes_per_pixel = 0.0  # that restoring took at most, none before the first photo is restored
+        self._room: dict[tuple[int, int], int] = {}  # photos of a size that there is memory for
         self.max_pixels = max_pixels
         self.on_progress = on_progress
         self.describer = Describer(
@@ -162,22 +161,14 @@ class JobRunner:
                 continue
             group = waiting.setdefault(tuple(opened.lq.shape), [])
             group.append(opened)
-            most = self._together(opened)
-            if len(group) >= most:
+            if len(group) >= (self.batch or self._room.get(self._size(opened), 1)):
                 yield waiting.pop(tuple(opened.lq.shape))
-            elif sum(map(len, waiting.values())) >= 2 * most:
+            elif sum(map(len, waiting.values())) >= 2 * (self.batch or _MOST):
                 yield waiting.pop(next(iter(waiting)))
         yield from waiting.values()
 
-    def _together(self, opened: Opened) -> int:
-        """How many photos of one's size are restored together."""
-        if self.batch is not None:
-            return self.batch
-        device = self.pipeline._execution_device
-        needed = self._bytes_per_pixel * prod(self.pipeline.size_of(opened.lq, self.request.scale))
-        if device.type not in _GAIN_BY_BATCHES or not needed:
-            return 1
-        return max(1, min(_MOST, int(_SHARE * free_bytes(device) / needed)))
+    def _size(self, opened: Opened) -> tuple[int, int]:
+        return self.pipeline.size_of(opened.lq, self.request.scale)
 
     def _open(self, job: Job) -> Opened:
         """Read a job's photo, unless its result would be too large."""
@@ -191,6 +182,7 @@ class JobRunner:
         """Restore a group, and if that fails each photo alone; yields the photos that failed, with their errors."""
         error = self._error_of(group, self.request.settings)
         if error is not None and len(group) > 1:
+            self._room[self._size(group[0])] = len(group) // 2
             for opened in group:
                 yield from self._attempt([opened])
             return
@@ -230,7 +222,9 @@ class JobRunner:
         size = self.pipeline.size_of(lq, self.request.scale)
         captions = [self._caption(opened) for opened in group]
         samples = [self._sample(lq, captions, size, number, settings) for number in range(self.request.samples)]
-        self._bytes_per_pixel = max(self._bytes_per_pixel, (peak_bytes(device) - held) / (len(group) * prod(size)))
+        if size not in self._room and device.type in _GAIN_BY_BATCHES:
+            taken = max(1, (peak_bytes(device) - held) // len(group))
+            self._room[size] = max(1, min(_MOST, int(_SHARE * unheld_bytes(device) / taken)))
         for index, opened in enumerate(group):
             images = torch.stack([sample.images[index] for sample in samples])
             warnings = [*opened.warnings, *(text for sample in samples for text in sample.warnings)]
