@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.plugins import MixedPrecision
 
 from sspir.config.compose import config_root, load_choice
+from sspir.device import Replays, replayed, replaying
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.fit import train
@@ -202,3 +203,24 @@ def test_no_training_step_waits_for_the_card(photo_folder: Path, tmp_path: Path,
         train(config, callbacks=[NoWait()])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class Reading(torch.nn.Linear):
+    @replayed
+    def read(self, values: torch.Tensor) -> torch.Tensor:
+        return self(values) * float(values.sum())
+
+
+@pytest.mark.gpu(1)
+def test_what_cannot_be_recorded_leaves_the_card_as_it_was() -> None:
+    net, replays = Reading(4, 4).cuda(), Replays()
+    pipeline = pipeline_on("cuda")
+    wanted = restored(pipeline)
+    for _ in range(3):
+        with torch.no_grad(), replaying(replays, [net]):
+            values = torch.ones(2, 4, device="cuda")
+            assert torch.equal(net.read(values), net(values) * 8)
+    assert torch.rand(3, device="cuda").isfinite().all()
+    for _ in range(3):
+        assert torch.equal(restored(pipeline), wanted)
+    assert pipeline.replays._recordings
