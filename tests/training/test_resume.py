@@ -110,6 +110,8 @@ def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_fold
         "trainer.val_check_interval=1",
         "sampler.steps=3",
         "workers=1",
+        "module.capture=false",
+        "~module.capture",  # as records of before have it
     ],
 )
 def test_what_changes_nothing_may_change_unsaid(

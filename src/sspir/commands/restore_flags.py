@@ -230,7 +230,12 @@ def _colour(text: str) -> tuple[str, float]:
 
 
 def _batch(text: str) -> int | None:
-    return None if text == "auto" else COUNT(text)
+    if text == "auto":
+        return None
+    try:
+        return COUNT(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, and not auto") from None
 
 
 def _tile(text: str) -> int | str:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # Patterns of dotted settings by what a change does to a run that goes on; all others make it another run. Settings that
 # stand below `data` and `module` too are copies.
 _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, and what is looked at
-    "resume", "folder", "sweep", "ablations", "threads", "workers", "degrade_in_workers", "checkpoint_every",
+    "resume", "folder", "sweep", "ablations", "threads", "workers", "degrade_in_workers", "capture", "checkpoint_every",
     "keep_checkpoints", "keep_every", "monitor", "logger.*", "metric.*", "metrics.*", "sampler.*",
     "dataset.validation*",
     *(f"callbacks.{name}*" for name in ("progress", "pace", "rate", "panels", "last", "milestones", "end", "nan")),
