@@ -259,7 +259,7 @@ def test_training_that_is_replayed_is_the_same_training(
     steps = ["trainer.max_steps=7", "schedule.num_training_steps=7", "trainer.limit_val_batches=0", *changes]
     plain = tiny_run(tmp_path / "plain", photo_folder, *steps)
     assert graphs.made == []
-    monkeypatch.setattr(training, "may_replay", lambda trainer: True)
+    monkeypatch.setattr(training, "alone", lambda trainer: True)
     made = tiny_run(tmp_path / "replayed", photo_folder, *steps)
     losses = [{key: value for key, value in done.items() if key.startswith("loss/")} for done in (plain, made)]
     assert losses[0] == losses[1]

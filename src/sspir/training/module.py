@@ -36,7 +36,7 @@ from sspir.training.checkpoint import (
 )
 from sspir.training.losses import RestorationLoss
 from sspir.training.parts import keep_still, require_fitting, require_one_step
-from sspir.training.strategy import ShardedStrategy, may_replay, shard
+from sspir.training.strategy import ShardedStrategy, alone, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
 
@@ -172,7 +172,7 @@ class RestorationModule(pl.LightningModule):
         )  # fmt: skip
 
     def on_fit_start(self) -> None:
-        """Move what the objective holds to the device, and let it replay steps where it can."""
+        """Move what the objective holds to the device, and let steps be replayed."""
         self.objective.to(self.device)
         self.replays = Replays(training=True) if self.capture else None
 
@@ -195,7 +195,8 @@ class RestorationModule(pl.LightningModule):
         if isinstance(processor, StructureProcessor) and self.global_step < self.structure_steps:
             losses = self.loss.structure([processor.full_size(lq)], batch.hq)
         else:
-            with replaying(self.replays if may_replay(self.trainer) else None, self.children(), batch_idx == 0):
+            usable = self.replays if self.replays and alone(self.trainer) else None
+            with replaying(usable, self.children(), again=not batch_idx):
                 features, images = self.backbone.structure(lq)
                 losses = self.loss.structure(images, batch.hq)
                 losses |= self.objective.losses(self, batch, lq, features, images)
@@ -274,8 +275,7 @@ class RestorationModule(pl.LightningModule):
         """Leave out frozen networks, and add their marks, the configuration and the generator's state."""
         keep_trained(checkpoint, self.trainable())
         checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
-        checkpoint["frozen"] = marks_of(self._always_frozen())
-        checkpoint["objective"] = self.objective.state_dict()
+        checkpoint |= {"frozen": marks_of(self._always_frozen()), "objective": self.objective.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network."""

@@ -64,7 +64,7 @@ def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor.to(other.device)
 
 
-def may_replay(trainer: Any) -> bool:
-    """Whether a step may be replayed: on one GPU, with gradients of one batch, as the next batch overwrites them."""
-    alone = trainer.world_size == 1 and not isinstance(trainer.strategy, ShardedStrategy)
-    return alone and trainer.accumulate_grad_batches == 1 and trainer.strategy.root_device.type == "cuda"
+def alone(trainer: Any) -> bool:
+    """Whether one GPU trains by gradients of one batch: a replayed step overwrites those of the last one."""
+    single = trainer.world_size == 1 and not isinstance(trainer.strategy, ShardedStrategy)
+    return single and trainer.accumulate_grad_batches == 1 and trainer.strategy.root_device.type == "cuda"
