@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 PLACES = ("folder", "name", "variant", "seed")  # of a run; paths in other settings may contain them
 PACE = (  # how fast and how safely a run goes, not what comes out
     "resume", "workers", "data.workers", "threads", "checkpoint_every", "callbacks.last.every_n_train_steps",
-    "keep_checkpoints", "keep_every",
+    "keep_checkpoints", "keep_every", "module.capture",
 )  # fmt: skip
 
 
