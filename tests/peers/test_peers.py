@@ -199,6 +199,9 @@ def test_real_esrgan_in_torch_is_that_of_ncnn(tmp_path: Path) -> None:
         (teacher := Teacher("realesrgan")).to("cpu")
         assert teacher.network is not None  # batched, on any device
         assert torch.equal(teacher(lq), network(lq).clamp(0, 1))
+        (halved := Teacher("realesrgan", torch.bfloat16)).to("cpu")
+        assert halved(lq).dtype == torch.float32
+        assert 0 < (halved(lq) - teacher(lq)).abs().mean() < 1 / 255
     torch.save(network.state_dict(), tmp_path / "a.pth")
     save_file(network.state_dict(), tmp_path / "b.safetensors")
     for other in find_peers([str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]).values():

@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> int:
     """Make the samples that are missing."""
     options = _parser().parse_args(arguments)
 
+    import torch
     from tqdm import tqdm
 
     from sspir.commands.degrade import load_degradation
@@ -39,7 +40,7 @@ def run(arguments: list[str]) -> int:
     from sspir.peers import Teacher
 
     device = choose_device(options.device)
-    teacher = Teacher(options.teacher).to(device)
+    teacher = Teacher(options.teacher, torch.bfloat16 if options.precision == "bf16" else torch.float32).to(device)
     degradation = load_degradation(options.degradation)
     degradation.scale = teacher.load().scale
     if options.size % degradation.scale:
@@ -79,6 +80,7 @@ def _settings(options: Namespace, teacher: Any, photos: Any, device: str) -> dic
         "device": device,
         "batch": options.batch,
         "shard_mb": options.shard_mb,
+        **({"precision": options.precision} if options.precision != "32" else {}),
     }
 
 
@@ -96,5 +98,6 @@ def _parser() -> Parser:
     add("--seed", type=SEED, default=0, help="of crops and degradations (default 0)")
     add("--batch", type=COUNT, default=8, help="samples that the teacher is given at a time (default 8)")
     add("--shard-mb", type=POSITIVE, default=20, help="MB of a shard at most (default 20); a stop costs as much")
+    add("--precision", default="32", choices=["32", "bf16"], help="of realesrgan; bf16 is faster (default 32)")
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     return parser

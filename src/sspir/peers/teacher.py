@@ -20,18 +20,20 @@ class Teacher(nn.Module):
 
     Args:
         name: of a choice in conf/peer, or a file of weights for spandrel.
+        dtype: of a network that torch runs; in bfloat16 Real-ESRGAN's pictures are half a grey level away, in a quarter
+            of the time on CPUs that multiply in it.
 
     Raises:
         UserError: it is neither. A .yaml file is none: a stranger's run may name one, which could run anything.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if not is_model_file(name) and name not in (known := choices("peer")):
             raise UserError(
                 f"The teacher {name} is not known; choose one of {', '.join(known)}, or a file such as x.pth."
             )
-        self.name = name
+        self.name, self.dtype = name, dtype
         self.peer: Peer | None = None
         self.network: nn.Module | None = None
 
@@ -45,6 +47,8 @@ class Teacher(nn.Module):
             self.peer = find_peer(self.name)
             if isinstance(self.peer, NcnnPeer) and self.name == "realesrgan":
                 self.network = rrdbnet(self.peer)
+                if self.dtype != torch.float32:
+                    self.network.to(self.dtype, memory_format=torch.channels_last)
         return self.peer
 
     def to(self, *arguments: Any, **options: Any) -> Self:
@@ -56,4 +60,6 @@ class Teacher(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """Pictures (B, 3, scale h, scale w) in [0, 1] of images (B, 3, h, w) in [0, 1], on their device."""
         peer = self.load()
-        return self.network(lq.float()).clamp(0, 1).to(lq) if self.network is not None else peer.restore(lq)
+        if self.network is None:
+            return peer.restore(lq)
+        return self.network(lq.to(self.dtype)).to(lq).clamp(0, 1)
