@@ -6,7 +6,7 @@ EXP ?= ssp_ir
 RUN ?= runs/$(EXP)/none-s0
 BENCH ?= photos
 # Extras whose tests run in continuous integration
-TESTED := app,dashboards,demo,dev,formats,joblib,parquet,peers,perceptual,search,tensorboard
+TESTED := app,dashboards,demo,dev,formats,joblib,lora,parquet,peers,perceptual,search,tensorboard
 EXTRAS := $(if $(CI),$(TESTED),dev,demo)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-app test-gpu test-lowest lint format train sweep sweep-ray evaluate restore bench bench-gpu bench-gpu-bundle smoke-sd15 clean
