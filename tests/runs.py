@@ -43,6 +43,22 @@ ONE_STEP = [
     "data.passes=4",
 ]
 
+SCORE = [
+    *ONE_STEP[1:],
+    "objective=score_distillation",
+    "objective.terms.lpips.weight=0",
+    "objective.adversary.weight=0",
+    "objective.optimizer.lr=1e-2",
+]
+
+CONSISTENCY = [
+    "objective=consistency",
+    "sampler.scheduler=LCMScheduler",
+    "sampler.steps=2",
+    "module.structure_steps=0",
+    "data.passes=4",
+]
+
 
 def tiny_config(folder: Path, photos: Path, *overrides: str) -> DictConfig:
     places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]

@@ -31,7 +31,7 @@ from sspir.training.updates import SkipNaN
 from tests.fake_card import Event, FakeCard, trainer_on_card
 from tests.networks import XL, tiny_inputs, tiny_network, tiny_unet
 from tests.pipelines import photo
-from tests.runs import ONE_STEP, tiny_config
+from tests.runs import CONSISTENCY, ONE_STEP, SCORE, tiny_config
 
 SAMPLERS = sorted(path.stem for path in (config_root() / "conf" / "sampler").glob("*.yaml"))
 
@@ -127,13 +127,18 @@ def test_a_photo_is_restored_on_a_card_whole_and_in_regions(module: RestorationM
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("changes", [[], ONE_STEP, [*ONE_STEP, "objective.noised=true"]])
+@pytest.mark.parametrize(  # peft cannot move a LoRA of fake weights to the card: the score is the kind without
+    "changes",
+    [[], ONE_STEP, [*ONE_STEP, "objective.noised=true"], [*SCORE, "objective.kind=csd"], CONSISTENCY],
+)
 def test_a_training_step_runs_on_a_card(changes: list[str], half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     module = build_module(tiny_config(Path(), Path(), "module.structure_steps=0", *changes)).to("cuda")
     for network in module.objective.networks():
         network.to("cuda")
+    module.config["init"] = "another run"
+    module.objective.prepare(module)
     seeds = [torch.Generator().manual_seed(0)]
     monkeypatch.setattr(module, "generators", lambda count: seeds)
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)

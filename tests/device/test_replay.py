@@ -19,7 +19,7 @@ from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import find_checkpoint
 from tests.fake_graph import FakeGraph, fake_graphs
 from tests.pipelines import photo, tiny_pipeline
-from tests.runs import ONE_STEP, tiny_run
+from tests.runs import CONSISTENCY, ONE_STEP, SCORE, tiny_run
 
 
 @pytest.fixture(autouse=True)
@@ -251,11 +251,20 @@ def test_what_has_no_gradient_is_replayed_without(graphs: type[FakeGraph]) -> No
 
 
 @pytest.mark.parametrize(
-    "changes", [["module.structure_steps=1"], [*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"]]
+    "changes",
+    [
+        ["module.structure_steps=1"],
+        [*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"],
+        [*SCORE, "init=base"],
+        [*CONSISTENCY, "init=base"],
+    ],
 )
 def test_training_that_is_replayed_is_the_same_training(
     graphs: type[FakeGraph], photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str]
 ) -> None:
+    if "init=base" in changes:
+        monkeypatch.chdir(tmp_path)
+        tiny_run(tmp_path / "base", photo_folder, "module.structure_steps=0", "data.passes=4", "module.capture=false")
     steps = ["trainer.max_steps=7", "schedule.num_training_steps=7", "trainer.limit_val_batches=0", *changes]
     plain = tiny_run(tmp_path / "plain", photo_folder, *steps)
     assert graphs.made == []

@@ -21,7 +21,7 @@ from sspir.training.run import build_module, find_checkpoint
 from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES, GPU
 from tests.pipelines import photo, tiny_pipeline
-from tests.runs import ONE_STEP, tiny_config, tiny_run
+from tests.runs import CONSISTENCY, ONE_STEP, SCORE, tiny_config, tiny_run
 
 BOTH = [pytest.param("cpu", marks=pytest.mark.slow), GPU]  # where the CPU repeats what other tests claim
 SAMPLERS = sorted(path.stem for path in (config_root() / "conf" / "sampler").glob("*.yaml"))
@@ -168,10 +168,16 @@ def test_a_photo_that_is_replayed_is_the_same_photo(dtype: str, levels: int, cha
 
 @pytest.mark.gpu(1)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("changes", [[], [*ONE_STEP, "objective.adversary.weight=0.1"]])
+@pytest.mark.parametrize(
+    "changes",
+    [[], [*ONE_STEP, "objective.adversary.weight=0.1"], [*SCORE, "init=base"], [*CONSISTENCY, "init=base"]],
+)
 def test_training_that_is_replayed_is_the_same_training(
-    photo_folder: Path, tmp_path: Path, precision: str, changes: list[str]
+    photo_folder: Path, tmp_path: Path, precision: str, changes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "init=base" in changes:
+        monkeypatch.chdir(tmp_path)
+        trained(tmp_path / "base", photo_folder, "cpu", "32-true", "data.passes=4", "module.structure_steps=0")
     steps = ["trainer.max_steps=8", "trainer.limit_val_batches=0", "module.structure_steps=0", *changes]
     runs = [
         trained(tmp_path / capture, photo_folder, "cuda", precision, *steps, f"module.capture={capture}")

@@ -38,7 +38,7 @@ def generated(module: RestorationModule, lq: Tensor) -> Tensor:
     batch = Batch(lq, torch.zeros(2, 3, 96, 80), ["a", "a"], ["0", "1"])
     with torch.no_grad():
         features, images = module.backbone.structure(seen)
-        return module.objective.generate(module, batch, seen, features, images, generators())
+        return module.objective.generate(module, batch, seen, features, images, generators()).pictures
 
 
 @pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sspir.errors import UserError
 from sspir.training.run import find_checkpoint, load_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
-from tests.runs import ONE_STEP, OVERRIDES, tiny_run
+from tests.runs import CONSISTENCY, ONE_STEP, OVERRIDES, SCORE, tiny_run
 
 PLAIN = [
     "optimizer._target_=torch.optim.SGD",
@@ -114,6 +115,37 @@ def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: P
         assert mine.keys() == other.keys()
         for key, value in other.items():
             assert torch.allclose(mine[key], value, atol=tolerance), key
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("changes", [SCORE, CONSISTENCY], ids=["score_distillation", "consistency"])
+def test_two_processes_distil_as_one(device: str, changes: list[str], photo_folder: Path, tmp_path: Path) -> None:
+    sgd = "{_target_:torch.optim.SGD,_partial_:true,lr:0.1}"
+    tiny_run(tmp_path / "base", photo_folder, "module.structure_steps=0", "data.passes=4", "trainer.max_steps=2")
+    given = [each for each in changes if "optimizer" not in each]
+    given += ["~objective.optimizer", f"+objective.optimizer={sgd}"] if changes is SCORE else []
+    given += [f"init={tmp_path / 'base'}", "module.structure_steps=0", "trainer.limit_val_batches=0"]
+    tiny_run(tmp_path / "one", photo_folder, *settings(device, photo_folder, 1), *given)
+    launch(device, tmp_path / "two", photo_folder, *given, "trainer=ddp")
+    tolerance = 1e-6 if device == "cpu" else TOLERANCE
+    ours, theirs = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("two", "one"))
+    frozen = ours["objective"]["frozen"], theirs["objective"]["frozen"]
+    for mine, other in [*((ours[part], theirs[part]) for part in ("state_dict", "ema")), frozen]:
+        assert mine.keys() == other.keys()
+        for key, value in other.items():
+            assert torch.allclose(mine[key], value, atol=tolerance), key
+    assert changes is CONSISTENCY or any("lora_B" in key and value.any() for key, value in frozen[0].items())
+
+
+@pytest.mark.thorough
+def test_what_keeps_a_copy_is_not_spread_over_processes(photo_folder: Path, tmp_path: Path) -> None:
+    alone = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
+    tiny_run(tmp_path / "base", photo_folder, "module.structure_steps=0", "data.passes=4", "trainer.max_steps=2")
+    try:
+        with pytest.raises(UserError, match="take trainer=ddp"):
+            tiny_run(tmp_path / "run", photo_folder, *CONSISTENCY, f"init={tmp_path / 'base'}", *alone)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.thorough

@@ -57,12 +57,15 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     """
     trained = [parameter for part in module.trainable().values() for parameter in part.parameters()]
     everything = list(module.parameters())
-    judging = [parameter for network in module.objective.networks() for parameter in network.parameters()]
+    module.objective.prepare(module)
+    known = {id(parameter) for parameter in everything}  # a frozen copy shares weights with the network
+    networks = [*module.objective.networks()]
+    judging = [weight for network in networks for weight in network.parameters() if id(weight) not in known]
     taught = [parameter for parameter in judging if parameter.requires_grad]
     of_trained, of_all, of_judging, of_taught = map(_bytes, (trained, everything, judging, taught))
     half = HALF.get(precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        networks = [module.train(), *module.objective.networks()]
+        networks = [module.train(), *networks]
         for network in networks:
             network.to_empty(device="cpu")
         live = LiveBytes([tensor for network in networks for tensor in (*network.parameters(), *network.buffers())])
@@ -96,6 +99,7 @@ def _loss(module: Any, batch_size: int, size: int) -> Tensor:
     refined = module.refine(tokens.to(hq.dtype))
     prediction = module.backbone.predict(latents, timesteps, prompt_embeds.to(hq.dtype), refined, features)
     objective = module.objective
+    objective.rehearse(latents, hq, prompt_embeds.to(hq.dtype), tokens.to(hq.dtype))
     judged = objective.judged(decode_latents(module.vae, prediction)) if objective.one_step else []
     return torch.stack([part.float().square().mean() for part in (prediction, *images, *judged)]).sum()
 

@@ -78,12 +78,17 @@ def lora_switched_off(net: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def merge_lora(net: nn.Module) -> None:
     """Add what adapters have learned to the layers they stand on, and leave plain layers with the names of before."""
-    if not (layers := lora_layers(net)):
+    for layer in lora_layers(net):
+        layer.merge()
+    remove_lora(net)
+
+
+def remove_lora(net: nn.Module) -> None:
+    """Leave plain layers with the names of before, without what adapters have learned."""
+    if not lora_layers(net):
         return
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
 
-    for layer in layers:
-        layer.merge()
     recurse_remove_peft_layers(net)
     for part in net.modules():
         if hasattr(part, "peft_config"):

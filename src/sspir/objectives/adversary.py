@@ -1,16 +1,14 @@
-"""A discriminator that is trained along with the network, outside of Lightning's one optimizer."""
+"""A discriminator that is trained along with the network."""
 
 import logging
-import math
-from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
+from sspir.objectives.companion import Companion, OptimizerFactory, full_where_half_overflows
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +19,7 @@ WINS, ACCURACY = 500, 0.95
 class Adversary:
     """A discriminator, its optimizer, and what the generator is told by it.
 
-    It is no part of the module that Lightning trains: a step stays one update of the generator, and no gradient of one
-    network can reach the other's. Processes average its gradients here; every process holds all of it.
+    It is no part of the module that Lightning trains, see `Companion`.
 
     Args:
         network: pictures (B, 3, H, W) in [0, 1] -> a map of logits, or a list of such: high for true photos.
@@ -41,7 +38,7 @@ class Adversary:
         self,
         network: nn.Module,
         weight: float,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: OptimizerFactory,
         loss: Literal["hinge", "softplus"] = "softplus",
         r1: float = 0.0,
         clip: float = 1.0,
@@ -51,8 +48,8 @@ class Adversary:
             raise UserError(f"Adversary: loss={loss!r} is not known; choose hinge or softplus.")
         self.network = network.train()
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer(self.parameters)
-        self.weight, self.loss, self.r1, self.clip, self.start = weight, loss, r1, clip, start
+        self.companion = Companion(self.parameters, optimizer, clip)
+        self.weight, self.loss, self.r1, self.start = weight, loss, r1, start
         self.figures: dict[str, float | Tensor] = {}
         self.accuracy: list[Tensor] = []  # of the batches since the last update
         self.wins = 0
@@ -69,7 +66,7 @@ class Adversary:
         Returns:
             The generator's weighted loss, a scalar.
         """
-        with _full_where_half_overflows(pictures.device.type):
+        with full_where_half_overflows(pictures.device.type):
             self._learn(pictures.detach().float(), truth.float(), share)
             if step < self.start:
                 return pictures.new_zeros(())
@@ -121,14 +118,7 @@ class Adversary:
         """Update the discriminator; an update whose gradient is not finite is left out."""
         if not self.accuracy:
             return
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        _average(gradients)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.figures["discriminator/gradient_norm"] = norm
-        length, *accuracy = torch.stack([norm, *self.accuracy]).tolist()  # a GPU is waited for once
-        if math.isfinite(length):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.figures["discriminator/gradient_norm"], accuracy = self.companion.update(*self.accuracy)
         won = sum(accuracy) / len(accuracy) >= ACCURACY
         self.wins, self.accuracy = (self.wins + 1 if won else 0), []
         if self.wins == WINS:
@@ -140,13 +130,13 @@ class Adversary:
     def to(self, device: torch.device) -> None:
         """Move the discriminator, and what its optimizer remembers."""
         self.network.to(device)
-        self.optimizer.load_state_dict(self.optimizer.state_dict())
+        self.companion.follow()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, the optimizer's state, the steps won in a row and the last figures."""
         return {
             "discriminator": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.companion.optimizer.state_dict(),
             "wins": self.wins,
             "figures": {name: float(value) for name, value in self.figures.items()},
         }
@@ -154,28 +144,9 @@ class Adversary:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was kept."""
         self.network.load_state_dict(state["discriminator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.companion.optimizer.load_state_dict(state["optimizer"])
         self.wins, self.figures = state["wins"], dict(state.get("figures", {}))
 
 
 def _maps(logits: Tensor | list[Tensor]) -> list[Tensor]:
     return [logits.float()] if isinstance(logits, Tensor) else [each.float() for each in logits]
-
-
-def _full_where_half_overflows(kind: str) -> torch.autocast:
-    """Full precision under float16, whose small gradients would need a scaler of their own; else what surrounds it."""
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    enabled = torch.is_autocast_enabled(kind) and not half
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled)
-
-
-def _average(gradients: list[Tensor]) -> None:
-    """Average gradients over the processes."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    means = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, mean in zip(gradients, means, strict=True):
-        gradient.copy_(mean.view_as(gradient))

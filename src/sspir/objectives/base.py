@@ -16,6 +16,11 @@ def normal(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return sent(noise.to(like.dtype), like.device)
 
 
+def drawn(first: int, end: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
+    """A number (B,) of each generator, at least `first` and below `end`, on a device."""
+    return sent(torch.cat([torch.randint(first, end, (1,), generator=each) for each in generators]), device)
+
+
 class Objective:
     """What a step minimises beside the losses of the Processor's images.
 
@@ -29,6 +34,28 @@ class Objective:
 
     one_step = False
     noised = True
+
+    def check(self, sampler: Any) -> None:
+        """Refuse settings of restoring that the objective does not train for.
+
+        Args:
+            sampler: the `Sampler` that validates, and that users get.
+
+        Raises:
+            UserError: it restores in another way.
+        """
+
+    def prepare(self, module: Any) -> None:
+        """Make what is made of the network: before the first step of a training, when `load_state_dict` was called.
+
+        Args:
+            module: the `RestorationModule`, with the weights that it begins or goes on with.
+        """
+
+    def begin(self, module: Any) -> None:
+        """`prepare`, and move everything to the device of the training."""
+        self.prepare(module)
+        self.to(module.device)
 
     def losses(
         self, module: Any, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]
@@ -45,12 +72,15 @@ class Objective:
         raise NotImplementedError
 
     def networks(self) -> Iterator[nn.Module]:
-        """Networks that the objective uses, to be moved to the device of the training."""
+        """Networks that the objective uses beside the one that is trained."""
         return iter(())
 
     def judged(self, pictures: Tensor) -> list[Tensor]:
         """What networks that judge pictures (B, 3, H, W) make of them: for an estimate of memory, without any draw."""
         return []
+
+    def rehearse(self, latents: Tensor, lq: Tensor, prompt_embeds: Tensor, tokens: Tensor) -> None:
+        """Compute what learns along with the network of its latents (B, C, h, w): for the same estimate."""
 
     def to(self, device: torch.device) -> None:
         """Move everything to the device of the training."""

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,22 @@ class Term:
     def acts(self, step: int) -> bool:
         """Whether the part counts at a step."""
         return self.weight != 0 and self.first <= step < self.end
+
+
+class Generated(NamedTuple):
+    """What the step makes of a batch, and what it sees.
+
+    Attributes:
+        pictures: (B, 3, H, W) about [0, 1], not clamped.
+        latents: (B, C, h, w) of them, as they are diffused: where residuals are, without the Processor's image.
+        prompt_embeds: of the captions, some of them dropped.
+        tokens: of the image encoder.
+    """
+
+    pictures: Tensor
+    latents: Tensor
+    prompt_embeds: Tensor
+    tokens: Tensor
 
 
 class OneStep(Objective):
@@ -101,6 +117,14 @@ class OneStep(Objective):
         self.target, self.teacher_steps = target, teacher_steps
         self.noised = noised
 
+    def check(self, sampler: Any) -> None:
+        """Refuse a sampler that takes several steps, or guides."""
+        if sampler.steps != 1 or sampler.guided or sampler.start is None or not sampler.respace:
+            raise UserError(
+                "The objective trains a single step from the sampler's start, without guidance: add sampler=one_step "
+                "(or sampler.steps=1 sampler.guidance=1 and a start)."
+            )
+
     def losses(
         self, module: Any, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]
     ) -> dict[str, Tensor]:
@@ -111,7 +135,8 @@ class OneStep(Objective):
                 "train on shards that `sspir teach` wrote."
             )
         generators = module.generators(len(batch))
-        pictures = self.generate(module, batch, lq, features, images, generators)
+        made = self.generate(module, batch, lq, features, images, generators)
+        pictures = made.pictures
         acting = {name: term for name, term in self.terms.items() if term.acts(module.global_step)}
         targets = {name: self._targets(term, module.global_step) for name, term in acting.items()}
         sources = dict.fromkeys(source for few in targets.values() for source in few)
@@ -127,7 +152,13 @@ class OneStep(Objective):
         if self.adversary:
             share = 1 / module.trainer.accumulate_grad_batches
             losses["adversarial"] = self.adversary.losses(moved["picture"], moved["hq"], module.global_step, share)
-        return losses
+        return losses | self.of_latents(module, lq, made, generators)
+
+    def of_latents(
+        self, module: Any, lq: Tensor, made: Generated, generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """Losses of what the step makes that need no picture, by name; arguments as of `losses` and `generate`."""
+        return {}
 
     def generate(
         self,
@@ -137,8 +168,8 @@ class OneStep(Objective):
         features: Tensor,
         images: list[Tensor],
         generators: list[torch.Generator],
-    ) -> Tensor:
-        """The pictures (B, 3, H, W) that restoring would give, about [0, 1] and not clamped.
+    ) -> Generated:
+        """What restoring would give.
 
         Args:
             module: see `losses`.
@@ -156,7 +187,8 @@ class OneStep(Objective):
             known = schedule.add_noise(known, normal(known, generators), seen[None])
         predicted = module.backbone.predict(known, seen, prompt_embeds, module.refine(tokens), features)
         latents = pred_original_sample(schedule, known.float(), predicted.float(), timestep)
-        return decode_latents(module.vae, base + latents / (module.residual or 1.0))
+        pictures = decode_latents(module.vae, base + latents / (module.residual or 1.0))
+        return Generated(pictures, latents, prompt_embeds, tokens)
 
     @torch.no_grad()
     def _begin(

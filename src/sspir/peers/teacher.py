@@ -48,7 +48,7 @@ class Teacher(nn.Module):
             if isinstance(self.peer, NcnnPeer) and self.name == "realesrgan":
                 self.network = rrdbnet(self.peer)
                 if self.dtype != torch.float32:
-                    self.network.to(self.dtype, memory_format=torch.channels_last)
+                    self.network.to(self.dtype).to(memory_format=torch.channels_last)
         return self.peer
 
     def to(self, *arguments: Any, **options: Any) -> Self:

@@ -35,7 +35,7 @@ from sspir.training.checkpoint import (
     require_same_network,
 )
 from sspir.training.losses import RestorationLoss
-from sspir.training.parts import keep_still, require_fitting, require_one_step
+from sspir.training.parts import keep_still, require_fitting
 from sspir.training.strategy import ShardedStrategy, alone, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
@@ -119,7 +119,7 @@ class RestorationModule(pl.LightningModule):
         self.scale, self.seed = scale, seed
         self.config: dict[str, Any] = {}
         require_fitting(backbone, vae, self.text_model, refine, residual)
-        require_one_step(self.objective, sampler)
+        self.objective.check(sampler)
         for part in self.frozen():
             part.requires_grad_(False).eval()
         keep_still(self.trainable(), freeze)
@@ -172,8 +172,8 @@ class RestorationModule(pl.LightningModule):
         )  # fmt: skip
 
     def on_fit_start(self) -> None:
-        """Move what the objective holds to the device, and let steps be replayed."""
-        self.objective.to(self.device)
+        """Let the objective get ready, and steps be replayed."""
+        self.objective.begin(self)
         self.replays = Replays(training=True) if self.capture else None
 
     def on_validation_start(self) -> None:

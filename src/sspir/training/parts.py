@@ -42,19 +42,6 @@ def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine:
         )
 
 
-def require_one_step(objective: Any, sampler: Any) -> None:
-    """Refuse settings of restoring that are not those of an objective for a single step.
-
-    Raises:
-        UserError: the sampler takes several steps, or guides.
-    """
-    if objective.one_step and (sampler.steps != 1 or sampler.guided or sampler.start is None or not sampler.respace):
-        raise UserError(
-            "objective=one_step trains a single step from the sampler's start, without guidance: add sampler=one_step "
-            "(or sampler.steps=1 sampler.guidance=1 and a start)."
-        )
-
-
 def keep_still(parts: Mapping[str, nn.Module], patterns: Sequence[str]) -> None:
     """Keep weights from being trained.
 
