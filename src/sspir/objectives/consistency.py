@@ -1,9 +1,10 @@
 """Consistency distillation: a student of one to four steps, which `sampler=lcm` then takes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sspir.batch import Batch
 from sspir.device import replaying, sent
@@ -93,7 +94,7 @@ class Consistency(Objective):
         error = student(noisy, timesteps) - target
         return {"consistency": ((error.square() + self.huber**2).sqrt() - self.huber).mean()}
 
-    def networks(self) -> Any:
+    def networks(self) -> Iterator[nn.Module]:
         """The frozen denoiser."""
         if self.frozen:
             yield self.frozen

@@ -1,19 +1,20 @@
 """Score distillation: a one-step network is led to where a denoiser finds pictures likely."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
 from sspir.models.lora import ATTENTION, add_lora, lora_switched_off
+from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import drawn, normal
 from sspir.objectives.companion import Companion, OptimizerFactory, full_where_half_overflows
 from sspir.objectives.diffusion import denoising
 from sspir.objectives.frozen import FrozenDenoiser, Seen, told
-from sspir.objectives.one_step import Generated, OneStep
+from sspir.objectives.one_step import Generated, OneStep, Term
 from sspir.seeding import sample_seed
 
 
@@ -37,7 +38,12 @@ class ScoreDistillation(OneStep):
         targets: layers of the LoRA, see `add_lora`.
         optimizer: makes the optimizer of the LoRA.
         clip: largest norm of the LoRA's gradient.
-        options: of `OneStep`.
+        adversary: see `OneStep`, as what follows.
+        teacher: see there.
+        target: see there.
+        teacher_steps: see there.
+        noised: see there.
+        teachers: see there.
 
     Raises:
         UserError: the kind is not known, the timesteps are none, or "csd" is not guided.
@@ -45,7 +51,7 @@ class ScoreDistillation(OneStep):
 
     def __init__(
         self,
-        terms: Any,
+        terms: Mapping[str, Term | None],
         optimizer: OptimizerFactory,
         distillation: float = 1.0,
         kind: Literal["vsd", "csd"] = "vsd",
@@ -56,9 +62,14 @@ class ScoreDistillation(OneStep):
         rank: int = 4,
         targets: Sequence[str] = ATTENTION,
         clip: float = 1.0,
-        **options: Any,
+        adversary: Adversary | None = None,
+        teacher: str | Callable[[Tensor], Tensor] | None = None,
+        target: str = "truth",
+        teacher_steps: int = 0,
+        noised: bool = False,
+        teachers: Callable[[str], Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
-        super().__init__(terms, **options)
+        super().__init__(terms, adversary, teacher, target, teacher_steps, noised, teachers)
         if kind not in ("vsd", "csd"):
             raise UserError(f"ScoreDistillation: kind={kind!r} is not known; choose vsd or csd.")
         if kind == "csd" and guidance == 1:
@@ -159,7 +170,7 @@ class ScoreDistillation(OneStep):
             self._figures["distillation/lora_gradient_norm"], _ = self.companion.update()
             self._learned = False
 
-    def networks(self) -> Any:
+    def networks(self) -> Iterator[nn.Module]:
         """Those of `OneStep`, and the frozen denoiser."""
         yield from super().networks()
         if self.frozen:
