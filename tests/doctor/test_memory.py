@@ -11,6 +11,7 @@ from sspir.config.compose import compose_config
 from sspir.doctor.memory import LiveBytes, _loss, estimate_step
 from sspir.pretrained.load import shapes_only
 from sspir.training.run import build_module
+from tests.runs import ONE_STEP, SCORE
 
 TINY = ["experiments=tiny", "captioner=none"]
 
@@ -96,6 +97,24 @@ def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> Non
         ).backward()
     estimated = estimate_step(built(True, *parts, without[0]), 2, 64, "32-true", averaged=False).passing
     assert estimated == pytest.approx(live.peak, rel=0.1)
+
+
+@pytest.mark.thorough
+def test_what_keeps_a_copy_counts_what_it_does_not_share() -> None:
+    csd = [*SCORE, "module.freeze=[backbone.processor.front.*]", "objective.kind=csd"]
+    vsd = [each for each in csd if each != "objective.kind=csd"]
+    plain = [*ONE_STEP, "objective.adversary=null", "module.freeze=[backbone.processor.front.*]"]
+    modules = [built(True, *changes) for changes in (plain, csd, vsd)]
+    for module in modules:
+        module.config["init"] = "another run"
+    without, copied, learning = (estimate_step(module, 16, 96, "32-true", averaged=True) for module in modules)
+    learned = sum(p.numel() for part in modules[0].trainable().values() for p in part.parameters() if p.requires_grad)
+    assert copied.weights - without.weights == 4 * learned  # the front, which is frozen, is shared
+    assert (copied.optimizer, copied.passing) == (without.optimizer, without.passing)
+    lora = sum(p.numel() for p in modules[2].objective.companion.parameters)
+    assert learning.weights - copied.weights == 4 * lora
+    assert learning.optimizer - copied.optimizer == 2 * 4 * lora
+    assert learning.passing > 1.2 * copied.passing  # what the copy computes comes on top
 
 
 @pytest.mark.slow

@@ -52,7 +52,11 @@ def needs(config: DictConfig) -> Iterator[Finding]:
         return
     crops = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
     size, averaged = max(crops, default=512), config.callbacks.get("ema") is not None
-    estimate = estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged)
+    try:
+        estimate = estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged)
+    except UserError as error:
+        yield "objective", [str(error)]
+        return
     yield f"{estimate.trained / 1e6:.2f} M parameters are trained, {estimate.frozen / 1e6:.2f} M are frozen", []
     yield _memory_line(estimate, config, size), []
     yield _fits(estimate, config)
@@ -173,7 +177,9 @@ def shapes(config: DictConfig) -> tuple[Any, str]:
     settings["metrics"] = {}  # they hold no parameters, and some need files
     try:
         with shapes_only():
-            return instantiate(settings, _convert_="all"), ""
+            module = instantiate(settings, _convert_="all")
+        module.config = OmegaConf.to_container(config, resolve=True)
+        return module, ""
     except InstantiationException as error:
         if sentence := told(error):
             return None, str(sentence)

@@ -57,6 +57,10 @@ class Consistency(Objective):
         self.frozen = FrozenDenoiser(module, priors=True)
         self.frozen.load_state_dict(self._state, strict=False)
         self._state = {}
+
+    def begin(self, module: Any) -> None:
+        """`prepare`, and learn the levels from the sampler."""
+        super().begin(module)
         self.solver, _ = module.sampler.build(module.noise_schedule)
         start = module.sampler.start
         ends = [round(level * (start + 1) / self.levels) - 1 for level in range(self.levels + 1)]
