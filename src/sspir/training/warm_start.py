@@ -64,7 +64,7 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
     taken = {key for key in ours if key in theirs and key not in faults}
     for name, part in module.trainable().items():
         base = taken & {f"{name}.{_plain(key)}" for key in base_names(part)}
-        if all(close(ours[key], theirs[key]) for key in base):
+        if not base or (not module.backbone.train_unet and all(close(ours[key], theirs[key]) for key in base)):
             taken -= base
         else:
             module.brought.add(name)
