@@ -5,17 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 
+from sspir.__main__ import main
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.models.lora import base_names, lora_layers
+from sspir.pretrained import load_unet
 from sspir.training.fit import train
 from sspir.training.parts import trained_weights
 from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
 from sspir.training.warm_start import warm_start
+from sspir.weights.load import load_pipeline
 from tests.needs import needs
 from tests.runs import tiny_config, tiny_run
-from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
+from tests.stable_diffusion import TEXT_DIM, overrides, save_clip, save_stable_diffusion
 
 LORA = ["backbone.lora={rank: 2, alpha: 3, targets: [to_q, to_out.0, conv1]}"]
 HALF = ["module.gradient_checkpointing=true", "backbone.dtype=bfloat16", "trainer.precision=bf16-mixed"]
@@ -130,7 +135,49 @@ def test_adapters_on_a_base_with_a_path_leave_it_there(
     assert state["brought"] == ["backbone.controlnet", "backbone.unet"]  # merged, it is the base's no more
     held = load_run(again, merged=False).backbone.unet
     merged = load_run(adapted).backbone.unet.state_dict()
-    assert all(torch.equal(held.state_dict()[key], merged[key.replace(".base_layer.", ".")]) for key in base_names(held))
+    assert all(
+        torch.equal(held.state_dict()[key], merged[key.replace(".base_layer.", ".")]) for key in base_names(held)
+    )
     config = compose_config("train", ["experiments=ssp_ir", *bases])
     with pytest.raises(UserError, match=r"backbone\.unet \(frozen, with other weights\)"):
         warm_start(build_module(config), str(adapted))
+
+
+@torch.no_grad()
+def test_an_exported_adapter_is_what_stock_diffusers_computes(
+    adapted: Path, bases: list[str], tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "adapter"
+    assert main(["export", str(adapted), "--out", str(out), "--adapter", "--dtype", "float32"]) == 0
+    sd = next(each.partition("=")[2] for each in bases if each.startswith("backbone.path="))
+    parts = {name: getattr(load_run(adapted), name) for name in ("vae", "text_encoder")}
+    stock = StableDiffusionPipeline(
+        parts["vae"], parts["text_encoder"].model, parts["text_encoder"].tokenizer,
+        UNet2DConditionModel.from_pretrained(f"{sd}/unet"), DDPMScheduler.from_pretrained(f"{sd}/scheduler"), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(1, 4, 8, 8, generator=generator), 321, torch.randn(1, 7, TEXT_DIM, generator=generator)
+    before = stock.unet(*given).sample
+    stock.load_lora_weights(str(out))
+    ours = load_run(adapted)
+    assert torch.allclose(stock.unet(*given).sample, ours.backbone.unet(*given).sample, atol=1e-5)
+    assert not torch.allclose(stock.unet(*given).sample, before, atol=1e-4)
+    again = load_unet(sd, lora=str(out))  # on the base of another training
+    assert torch.allclose(again(*given).sample, ours.backbone.unet(*given).sample, atol=1e-5)
+    held = load_file(out / "trained.safetensors")
+    state = ours.state_dict()
+    prefixed = {key if key.startswith("refine") else f"backbone.{key}": value for key, value in held.items()}
+    whole = {key: value for key, value in prefixed.items() if "lora_" not in key}
+    assert all(torch.equal(value, state[key]) for key, value in whole.items())
+    merged = {key for key in prefixed if "lora_A" in key}
+    assert merged
+    assert all(key.startswith("backbone.controlnet.") for key in merged)
+    card = (out / "README.md").read_text()
+    assert f"**base**: {sd}" in card
+    assert "controlnet, controlnet_image, processor, refine, unet_image, unet_pixel" in card
+    assert main(["export", str(plain), "--out", str(tmp_path / "none"), "--adapter"]) == 2
+    assert "has no LoRA on its U-Net (backbone.lora); export it without --adapter" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert main(["export", str(adapted), "--out", str(tmp_path / "whole"), "--dtype", "float32"]) == 0
+    assert torch.equal(restored(load_pipeline(tmp_path / "whole")), restored(ours.pipeline))

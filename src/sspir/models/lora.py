@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sspir.device import replaying
 from sspir.errors import UserError
@@ -103,6 +103,17 @@ def base_names(net: nn.Module) -> set[str]:
     if not any("lora_" in name for name in names):
         return set()
     return {name for name in names if "lora_" not in name and not name.startswith(OWN)}
+
+
+@torch.no_grad()
+def adapter_of(net: nn.Module) -> dict[str, Tensor]:
+    """Adapters by diffusers' names, with alpha / rank multiplied in: they are whole without their alpha."""
+    weights = {}
+    for name, layer in net.named_modules():
+        if hasattr(layer, "lora_A"):
+            weights[f"{name}.lora_A.weight"] = layer.lora_A["default"].weight.detach()
+            weights[f"{name}.lora_B.weight"] = layer.lora_B["default"].weight * layer.scaling["default"]
+    return weights
 
 
 def hold_base(net: nn.Module, dtype: str | None) -> None:
