@@ -153,8 +153,8 @@ def test_an_exported_adapter_is_what_stock_diffusers_computes(
     parts = {name: getattr(load_run(adapted), name) for name in ("vae", "text_encoder")}
     stock = StableDiffusionPipeline(
         parts["vae"], parts["text_encoder"].model, parts["text_encoder"].tokenizer,
-        UNet2DConditionModel.from_pretrained(f"{sd}/unet"), DDPMScheduler.from_pretrained(f"{sd}/scheduler"), None, None,
-        requires_safety_checker=False,
+        UNet2DConditionModel.from_pretrained(f"{sd}/unet"), DDPMScheduler.from_pretrained(f"{sd}/scheduler"), None,
+        None, requires_safety_checker=False,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(1, 4, 8, 8, generator=generator), 321, torch.randn(1, 7, TEXT_DIM, generator=generator)
