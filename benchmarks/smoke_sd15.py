@@ -48,8 +48,8 @@ def settings(folder: Path, experiment: str = "ssp_ir") -> Any:
         "train",
         [
             f"experiments={experiment}", "trainer=cpu", "trainer.precision=bf16-mixed", "captioner=none",
-            "batch_size=1", "callbacks.ema=null", f"backbone.path={folder / 'sd'}", f"image_encoder.path={folder / 'clip'}",
-            *(f"{part}.dtype=bfloat16" for part in half),
+            "batch_size=1", "callbacks.ema=null", f"backbone.path={folder / 'sd'}",
+            f"image_encoder.path={folder / 'clip'}", *(f"{part}.dtype=bfloat16" for part in half),
         ],
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def count(folder: Path) -> dict[str, float]:
 
     # attention as matrix products: the CPU's kernel is one that torch does not count
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
-        module.to_empty(device="cpu").eval()
+        module.to_empty(device="cpu").float().eval()  # as a run is loaded
         lq = torch.zeros(1, 3, SIZE, SIZE)
         latents = counted("encoder", lambda: encode_latents(module.vae, lq))
         texts = counted("text", lambda: module.text_encoder([""]))
