@@ -103,6 +103,7 @@ def count(folder: Path) -> dict[str, float]:
     config = compose_config("train", ["experiments=ssp_ir_one_step", "captioner=none", *unjudged])
     module, trouble = shapes(config)
     assert module is not None, trouble
+    module.float()  # as a run is loaded
     rows: dict[str, float] = {}
 
     def counted(name: str, call: Any) -> Any:
@@ -113,7 +114,7 @@ def count(folder: Path) -> dict[str, float]:
 
     # attention as matrix products: the CPU's kernel is one that torch does not count
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
-        module.to_empty(device="cpu").float().eval()  # as a run is loaded
+        module.to_empty(device="cpu").eval()
         lq = torch.zeros(1, 3, SIZE, SIZE)
         latents = counted("encoder", lambda: encode_latents(module.vae, lq))
         texts = counted("text", lambda: module.text_encoder([""]))
