@@ -181,3 +181,18 @@ def test_an_exported_adapter_is_what_stock_diffusers_computes(
     assert not (tmp_path / "none").exists()
     assert main(["export", str(adapted), "--out", str(tmp_path / "whole"), "--dtype", "float32"]) == 0
     assert torch.equal(restored(load_pipeline(tmp_path / "whole")), restored(ours.pipeline))
+
+
+@pytest.mark.thorough
+def test_a_run_goes_on_where_the_lora_of_its_base_was_moved_but_not_without_it(
+    adapted: Path, bases: list[str], photo_folder: Path, tmp_path: Path
+) -> None:
+    main(["export", str(adapted), "--out", str(tmp_path / "here"), "--adapter"])
+    run = tmp_path / "run"
+    trained(run, bases, photo_folder, f"backbone.unet.lora={tmp_path}/here", "trainer.max_steps=1")
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(UserError, match="trained on another base"):
+        trained(run, bases, photo_folder, "trainer.max_steps=2")
+    trained(run, bases, photo_folder, f"backbone.unet.lora={tmp_path}/there", "trainer.max_steps=2")
+    assert load_checkpoint(find_checkpoint(run))["global_step"] == 2
+    assert restored(load_run(run).pipeline).isfinite().all()
