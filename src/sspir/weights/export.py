@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from omegaconf import OmegaConf
@@ -16,7 +15,7 @@ from sspir.files import sha256
 from sspir.models.lora import adapter_of
 from sspir.pretrained.adapter import NAME
 from sspir.sampling.pipeline import RestorationPipeline
-from sspir.training.parts import trained_weights
+from sspir.training.parts import saved_weights
 from sspir.training.run import CONFIG, ENVIRONMENT, load_run
 from sspir.training.saved import SUMS
 from sspir.weights.load import load_pipeline, step_of
@@ -47,18 +46,17 @@ def export(
         raise UserError(f"{out} exists; choose another folder, or remove it first.")
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the folder of a trained run.")
-    held = _adapter(run, checkpoint, dtype) if adapter else _pipeline(run, checkpoint, dtype)
+    files = _adapter(run, checkpoint, dtype) if adapter else {}
+    pipeline = None if adapter else _pipeline(run, checkpoint, dtype)
     folder = out.with_name(f".{out.name}.part")  # always the same, so that what a kill has left is replaced
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
-        if isinstance(held, RestorationPipeline):
-            held.save_pretrained(folder)
-        else:
-            for name, weights in held.items():
-                save_file(weights, folder / name, {"format": "pt"})
-        beside = {} if isinstance(held, RestorationPipeline) else held[BESIDE]
-        (folder / CARD).write_text(card(run, checkpoint, beside), encoding="utf-8")
+        if pipeline:
+            pipeline.save_pretrained(folder)
+        for name, weights in files.items():
+            save_file(weights, folder / name, {"format": "pt"})
+        (folder / CARD).write_text(card(run, checkpoint, files.get(BESIDE, ())), encoding="utf-8")
         shutil.copy(run / CONFIG, folder / TRAINING)
         sums = "".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder))
         (folder / SUMS).write_text(sums, encoding="utf-8")
@@ -89,20 +87,20 @@ def _adapter(run: Path, checkpoint: str, dtype: str) -> dict[str, dict[str, Tens
         NAME: {f"unet.{key}": weight for key, weight in adapters["unet"].items()},
         BESIDE: {f"controlnet.{key}": weight for key, weight in adapters["controlnet"].items()},
     }
-    for key, weight in trained_weights(module).items():
+    for key, weight in saved_weights(module).items():
         if "lora_" not in key:
-            files[BESIDE][key.removeprefix("backbone.")] = weight.detach()
+            files[BESIDE][key.removeprefix("backbone.").replace(".base_layer.", ".")] = weight
     kind = getattr(torch, dtype)
     return {name: {key: weight.to(kind).contiguous() for key, weight in held.items()} for name, held in files.items()}
 
 
-def card(run: Path, checkpoint: str, beside: Mapping[str, Tensor] = MappingProxyType({})) -> str:
+def card(run: Path, checkpoint: str, beside: Iterable[str] = ()) -> str:
     """The model card of a run: what it was trained on and how; results are for its author to add.
 
     Args:
         run: its folder.
         checkpoint: as of `export`.
-        beside: what an adapter's second file holds.
+        beside: names of what an adapter's second file holds.
     """
     config = OmegaConf.load(run / CONFIG)
     environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
@@ -113,7 +111,9 @@ def card(run: Path, checkpoint: str, beside: Mapping[str, Tensor] = MappingProxy
     }
     if beside:
         base = config.backbone.unet
-        facts["base"] = f"{base.path}" + (f" with the LoRA {base.lora}" if base.get("lora") else "")
+        facts["base"] = str(base.get("path", base._target_)) + (
+            f" with the LoRA {base.lora}" if base.get("lora") else ""
+        )
         facts[NAME] = "the U-Net's LoRA, for `load_lora_weights` of diffusers"
         facts[BESIDE] = "what else was trained: " + ", ".join(sorted({key.split(".")[0] for key in beside}))
     lines = [f"- **{name}**: {value}" for name, value in facts.items()]
