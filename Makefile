@@ -88,7 +88,7 @@ bench-gpu:  ## measure what one GPU does, five minutes: make bench-gpu ARGS="--o
 bench-gpu-bundle: setup  ## make dist/gpu-bundle, which does the same on a machine without network
 	$(PYTHON) benchmarks/bundle.py $(ARGS)
 
-smoke-sd15: setup  ## one training step, one restoration, and one step beside 50, at Stable Diffusion's true size: 20 GiB, ten minutes
+smoke-sd15: setup  ## training steps, one restoration, and one step beside 50, at Stable Diffusion's true size: 20 GiB, ten minutes
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
 
 clean:  ## remove what can be made again, but no runs

@@ -1,10 +1,11 @@
-"""Stable Diffusion 1.5 at its true size on a CPU: memory and time of a training step and of restoring in many and one.
+"""Stable Diffusion 1.5 at its true size on a CPU: memory and time of training steps and of restoring in many and one.
 
     python benchmarks/smoke_sd15.py [--out runs/smoke_sd15.json] [--folder DIR]
 
 Random weights of SD 1.5, CLIP ViT-L/14 and the autoencoder are saved as somebody's folders (6 GB) and loaded through
 the code that a user's weights take. Each part runs in a process of its own, so that its peak is its own. Exit status 1
 if a limit is exceeded. Needs 20 GiB of free memory and ten minutes or so; `--part count` needs neither, nor weights.
+The part `lora` is the step of `experiments=ssp_ir_lora`, with one image of 256 x 256.
 """
 
 import argparse
@@ -30,6 +31,7 @@ STEPS = 50
 LIMITS = {
     "count": {"ratio": 1 / 28, "denoiser_ratio": 1 / 90},
     "train": {"peak_gib": 21.0},
+    "lora": {"peak_gib": 20.0},
     "restore": {"peak_gib": 9.0},
     "step": {"fp32_ratio": 1.0, "bf16_ratio": 0.5, "one_step_ratio": 1 / 28},
 }
@@ -39,15 +41,15 @@ LIMITS = {
 AUTHORS = 6.6 + 21.8
 
 
-def settings(folder: Path) -> Any:
-    """The recommended experiment on the folders, with what is frozen in half precision."""
+def settings(folder: Path, experiment: str = "ssp_ir") -> Any:
+    """An experiment on the folders, with what is frozen in half precision."""
     half = ("backbone", "text_encoder", "image_encoder", "vae")
     return compose_config(
         "train",
         [
-            "experiments=ssp_ir", "trainer=cpu", "trainer.precision=bf16-mixed", "captioner=none", "batch_size=1",
-            "callbacks.ema=null", f"backbone.path={folder / 'sd'}", f"image_encoder.path={folder / 'clip'}",
-            *(f"{part}.dtype=bfloat16" for part in half),
+            f"experiments={experiment}", "trainer=cpu", "trainer.precision=bf16-mixed", "captioner=none",
+            "batch_size=1", "callbacks.ema=null", f"backbone.path={folder / 'sd'}",
+            f"image_encoder.path={folder / 'clip'}", *(f"{part}.dtype=bfloat16" for part in half),
         ],
     )  # fmt: skip
 
@@ -97,9 +99,11 @@ def count(folder: Path) -> dict[str, float]:
     from sspir.models.latent import decode_latents, encode_latents
 
     unjudged = ["objective.terms.lpips.weight=0", "objective.adversary=null"]  # they have no part in restoring
+    unjudged += ["backbone.lora=null"]  # merged by then
     config = compose_config("train", ["experiments=ssp_ir_one_step", "captioner=none", *unjudged])
     module, trouble = shapes(config)
     assert module is not None, trouble
+    module.float()  # as a run is loaded
     rows: dict[str, float] = {}
 
     def counted(name: str, call: Any) -> Any:
@@ -130,8 +134,8 @@ def count(folder: Path) -> dict[str, float]:
     }
 
 
-def train(folder: Path) -> dict[str, float]:
-    """One optimizer step by the Trainer, as `sspir train` takes it, without its checkpoint."""
+def train(folder: Path, experiment: str = "ssp_ir", size: int = SIZE) -> dict[str, float]:
+    """One optimizer step by the Trainer, as `sspir train` takes it, without its checkpoint; size in pixels."""
     import pytorch_lightning as pl
     from hydra.utils import instantiate
     from torch.utils.data import DataLoader
@@ -140,11 +144,12 @@ def train(folder: Path) -> dict[str, float]:
     from sspir.doctor.memory import estimate_step
     from sspir.models.attention_processor import cpu_attention
     from sspir.pretrained.load import shapes_only
+    from sspir.training.parts import trained_weights
 
-    config = settings(folder)
+    config = settings(folder, experiment)
     module = module_of(config)
     generator = torch.Generator().manual_seed(0)
-    lq, hq = (torch.rand(1, 3, side, side, generator=generator) for side in (SIZE // 4, SIZE))
+    lq, hq = (torch.rand(1, 3, side, side, generator=generator) for side in (size // 4, size))
     trainer = pl.Trainer(
         accelerator="cpu", precision="bf16-mixed", max_steps=1, gradient_clip_val=1.0, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
@@ -155,12 +160,13 @@ def train(folder: Path) -> dict[str, float]:
         trainer.fit(module, DataLoader([Batch(lq, hq, ["a photo"], ["0"])], batch_size=None))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
     peak = peak_bytes(CPU)
-    weight = module.backbone.unet_pixel.attentions["up3_2"].proj_out.weight
-    assert weight.abs().sum() > 0, "the step trained nothing"  # it starts at zero
+    zero = ("lora_B", "unet_pixel.attentions.up3_2.proj_out.weight")  # at the start
+    learned = [weight.any() for key, weight in trained_weights(module).items() if any(part in key for part in zero)]
+    assert any(learned), "the step trained nothing"
     del module, trainer
     with shapes_only():
         shapes = instantiate(config.module, _convert_="all")
-    estimated = estimate_step(shapes, 1, SIZE, "bf16-mixed", averaged=False).total
+    estimated = estimate_step(shapes, 1, size, "bf16-mixed", averaged=False).total
     return {
         "peak_gib": peak / GIB,
         "peak_after_loading_gib": loaded / GIB,
@@ -169,6 +175,11 @@ def train(folder: Path) -> dict[str, float]:
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
     }
+
+
+def lora(folder: Path) -> dict[str, float]:
+    """The same step of adapters, on a smaller image."""
+    return train(folder, "ssp_ir_lora", 256)
 
 
 def restore(folder: Path) -> dict[str, float]:
@@ -248,7 +259,7 @@ def step(folder: Path) -> dict[str, float]:
     }
 
 
-PARTS = {"prepare": prepare, "count": count, "train": train, "restore": restore, "step": step}
+PARTS = {"prepare": prepare, "count": count, "train": train, "lora": lora, "restore": restore, "step": step}
 
 
 def run(part: str, folder: Path) -> dict[str, float]:

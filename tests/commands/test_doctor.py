@@ -8,6 +8,7 @@ import pytest
 from sspir.__main__ import main
 from sspir.config.compose import compose_config
 from sspir.doctor.needs import needs
+from tests.needs import needs as needs_package
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
 
@@ -64,6 +65,7 @@ def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.Cap
 def test_one_step_needs_its_distance_and_room_for_its_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    needs_package("peft", "lora")
     monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     given = [*overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip")), "sampler.steps=1"]

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from sspir.device import Replays, replayed, replaying
 from sspir.device.replay import KEPT
+from sspir.models.lora import add_lora, lora_switched_off
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training import module as training
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import find_checkpoint
 from tests.fake_graph import FakeGraph, fake_graphs
+from tests.needs import needs
+from tests.networks import tiny_inputs, tiny_network, wake
 from tests.pipelines import photo, tiny_pipeline
 from tests.runs import CONSISTENCY, ONE_STEP, SCORE, tiny_run
 
@@ -263,6 +266,7 @@ def test_training_that_is_replayed_is_the_same_training(
     graphs: type[FakeGraph], photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str]
 ) -> None:
     if "init=base" in changes:
+        needs("peft", "lora")
         monkeypatch.chdir(tmp_path)
         tiny_run(tmp_path / "base", photo_folder, "module.structure_steps=0", "data.passes=4", "module.capture=false")
     steps = ["trainer.max_steps=7", "schedule.num_training_steps=7", "trainer.limit_val_batches=0", *changes]
@@ -279,3 +283,36 @@ def test_training_that_is_replayed_is_the_same_training(
     off = len(graphs.made)
     tiny_run(tmp_path / "off", photo_folder, *steps, "module.capture=false")
     assert len(graphs.made) == off
+
+
+def test_adapters_are_replayed_as_they_have_become_and_not_where_they_are_switched_off(
+    graphs: type[FakeGraph],
+) -> None:
+    needs("peft", "lora")
+    base, given = wake(tiny_network()), tiny_inputs()
+    network = copy.deepcopy(base)
+    add_lora({"unet": network.unet, "controlnet": network.controlnet}, rank=2)
+    wake(network)
+    adapters = [weight for key, weight in network.named_parameters() if "lora_" in key]
+    features, _ = base.structure(given.pop("lq"))
+    replays = Replays(training=True)
+
+    def predict(net: nn.Module) -> Tensor:
+        return net.predict(*given.values(), features.detach())
+
+    for step in range(4):
+        expected = predict(network)
+        gradients = torch.autograd.grad(expected.square().sum(), adapters)
+        with replaying(replays, [network], again=not step):
+            made = predict(network)
+            assert torch.equal(made, expected)
+            for mine, other in zip(torch.autograd.grad(made.square().sum(), adapters), gradients, strict=True):
+                assert torch.allclose(mine, other, atol=1e-5)
+            with torch.no_grad():
+                assert torch.equal(predict(network), expected)
+                with lora_switched_off(network):
+                    assert torch.equal(predict(network), predict(base))
+        with torch.no_grad():
+            for weight, gradient in zip(adapters, gradients, strict=True):
+                weight.sub_(gradient, alpha=1e-3)
+    assert sum(graph.replays for graph in graphs.made) >= 2

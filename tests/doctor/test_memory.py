@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from sspir.batch import Batch
 from sspir.config.compose import compose_config
 from sspir.doctor.memory import LiveBytes, _loss, estimate_step
+from sspir.doctor.needs import shapes
 from sspir.pretrained.load import shapes_only
 from sspir.training.run import build_module
+from tests.needs import needs
 from tests.runs import ONE_STEP, SCORE
 
 TINY = ["experiments=tiny", "captioner=none"]
@@ -101,6 +103,7 @@ def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> Non
 
 @pytest.mark.thorough
 def test_what_keeps_a_copy_counts_what_it_does_not_share() -> None:
+    needs("peft", "lora")
     csd = [*SCORE, "module.freeze=[backbone.processor.front.*]", "objective.kind=csd"]
     vsd = [each for each in csd if each != "objective.kind=csd"]
     plain = [*ONE_STEP, "objective.adversary=null", "module.freeze=[backbone.processor.front.*]"]
@@ -131,3 +134,21 @@ def test_parts_of_the_estimate() -> None:
     assert estimate.passing > 4 * trained
     larger = estimate_step(built(True), 4, 64, "32-true", averaged=False)
     assert larger.passing > estimate.passing
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("experiment", ["ssp_ir_lora", "ssp_ir_one_step"])
+def test_an_experiment_for_a_card_of_24_gb_fits_one(experiment: str) -> None:
+    needs("peft", "lora")
+    config = compose_config("train", [f"experiments={experiment}", "captioner=none"])
+    module, trouble = shapes(config)
+    assert module is not None, trouble
+    estimate = estimate_step(module, config.batch_size, config.dataset.train.crop.size, config.trainer.precision, True)
+    assert estimate.total < 22 * 2**30
+    assert estimate.optimizer == 8 * estimate.trained + 8 * taught(module)
+    assert estimate.weights < 7 * 2**30
+
+
+def taught(module) -> int:
+    """How many weights the discriminator has, if there is one."""
+    return sum(p.numel() for network in module.objective.networks() for p in network.parameters() if p.requires_grad)

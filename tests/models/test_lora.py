@@ -1,11 +1,14 @@
 import copy
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from sspir.errors import UserError
 from sspir.models.lora import add_lora, base_names, lora_switched_off, merge_lora
+from sspir.pretrained.adapter import fuse_adapter
 from tests.needs import needs
 from tests.networks import tiny_inputs, tiny_network, wake
 
@@ -92,3 +95,16 @@ def test_a_target_that_fits_nothing_is_refused_with_the_names_there_are(targets:
 def test_numbers_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match=r"lora\.(rank|alpha)"):
         add_lora({"unet": tiny_network().unet}, **wrong)
+
+
+def test_where_peft_is_missing_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=re.escape("LoRA needs the package peft: pip install 'sspir[lora]'")):
+        add_lora({"unet": tiny_network().unet}, 2)
+    with pytest.raises(UserError, match=re.escape("backbone.unet.lora needs the package peft: pip install")):
+        fuse_adapter(tiny_network().unet, str(tmp_path))
+    network = tiny_network()  # and what needs none goes on
+    merge_lora(network)
+    assert base_names(network) == set()

@@ -16,9 +16,15 @@ from sspir.models.prediction import ddim_step, pred_original_sample
 from sspir.objectives.frozen import FrozenDenoiser
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
+from tests.needs import needs
 from tests.networks import wake
 from tests.pipelines import photo
 from tests.runs import CONSISTENCY, SCORE, tiny_config, tiny_run
+
+
+@pytest.fixture(autouse=True)
+def lora() -> None:
+    needs("peft", "lora")
 
 
 class Trainer:

@@ -13,6 +13,7 @@ import torch
 from sspir.errors import UserError
 from sspir.training.run import find_checkpoint, load_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
+from tests.needs import needs
 from tests.runs import CONSISTENCY, ONE_STEP, OVERRIDES, SCORE, tiny_run
 
 PLAIN = [
@@ -120,6 +121,7 @@ def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: P
 @pytest.mark.thorough
 @pytest.mark.parametrize("changes", [SCORE, CONSISTENCY], ids=["score_distillation", "consistency"])
 def test_two_processes_distil_as_one(device: str, changes: list[str], photo_folder: Path, tmp_path: Path) -> None:
+    needs("peft", "lora")
     sgd = "{_target_:torch.optim.SGD,_partial_:true,lr:0.1}"
     tiny_run(tmp_path / "base", photo_folder, "module.structure_steps=0", "data.passes=4", "trainer.max_steps=2")
     given = [each for each in changes if "optimizer" not in each]
@@ -146,6 +148,28 @@ def test_what_keeps_a_copy_is_not_spread_over_processes(photo_folder: Path, tmp_
             tiny_run(tmp_path / "run", photo_folder, *CONSISTENCY, f"init={tmp_path / 'base'}", *alone)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_two_processes_train_adapters_as_one(
+    device: str, trainer: str, one: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    """Frozen and trained weights share their layers, and go on from a checkpoint that holds the base."""
+    needs("peft", "lora")
+    changes = ["backbone.lora={rank: 2, targets: [to_q, conv1]}", f"init={one}", "module.structure_steps=0"]
+    changes.append("trainer.limit_val_batches=0")
+    tiny_run(tmp_path / "one", photo_folder, *settings(device, photo_folder, 1), *changes)
+    for steps in (2, 3):
+        launch(device, tmp_path / "two", photo_folder, *changes, f"trainer={trainer}", f"trainer.max_steps={steps}")
+    ours, theirs = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("two", "one"))
+    assert ours["brought"] == theirs["brought"] == ["backbone.controlnet", "backbone.unet"]
+    assert any("lora_B" in key and value.any() for key, value in ours["ema"].items())
+    for part in ("state_dict", "ema"):
+        assert ours[part].keys() == theirs[part].keys()
+        for key, value in theirs[part].items():
+            tolerance = 1e-6 if device == "cpu" else TOLERANCE
+            assert torch.allclose(ours[part][key], value, atol=tolerance), f"{part} {key}"
 
 
 @pytest.mark.thorough

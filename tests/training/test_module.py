@@ -14,6 +14,7 @@ from sspir.training.fit import train
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
 from tests.distances import random_network
+from tests.needs import needs
 from tests.runs import tiny_config
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
@@ -92,7 +93,7 @@ ONE_STEP = ["sampler.steps=1", "monitor=psnr_y", "objective.adversary.network.wi
 @pytest.mark.parametrize(
     ("experiment", "prediction_type"),
     [(one, kind) for one in ("ssp_ir", "ssp_ir_paper") for kind in ("epsilon", "v_prediction")]
-    + [("ssp_ir_one_step", "epsilon")],
+    + [("ssp_ir_one_step", "epsilon"), ("ssp_ir_lora", "epsilon")],
 )
 def test_the_papers_experiments_run_on_stable_diffusion_folders(
     experiment: str, prediction_type: str, photo_folder: Path, tmp_path: Path
@@ -101,6 +102,8 @@ def test_the_papers_experiments_run_on_stable_diffusion_folders(
     places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
     precision = ["trainer.precision=32-true"] if experiment == "ssp_ir_paper" else ["trainer.precision=bf16-mixed"]
     judged = {"loss/noise"}
+    if experiment in ("ssp_ir_lora", "ssp_ir_one_step"):
+        needs("peft", "lora")
     if experiment == "ssp_ir_one_step":
         save_file(random_network("lpips_vgg").features.state_dict(), tmp_path / "vgg16.safetensors")
         given += [*ONE_STEP, f"objective.terms.lpips.loss.path={tmp_path}/vgg16.safetensors"]

@@ -10,6 +10,9 @@ EXAMPLES = """examples:
     sspir export runs/tiny/none-s0 --out my-model
     sspir restore photos/ --weights my-model --out restored
 
+  the LoRA of a run's U-Net alone, for load_lora_weights of diffusers, and what else was trained beside it:
+    sspir export runs/ssp_ir_lora/none-s0 --out my-lora --adapter
+
 The folder is a diffusers pipeline in safetensors with the training configuration, a model card (README.md) to complete
 and SHA256SUMS, which is checked whenever the folder is loaded.
 """
@@ -28,10 +31,11 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="on disk (default: float16)"
     )
+    parser.add_argument("--adapter", action="store_true", help="the LoRA alone, not merged into its base")
     options = parser.parse_args(arguments)
 
     from sspir.weights.export import export
 
-    export(options.run, options.out, options.checkpoint, options.dtype)
+    export(options.run, options.out, options.checkpoint, options.dtype, options.adapter)
     sys.stdout.write(f"Exported to {options.out}; complete its model card, {options.out / 'README.md'}.\n")
     return 0

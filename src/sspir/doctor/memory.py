@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sspir.models.latent import decode_latents
+from sspir.training.parts import trained_weights
 
 PROGRAM = 800 * 2**20
 """Bytes that Python and its libraries take themselves."""
@@ -55,7 +56,7 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
         averaged: whether averaged weights are kept.
         states: numbers that the optimizer keeps per parameter; 2 for Adam.
     """
-    trained = [parameter for part in module.trainable().values() for parameter in part.parameters()]
+    trained = list(trained_weights(module).values())
     everything = list(module.parameters())
     module.objective.prepare(module)
     known = {id(parameter) for parameter in everything}  # a frozen copy shares weights with the network

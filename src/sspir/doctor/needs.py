@@ -17,6 +17,7 @@ from sspir.memory import free_bytes
 from sspir.moved import present
 from sspir.peers import Teacher
 from sspir.perceptual.weights import DISTANCES, find_trunk
+from sspir.pretrained.adapter import NAME
 from sspir.pretrained.hub import in_cache
 
 GIB = 2**30
@@ -44,6 +45,12 @@ def needs(config: DictConfig) -> Iterator[Finding]:
         for folder in _PARTS.get(str(node._target_).rpartition(".")[2], (node.get("subfolder", ""),)):
             size = sizes.get(folder or setting.partition(".")[0])
             yield _files(setting, str(node.path), folder, node.get("revision"), size)
+    if lora := (config.backbone.get("unet") or {}).get("lora"):
+        here = Path(lora).expanduser().exists() or in_cache(lora, names=(NAME,))
+        yield (
+            f"backbone.unet.lora: {lora}",
+            [] if here else ["not here: correct the path, or set it to a file; else the hub is asked"],
+        )
     yield from _judges(config.objective)
     yield from _photos(config)
     yield _effective_batch(config)

@@ -1,7 +1,7 @@
 """The whole denoiser in the paper's order: Processor, ControlNet, U-Net and the attention beside them."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel
@@ -23,6 +23,7 @@ from sspir.models.blocks import (
     split_pooled,
     texts_of,
 )
+from sspir.models.lora import add_lora, hold_base, lora_layers
 from sspir.models.offload import fetch
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 
@@ -47,8 +48,8 @@ class ControlledUNet(nn.Module):
     Stock modules stay stock; what SSP-IR adds stands beside them, keyed by the layer it serves.
 
     Args:
-        unet: Stable Diffusion's, frozen unless `train_unet`.
-        controlnet: trained; the Processor runs its conditioning embedding.
+        unet: Stable Diffusion's, frozen unless `train_unet`, but for adapters that it holds.
+        controlnet: trained, or its adapters where it holds some; the Processor runs its conditioning embedding.
         processor: the structure prior.
         unet_image: image cross-attention in the U-Net, before text unless it says otherwise.
         controlnet_image: the same in the ControlNet.
@@ -90,6 +91,7 @@ class ControlledUNet(nn.Module):
         controlnet: bool = True,
         train_unet: bool = False,
         dtype: str | None = None,
+        lora: Mapping[str, Any] | None = None,
     ) -> Self:
         """Start from a U-Net: the ControlNet copies its encoder, the adapters are new.
 
@@ -105,7 +107,10 @@ class ControlledUNet(nn.Module):
             image_after_text: image attention after text attention, as SeeSR has it, instead of before.
             controlnet: False leaves it out, and the Processor whose features it alone reads: no structure prior.
             train_unet: see the class.
-            dtype: to hold a frozen U-Net in, once it is copied: "bfloat16" halves it. None keeps its own.
+            dtype: to hold a frozen U-Net in, once it is copied: "bfloat16" halves it. None keeps its own. With
+                `lora` the ControlNet's copy is held in it, too.
+            lora: rank, alpha and targets of `sspir.models.lora.add_lora`: train adapters on the U-Net and on the
+                ControlNet's copy of it, which stays as it is. What is new beside them is trained as ever.
 
         Raises:
             UserError: the U-Net is of another kind, or pixel attention lacks its ControlNet.
@@ -131,6 +136,9 @@ class ControlledUNet(nn.Module):
         unet_pixel = AttentionAdapter.over_residuals(unet, pixel_attention, identity, coarse_heads)
         if dtype:
             nn.Module.to(unet, getattr(torch, dtype))
+        if lora:
+            add_lora({"unet": unet, "controlnet": control}, **lora)
+            hold_base(control, dtype)
         return cls(unet, control, processor, unet_image, control_image, unet_pixel, train_unet)
 
     @replayed
@@ -254,7 +262,7 @@ class ControlledUNet(nn.Module):
     def trainable(self) -> dict[str, ModelMixin]:
         """Every part that is trained, by name: what the optimizer and the checkpoint hold."""
         parts = {name: part for name, part in self.named_children() if isinstance(part, ModelMixin)}
-        if not self.train_unet:
+        if not self.train_unet and not lora_layers(self.unet):
             del parts["unet"]
         return parts
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sspir.device import replaying
 from sspir.errors import UserError
 from sspir.numbers import COUNT, POSITIVE
 
@@ -69,7 +70,8 @@ def lora_switched_off(net: nn.Module) -> Iterator[None]:
     try:
         for layer in layers:
             layer._disable_adapters = True  # peft's own way also changes what is trained
-        yield
+        with replaying(None, ()):  # what a GPU has recorded may have them
+            yield
     finally:
         for layer, was in zip(layers, before, strict=True):
             layer._disable_adapters = was
@@ -106,6 +108,25 @@ def base_names(net: nn.Module) -> set[str]:
     if not any("lora_" in name for name in names):
         return set()
     return {name for name in names if "lora_" not in name and not name.startswith(OWN)}
+
+
+@torch.no_grad()
+def adapter_of(net: nn.Module) -> dict[str, Tensor]:
+    """Adapters by diffusers' names, with alpha / rank multiplied in: they are whole without their alpha."""
+    weights = {}
+    for name, layer in net.named_modules():
+        if hasattr(layer, "lora_A"):
+            weights[f"{name}.lora_A.weight"] = layer.lora_A["default"].weight.detach()
+            weights[f"{name}.lora_B.weight"] = layer.lora_B["default"].weight * layer.scaling["default"]
+    return weights
+
+
+def hold_base(net: nn.Module, dtype: str | None) -> None:
+    """Hold what stays frozen under adapters in a type such as "bfloat16"; None leaves it as it is."""
+    base = base_names(net) if dtype else ()
+    for name, weight in net.named_parameters():
+        if name in base:
+            weight.data = weight.data.to(getattr(torch, str(dtype)))
 
 
 def _layers(net: nn.Module) -> list[str]:

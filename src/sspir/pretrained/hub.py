@@ -22,7 +22,9 @@ KNOWN = {
 """Hub id -> folder in `SHAPES`."""
 
 
-def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: str | None = None) -> bool:
+def must_come_from_hub(
+    path: str, setting: str, subfolder: str = "", revision: str | None = None, names: tuple[str, ...] = ()
+) -> bool:
     """Whether a path must come from the hub; False for a local folder and for what the hub's cache holds.
 
     Args:
@@ -30,11 +32,12 @@ def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: s
         setting: the configuration key that names the path, for messages.
         subfolder: of the folder or repository.
         revision: commit, tag or branch of the hub id.
+        names: of the file that is wanted, instead of configuration and weights.
 
     Raises:
         UserError: the weights are not here, and the hub cannot be reached.
     """
-    if Path(path).expanduser().is_dir() or in_cache(path, subfolder, revision):
+    if Path(path).expanduser().is_dir() or in_cache(path, subfolder, revision, names):
         return False
     require_hub_id(path, setting)
     from huggingface_hub import constants, get_session
@@ -43,9 +46,10 @@ def must_come_from_hub(path: str, setting: str, subfolder: str = "", revision: s
         get_session().head(constants.ENDPOINT, timeout=3)  # one question instead of half a minute of retries
     except Exception as error:  # the HTTP library's own, or hub's OfflineModeIsEnabled
         where = f"{subfolder}/" if subfolder else ""
+        files = names[0] if names else f"{where}config.json and {where}*.safetensors"
         raise UserError(
-            f"{path} ({setting}) is no folder here and the hub cannot be reached; copy its {where}config.json and "
-            f"{where}*.safetensors to a folder and set {setting} to that."
+            f"{path} ({setting}) is no folder here and the hub cannot be reached; copy its {files} to a folder and set "
+            f"{setting} to that."
         ) from error
     log.warning("%s (%s) is not here: it is downloaded from %s.", path, setting, constants.ENDPOINT)
     return True

@@ -147,11 +147,26 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
     return unmapped(model)
 
 
-def load_unet(path: str, revision: str | None = None) -> Any:
-    """The U-Net of a Stable Diffusion, in float32; see `load_diffusers`."""
+def load_unet(path: str, revision: str | None = None, lora: str | None = None, lora_scale: float | None = None) -> Any:
+    """The U-Net of a Stable Diffusion, in float32.
+
+    Args:
+        path: as of `load_diffusers`.
+        revision: of a hub id.
+        lora: somebody's LoRA, which becomes a part of it; see `fuse_adapter`.
+        lora_scale: its strength; None is 1.
+
+    Raises:
+        UserError: as `load_diffusers` and `fuse_adapter`.
+    """
     from diffusers import UNet2DConditionModel
 
-    return load_diffusers(UNet2DConditionModel, path, "unet", revision)
+    unet = load_diffusers(UNet2DConditionModel, path, "unet", revision)
+    if lora and not builds_shapes_only():
+        from sspir.pretrained.adapter import fuse_adapter
+
+        fuse_adapter(unet, lora, 1.0 if lora_scale is None else lora_scale)
+    return unet
 
 
 def load_autoencoder(path: str, revision: str | None = None, dtype: str = "float32") -> Any:

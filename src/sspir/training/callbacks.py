@@ -13,6 +13,7 @@ from torch import Tensor
 from sspir.files import led
 from sspir.numbers import LIMIT
 from sspir.training.checkpoint import LAST, link_or_copy
+from sspir.training.parts import trained_weights
 from sspir.training.run import is_first_process
 from sspir.training.strategy import full_tensor, shared_as
 
@@ -77,11 +78,7 @@ class EMA(Callback):
 
 def _trained(module: Any) -> dict[str, Tensor]:
     """Name in the module -> trained weight, which shares its memory."""
-    return {
-        f"{name}.{key}": parameter.detach()
-        for name, part in module.trainable().items()
-        for key, parameter in part.named_parameters()
-    }
+    return {key: parameter.detach() for key, parameter in trained_weights(module).items()}
 
 
 def _assign(module: Any, values: dict[str, Tensor]) -> None:

@@ -30,6 +30,7 @@ from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.loggers import end_runs, wandb_runs
+from sspir.training.parts import require_pretrained, trained_weights
 from sspir.training.resume import finished, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
@@ -92,6 +93,8 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
 
     module = _built_module(folder, config)
     if not checkpoint:
+        if not config.init:
+            require_pretrained(module.backbone)
         _note(folder, init=warm_start(module, config.init, config.init_skip) if config.init else None)
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks), *more]
@@ -237,7 +240,7 @@ def _tell_loggers(trainer: pl.Trainer, config: dict[str, Any], validated: Mappin
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     """Log the numbers of parameters, and the effective batch."""
-    trained = sum(parameter.numel() for part in module.trainable().values() for parameter in part.parameters())
+    trained = sum(parameter.numel() for parameter in trained_weights(module).values())
     total = sum(parameter.numel() for parameter in module.parameters())
     if 0 < trainer.max_steps <= module.structure_steps:
         log.warning(

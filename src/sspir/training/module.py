@@ -26,16 +26,9 @@ from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.seeding import sample_seed
-from sspir.training.checkpoint import (
-    base_of,
-    keep_trained,
-    marks_of,
-    require_base,
-    require_marked,
-    require_same_network,
-)
+from sspir.training.checkpoint import base_of, keep_saved, marks_of, require_base, require_marked, require_same_network
 from sspir.training.losses import RestorationLoss
-from sspir.training.parts import keep_still, require_fitting
+from sspir.training.parts import keep_still, require_fitting, saved_weights, trained_weights
 from sspir.training.strategy import ShardedStrategy, alone, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
@@ -48,9 +41,9 @@ class RestorationModule(pl.LightningModule):
 
     Args:
         backbone: the denoiser.
-        vae: autoencoder; frozen.
-        text_encoder: tokenizer and text model; frozen.
-        image_encoder: images to tokens; frozen.
+        vae: autoencoder; frozen, as are text and image encoder.
+        text_encoder: tokenizer and text model.
+        image_encoder: images to tokens.
         refine: tokens to image embeddings; trained.
         captioner: images to texts.
         noise_schedule: of training; its prediction type says what the network predicts.
@@ -118,6 +111,7 @@ class RestorationModule(pl.LightningModule):
         self.replays: Replays | None = None
         self.scale, self.seed = scale, seed
         self.config: dict[str, Any] = {}
+        self.brought: set[str] = set()  # parts whose base, under adapters, `init` has brought
         require_fitting(backbone, vae, self.text_model, refine, residual)
         self.objective.check(sampler)
         for part in self.frozen():
@@ -129,7 +123,7 @@ class RestorationModule(pl.LightningModule):
     def frozen(self) -> list[nn.Module]:
         """The parts that never change."""
         parts = [self.vae, self.image_encoder, self.text_model]
-        if not self.backbone.train_unet:
+        if "unet" not in self.backbone.trainable():
             parts.append(self.backbone.unet)
         if not isinstance(self.backbone.unet_image, AttentionAdapter):
             parts.append(self.refine)  # no image attention reads its tokens
@@ -141,7 +135,8 @@ class RestorationModule(pl.LightningModule):
 
     def frozen_by_setting(self) -> dict[str, nn.Module]:
         """The networks that this configuration does not train, by their setting."""
-        return self._always_frozen() | ({} if self.backbone.train_unet else {"backbone.unet": self.backbone.unet})
+        trains_unet = "unet" in self.backbone.trainable()
+        return self._always_frozen() | ({} if trains_unet else {"backbone.unet": self.backbone.unet})
 
     def trainable(self) -> dict[str, nn.Module]:
         """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""
@@ -246,8 +241,7 @@ class RestorationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """An optimizer over exactly the trainable parts, and so clipping over them, and its schedule."""
-        parameters = [parameter for part in self.trainable().values() for parameter in part.parameters()]
-        optimizer = optimizer_of(self.optimizer, parameters, self)
+        optimizer = optimizer_of(self.optimizer, list(trained_weights(self).values()), self)
         if self.schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
@@ -273,14 +267,16 @@ class RestorationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out frozen networks, and add their marks, the configuration and the generator's state."""
-        keep_trained(checkpoint, self.trainable())
+        keep_saved(checkpoint, saved_weights(self))
         checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
         checkpoint |= {"frozen": marks_of(self._always_frozen()), "objective": self.objective.state_dict()}
+        checkpoint["brought"] = sorted(self.brought)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network."""
-        require_same_network(checkpoint, self, self.trainable())
-        if "base" in checkpoint:
+        self.brought = set(checkpoint.get("brought", ()))
+        require_same_network(checkpoint, saved_weights(self))
+        if "base" in checkpoint and "backbone.unet" not in self.brought:
             require_base(checkpoint["base"], self.backbone)
         require_marked(self._always_frozen(), checkpoint.get("frozen", {}))
         self.objective.load_state_dict(checkpoint.get("objective", {}))

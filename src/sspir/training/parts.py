@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sspir.errors import NotApplicableError, UserError
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, factor_of
+from sspir.models.lora import base_names
 
 
 def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine: Any, residual: float | None) -> None:
@@ -40,6 +41,44 @@ def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine:
             "The parts of this configuration do not fit: residual needs a Processor with a front that predicts a "
             "full-size image, and a ControlNet."
         )
+
+
+def require_pretrained(backbone: ControlledUNet) -> None:
+    """Refuse adapters on a U-Net of random weights, which stay as they are.
+
+    Raises:
+        UserError: to be raised where a training begins without `init`.
+    """
+    if backbone.train_unet and base_names(backbone.unet):
+        raise UserError(
+            "backbone.lora trains adapters on a U-Net that has not been trained; name a model to begin with by "
+            "init=RUN (or init=shipped), or set backbone.lora=null."
+        )
+
+
+def trained_weights(module: Any) -> dict[str, nn.Parameter]:
+    """Name in a `RestorationModule` -> weight that is trained: of its parts' weights all but the base of adapters."""
+    return {
+        f"{name}.{key}": weight
+        for name, part in module.trainable().items()
+        for base in [base_names(part)]
+        for key, weight in part.named_parameters()
+        if key not in base
+    }
+
+
+def saved_weights(module: Any) -> dict[str, Tensor]:
+    """Name in a `RestorationModule` -> weight that its checkpoints hold.
+
+    The base of adapters is among them where it is not what the configuration builds, but what `init` has brought.
+    """
+    return {
+        f"{name}.{key}": weight
+        for name, part in module.trainable().items()
+        for base in [set() if name in module.brought else base_names(part)]
+        for key, weight in part.state_dict().items()
+        if key not in base
+    }
 
 
 def keep_still(parts: Mapping[str, nn.Module], patterns: Sequence[str]) -> None:

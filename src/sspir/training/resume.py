@@ -36,7 +36,7 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
 )  # fmt: skip
 _SOMETHING = (  # which is said: the result is that of neither setting alone
     "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.subfolder",
-    "*.captions",
+    "*.captions", "backbone.unet.lora",
 )  # fmt: skip
 _ENDS = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "callbacks.early_stopping*")
 

@@ -22,6 +22,7 @@ from sspir.config import outside
 from sspir.config.trust import check_record, read_record
 from sspir.errors import UserError
 from sspir.files import write_text
+from sspir.models.lora import merge_lora
 from sspir.objectives.base import Objective
 from sspir.training.checkpoint import load_checkpoint
 
@@ -68,8 +69,14 @@ def find_checkpoint(folder: Path, checkpoint: str = "last") -> Path:
     raise UserError(f"The run {folder} has no checkpoint {name!r}; {found}.")
 
 
-def load_run(folder: Path, checkpoint: str = "last") -> Any:
-    """Rebuild the module of a run with its trained weights; see `RestorationModule.from_run`."""
+def load_run(folder: Path, checkpoint: str = "last", merged: bool = True) -> Any:
+    """Rebuild the module of a run with its trained weights; see `RestorationModule.from_run`.
+
+    Args:
+        folder: of the run.
+        checkpoint: "last", "best" or a file name.
+        merged: add adapters to the layers they stand on, which are plain ones then.
+    """
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
     outside.activate()
@@ -88,6 +95,8 @@ def load_run(folder: Path, checkpoint: str = "last") -> Any:
         module.objective.one_step, module.objective.noised = kind.one_step, objective.get("noised", kind.noised)
     module.load_state_dict({**state["state_dict"], **state.get("ema", {})}, strict=False)
     module.backbone.float()  # a U-Net held in half for training meets float32 parts outside autocast
+    if merged:
+        merge_lora(module.backbone)
     return module.eval()
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sspir.errors import UserError
+from sspir.models.lora import base_names
 from sspir.sampling.pipeline import RestorationPipeline
-from sspir.training.checkpoint import marks_of, same_weights
+from sspir.training.checkpoint import close, marks_of, same_weights
 from sspir.training.run import CONFIG, load_run
 from sspir.training.saved import INDEX, SHIPPED, load_saved, weights_id
 
@@ -21,6 +22,9 @@ _SHOWN = 8
 
 def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, Any]:
     """Give a module the weights of another model, where name and shape are the same.
+
+    Adapters begin anew on what the other model computes, its own adapters included. Where that is not what the
+    configuration builds, the module's checkpoints will hold it.
 
     Args:
         module: a `RestorationModule`, before it is trained.
@@ -57,7 +61,14 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
             f"init={source} does not fit this configuration: {', '.join(refused[:_SHOWN])}{more}; change the "
             f"configuration, or name what need not fit by init_skip=[PATTERN,...]."
         )
-    taken = [key for key in ours if key in theirs and key not in faults]
+    taken = {key for key in ours if key in theirs and key not in faults}
+    for name, part in module.trainable().items():
+        base = taken & {f"{name}.{_plain(key)}" for key in base_names(part)}
+        if not base or (not module.backbone.train_unet and all(close(ours[key], theirs[key]) for key in base)):
+            taken -= base
+        else:
+            module.brought.add(name)
+            log.info("Checkpoints hold all of %s, as it comes from %s.", name, source)
     with torch.no_grad():
         for key in taken:
             ours[key].copy_(theirs[key])
@@ -78,7 +89,17 @@ def _pipeline(folder: Path) -> RestorationPipeline:
 
 
 def _weights(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    """Weights by the names they have without adapters."""
+    return {
+        f"{name}.{_plain(key)}": value
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+        if "lora_" not in key
+    }
+
+
+def _plain(key: str) -> str:
+    return key.replace(".base_layer.", ".")
 
 
 def _shape(weight: Tensor | None) -> str:

@@ -2,23 +2,33 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.files import sha256
-from sspir.training.run import CONFIG, ENVIRONMENT
+from sspir.models.lora import adapter_of
+from sspir.pretrained.adapter import NAME
+from sspir.sampling.pipeline import RestorationPipeline
+from sspir.training.parts import saved_weights
+from sspir.training.run import CONFIG, ENVIRONMENT, load_run
 from sspir.training.saved import SUMS
 from sspir.weights.load import load_pipeline, step_of
 
 CARD = "README.md"
 TRAINING = "training.yaml"
+BESIDE = "trained.safetensors"
 
 
-def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: str = "float16") -> None:
-    """Write a run as a pipeline folder.
+def export(
+    run: str | Path, out: str | Path, checkpoint: str = "last", dtype: str = "float16", adapter: bool = False
+) -> None:
+    """Write a run as a pipeline folder, or what it has trained as an adapter.
 
     Args:
         run: folder of a trained run.
@@ -26,25 +36,27 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
         checkpoint: "last", "best" or a file name.
         dtype: of the weights on disk, "float32", "float16" or "bfloat16"; the Processor and a linear autoencoder, which
             are small and decide the picture to the last bit, keep float32.
+        adapter: write the U-Net's LoRA alone, for diffusers' `load_lora_weights`, and all else that was trained beside.
 
     Raises:
-        UserError: `run` is no run, or `out` exists.
+        UserError: `run` is no run, or one without a LoRA where that is asked for, or `out` exists.
     """
     run, out = Path(run), Path(out)
     if out.exists():
         raise UserError(f"{out} exists; choose another folder, or remove it first.")
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the folder of a trained run.")
-    pipeline = load_pipeline(run, checkpoint)
-    pipeline.in_dtype(dtype)
-    for part in (pipeline.text_encoder, pipeline.image_encoder, pipeline.refine):
-        torch.nn.Module.to(part, getattr(torch, dtype))
+    files = _adapter(run, checkpoint, dtype) if adapter else {}
+    pipeline = None if adapter else _pipeline(run, checkpoint, dtype)
     folder = out.with_name(f".{out.name}.part")  # always the same, so that what a kill has left is replaced
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
-        pipeline.save_pretrained(folder)
-        (folder / CARD).write_text(card(run, checkpoint), encoding="utf-8")
+        if pipeline:
+            pipeline.save_pretrained(folder)
+        for name, weights in files.items():
+            save_file(weights, folder / name, {"format": "pt"})
+        (folder / CARD).write_text(card(run, checkpoint, files.get(BESIDE, ())), encoding="utf-8")
         shutil.copy(run / CONFIG, folder / TRAINING)
         sums = "".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder))
         (folder / SUMS).write_text(sums, encoding="utf-8")
@@ -53,8 +65,43 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last", dtype: st
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def card(run: Path, checkpoint: str) -> str:
-    """The model card of a run: what it was trained on and how; results are for its author to add."""
+def _pipeline(run: Path, checkpoint: str, dtype: str) -> RestorationPipeline:
+    pipeline = load_pipeline(run, checkpoint).in_dtype(dtype)
+    for part in (pipeline.text_encoder, pipeline.image_encoder, pipeline.refine):
+        torch.nn.Module.to(part, getattr(torch, dtype))
+    return pipeline
+
+
+def _adapter(run: Path, checkpoint: str, dtype: str) -> dict[str, dict[str, Tensor]]:
+    """The files of an adapter: the U-Net's, and what else was trained, by its name in `RestorationPipeline`."""
+    module = load_run(run, checkpoint, merged=False)
+    backbone = module.backbone
+    adapters = {name: adapter_of(net) for name, net in (("unet", backbone.unet), ("controlnet", backbone.controlnet))}
+    if not adapters["unet"]:
+        raise UserError(f"{run} has no LoRA on its U-Net (backbone.lora); export it without --adapter.")
+    if "backbone.unet" in module.brought:
+        raise UserError(
+            f"The LoRA of {run} stands on a U-Net that came with init, not with a path; export it without --adapter."
+        )
+    files = {
+        NAME: {f"unet.{key}": weight for key, weight in adapters["unet"].items()},
+        BESIDE: {f"controlnet.{key}": weight for key, weight in adapters["controlnet"].items()},
+    }
+    for key, weight in saved_weights(module).items():
+        if "lora_" not in key:
+            files[BESIDE][key.removeprefix("backbone.").replace(".base_layer.", ".")] = weight
+    kind = getattr(torch, dtype)
+    return {name: {key: weight.to(kind).contiguous() for key, weight in held.items()} for name, held in files.items()}
+
+
+def card(run: Path, checkpoint: str, beside: Iterable[str] = ()) -> str:
+    """The model card of a run: what it was trained on and how; results are for its author to add.
+
+    Args:
+        run: its folder.
+        checkpoint: as of `export`.
+        beside: names of what an adapter's second file holds.
+    """
     config = OmegaConf.load(run / CONFIG)
     environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
     facts = {
@@ -62,6 +109,13 @@ def card(run: Path, checkpoint: str) -> str:
         "steps": f"{step_of(run, checkpoint)} of {config.batch_size} images",
         "code": environment.get("code", "unknown"),
     }
+    if beside:
+        base = config.backbone.unet
+        facts["base"] = str(base.get("path", base._target_)) + (
+            f" with the LoRA {base.lora}" if base.get("lora") else ""
+        )
+        facts[NAME] = "the U-Net's LoRA, for `load_lora_weights` of diffusers"
+        facts[BESIDE] = "what else was trained: " + ", ".join(sorted({key.split(".")[0] for key in beside}))
     lines = [f"- **{name}**: {value}" for name, value in facts.items()]
     return "\n".join([f"# {config.name}", "", *lines, "", f"Every setting stands in `{TRAINING}`.", ""])
 

@@ -1,0 +1,73 @@
+"""Put somebody's LoRA on a Stable Diffusion's U-Net, for good: its layers keep their names."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from sspir.errors import UserError
+from sspir.numbers import REAL
+from sspir.pretrained.hub import must_come_from_hub
+
+NAME = "pytorch_lora_weights.safetensors"
+"""diffusers' name of the file."""
+_SETTING = "backbone.unet.lora"
+
+log = logging.getLogger(__name__)
+
+
+def fuse_adapter(unet: Any, path: str, scale: float = 1.0) -> None:
+    """Add a LoRA to the weights of a U-Net; what it has for text encoders is left out, and told.
+
+    Args:
+        unet: of diffusers.
+        path: a .safetensors file of diffusers, peft or kohya's scripts, a folder that holds one, or a hub id.
+        scale: its strength.
+
+    Raises:
+        UserError: it cannot be had or read, holds nothing for the U-Net or something that fits no layer, or peft is not
+            installed.
+    """
+    scale = REAL.require("backbone.unet.lora_scale", scale)
+    try:
+        import peft  # noqa: F401  # diffusers loads adapters through it
+    except ImportError as error:
+        raise UserError(f"{_SETTING} needs the package peft: pip install 'sspir[lora]'.") from error
+    weights, alphas, metadata = _read(unet, path)
+    ours = {key: weight for key, weight in weights.items() if key.startswith("unet.")}
+    if not ours:
+        raise UserError(f"{path} ({_SETTING}) holds nothing for a U-Net; name a LoRA of Stable Diffusion.")
+    if len(ours) < len(weights):
+        log.warning("Of %s the U-Net's part is taken alone: text encoders stay as they are.", path)
+    try:
+        unet.load_lora_adapter(weights, prefix="unet", network_alphas=alphas, metadata=None if alphas else metadata)
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} ({_SETTING}) does not fit this U-Net: {reason}") from error
+    taken = sum(weight.numel() for key, weight in unet.named_parameters() if "lora_" in key)
+    if taken != sum(weight.numel() for weight in ours.values()):
+        raise UserError(
+            f"{path} ({_SETTING}) has weights for layers that this U-Net lacks; name a LoRA of its own version."
+        )
+    unet.fuse_lora(lora_scale=scale, safe_fusing=True)
+    unet.unload_lora()
+
+
+def _read(unet: Any, path: str) -> tuple[dict[str, Any], Any, Any]:
+    """Weights by diffusers' names, the alphas and the metadata of a LoRA."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from safetensors import SafetensorError
+
+    place = Path(path).expanduser()
+    here = place.is_file() or not must_come_from_hub(path, _SETTING, names=(NAME,))
+    try:
+        weights, alphas, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
+            str(place) if place.exists() else path,
+            use_safetensors=True,
+            local_files_only=here,
+            unet_config=unet.config,
+            return_lora_metadata=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} ({_SETTING}) holds no LoRA as .safetensors that can be read: {reason}") from error
+    return weights, alphas, metadata
