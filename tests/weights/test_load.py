@@ -12,7 +12,9 @@ from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.models.refine import RefineLayer
+from sspir.training.saved import SHIPPED, folder_of
 from sspir.weights import load_authors, load_pipeline
+from sspir.weights.load import require_weights, weights_time
 from tests.pipelines import write_photo
 from tests.reference import recording
 from tests.stable_diffusion import save_stable_diffusion
@@ -102,3 +104,16 @@ def test_the_command_restores_with_the_authors_checkpoint(
     wanted = pipeline(source, "a photo", steps=2, output_type="pt").images[0]
     written = read_image(tmp_path / "out" / "a.png").tensor()
     assert (written - wanted).abs().max() < 1 / 255
+
+
+def test_models_that_come_along_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("shipped") == SHIPPED
+    (tmp_path / "shipped" / "evaluation").mkdir(parents=True)  # what an evaluation of the name leaves
+    assert folder_of("shipped") == folder_of("shipped/tiny") == SHIPPED
+    assert weights_time("shipped/tiny") == weights_time(SHIPPED)
+    require_weights("shipped/tiny")
+    with pytest.raises(UserError, match="shipped/other is no model that comes along; there are .*shipped/tiny"):
+        load_pipeline("shipped/other")
+    (tmp_path / "shipped" / "config.yaml").touch()  # a run of somebody's own
+    assert folder_of("shipped") == Path("shipped")

@@ -13,12 +13,30 @@ from sspir.config.trust import check_pipeline
 from sspir.errors import UserError
 from sspir.files import sha256
 from sspir.sampling.pipeline import RestorationPipeline
+from sspir.training.run import CONFIG
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "shipped" / "tiny"
-"""The small model that ships with the package."""
+MODELS = Path(__file__).parents[1] / "weights" / "shipped"
+"""The small models that ship with the package."""
+SHIPPED = MODELS / "tiny"
+"""The one that is meant where none is named."""
 INDEX = "model_index.json"
 SUMS = "SHA256SUMS"
 """Written by `sspir export`."""
+
+
+def folder_of(model: str | Path) -> Path:
+    """The folder of a model: "shipped" and "shipped/NAME" mean those that come along, unless such a one is here.
+
+    Raises:
+        UserError: no model of that name comes along.
+    """
+    place = Path(model).expanduser()
+    if place.parts[:1] != ("shipped",) or any((place / name).is_file() for name in (CONFIG, INDEX)):
+        return place
+    if place.parts[1:] and not (MODELS / place.parts[1] / INDEX).is_file():
+        there = ", ".join(f"shipped/{folder.parent.name}" for folder in sorted(MODELS.glob(f"*/{INDEX}")))
+        raise UserError(f"{model} is no model that comes along; there are {there}.")
+    return MODELS.joinpath(*place.parts[1:]) if place.parts[1:] else SHIPPED
 
 
 def load_saved(folder: Path) -> RestorationPipeline:

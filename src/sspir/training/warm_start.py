@@ -14,7 +14,7 @@ from sspir.models.lora import base_names
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.checkpoint import close, marks_of, same_weights
 from sspir.training.run import CONFIG, load_run
-from sspir.training.saved import INDEX, SHIPPED, load_saved, weights_id
+from sspir.training.saved import INDEX, folder_of, load_saved, weights_id
 
 log = logging.getLogger(__name__)
 _SHOWN = 8
@@ -28,8 +28,8 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
 
     Args:
         module: a `RestorationModule`, before it is trained.
-        source: folder of a run, whose averaged weights are taken, or of a saved or exported pipeline; "shipped" is the
-            model in the package.
+        source: folder of a run, whose averaged weights are taken, or of a saved or exported pipeline, or the name of
+            one that comes along, see `folder_of`.
         skip: patterns such as "backbone.unet_pixel.*" of weights that may begin anew here, may be left over there, or
             may differ where they are frozen.
 
@@ -39,7 +39,7 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
     Raises:
         UserError: there is no such model, or something does not fit that `skip` does not name.
     """
-    pipeline = _pipeline(SHIPPED if source == "shipped" else Path(source).expanduser())
+    pipeline = _pipeline(folder_of(source))
     parts = {**{f"backbone.{name}": part for name, part in pipeline.backbone.named_children()}, **pipeline.components}
     frozen = module.frozen_by_setting()
     theirs = _weights({name: part for name, part in parts.items() if name.startswith("backbone.") or name == "refine"})

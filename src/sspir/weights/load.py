@@ -9,7 +9,7 @@ from sspir.errors import UserError
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint
-from sspir.training.saved import INDEX, SHIPPED, load_saved
+from sspir.training.saved import INDEX, SHIPPED, folder_of, load_saved
 from sspir.weights import authors
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def load_pipeline(
     """Load a pipeline from a run folder, from a folder that `save_pretrained` wrote, or from the authors' checkpoint.
 
     Args:
-        path: the folder; without one the small model that ships with the package.
+        path: the folder, or the name of a model that ships with the package: "shipped", the default, or "shipped/NAME".
         checkpoint: of a run: "last", "best" or a file name.
         stable_diffusion: for the authors' checkpoint, see `load_authors`.
         clip: for the authors' checkpoint, see `load_authors`.
@@ -36,7 +36,7 @@ def load_pipeline(
     Raises:
         UserError: the folder is none of these, or its files do not match its SHA256SUMS.
     """
-    pipeline = _load_pipeline(Path(path).expanduser(), checkpoint, stable_diffusion, clip)
+    pipeline = _load_pipeline(folder_of(path), checkpoint, stable_diffusion, clip)
     trained_with = pipeline.config.captioner
     if captioner is not None:
         pipeline.captioner = captioner
@@ -78,7 +78,7 @@ def require_weights(path: str | Path) -> None:
     Raises:
         UserError: it holds no weights.
     """
-    folder = Path(path).expanduser()
+    folder = folder_of(path)
     if any((folder / name).is_file() for name in (CONFIG, INDEX)):
         return
     if all((folder / part).is_dir() for part in authors.PARTS):
@@ -92,7 +92,7 @@ def require_weights(path: str | Path) -> None:
 def weights_time(path: str | Path) -> str:
     """When the newest weights in a folder were written, for records that newer weights make invalid."""
     kinds = (".safetensors", ".ckpt", ".bin", ".pt")
-    times = [file.stat().st_mtime for file in Path(path).expanduser().rglob("*") if file.suffix in kinds]
+    times = [file.stat().st_mtime for file in folder_of(path).rglob("*") if file.suffix in kinds]
     return datetime.fromtimestamp(max(times, default=0), UTC).isoformat(timespec="seconds")
 
 
