@@ -5,7 +5,8 @@
 From the shipped model each row is trained on patches of 64 px, and measured on Set14 under `light` and under
 `realesrgan_strong` and on RealSR's real pairs, ten images each. $SSPIR_DATA names the folder of photos and benchmarks.
 The tables are written anew after every row; rows that are there are skipped, and a training that was stopped goes on.
-A second table is at equal CPU seconds: those of the cheapest row, by each row's last checkpoint before them. Rows with
+A second table is at equal CPU seconds: those of the cheapest row, by each row's last checkpoint before them, whose
+learning rate has not come down. Rows with
 DISTS or a discriminator have one seed. Needs `sspir weights get lpips dists realesrgan`, 'sspir[lora,peers]'.
 """
 
@@ -63,11 +64,17 @@ def slug(row: str) -> str:
     return row.replace(" + ", "_").replace(", ", "_").replace(" ", "_").lower()
 
 
+def succeed(arguments: list[str]) -> None:
+    """A command of sspir that has to succeed."""
+    if sspir(arguments):
+        raise SystemExit(f"sspir {' '.join(arguments)} failed")
+
+
 def teach(options: argparse.Namespace) -> Path:
     """The teacher's pictures, made once."""
     folder: Path = options.out / "taught"
     photos = ["--photos", str(options.photos / "train"), "--count", str(options.taught), "--size", "96"]
-    sspir(["teach", "--teacher", "realesrgan", "--precision", "bf16", *photos, "--out", str(folder)])
+    succeed(["teach", "--teacher", "realesrgan", "--precision", "bf16", *photos, "--out", str(folder)])
     return folder
 
 
@@ -107,10 +114,10 @@ def measure(run: Path, checkpoint: str, options: argparse.Namespace) -> None:
             continue
         pictures = folder / "pictures"
         given = [f"run={run}", f"checkpoint={checkpoint}", *changes, f"limit={options.limit}", "metric=fast"]
-        sspir(["evaluate", *given, "wandb=null", f"out={pictures}"])
+        succeed(["evaluate", *given, "wandb=null", f"out={pictures}"])
         methods = [f"--method={method}={pictures / method}" for method in ("processor", "restored")]
         truth = ["--hq", str(pictures / "hq"), "--out", str(folder), "--workers", "1"]
-        sspir(["compare", *methods, *truth, "--noise-control", "processor", "--metrics", *METRICS])
+        succeed(["compare", *methods, *truth, "--noise-control", "processor", "--metrics", *METRICS])
 
 
 def milestones(run: Path) -> list[int]:
@@ -152,7 +159,13 @@ def facts_of(run: Path, checkpoint: str, name: str) -> dict[str, Any]:
     return facts
 
 
-def lines_of(done: Mapping[str, list[tuple[Path, str]]], cost: Mapping[str, float]) -> list[str]:
+def cost_of(run: Path, checkpoint: str, steps: int) -> float:
+    """CPU seconds of the training up to a checkpoint; each step is taken to cost the same."""
+    seconds: float = json.loads((run / "cpu_seconds.json").read_text())
+    return seconds if checkpoint == "last" else seconds * int(checkpoint.partition("-")[2]) / steps
+
+
+def lines_of(done: Mapping[str, list[tuple[Path, str]]], steps: int) -> list[str]:
     """A table: means, what is better (+) or worse (-) than REFERENCE beyond the paired interval, and the control."""
     lines = []
     for name in SETS:
@@ -176,7 +189,8 @@ def lines_of(done: Mapping[str, list[tuple[Path, str]]], cost: Mapping[str, floa
                     wins += [metric] if found.significant and found.gain.mean > 0 else []
                 cells.append(text)
             seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
-            lines.append(f"| {row}{seeds} | {' | '.join(cells)} | {cost[row]:.0f} | {', '.join(wins) or 'nothing'} |")
+            cost = fmean(cost_of(run, checkpoint, steps) for run, checkpoint in runs)
+            lines.append(f"| {row}{seeds} | {' | '.join(cells)} | {cost:.0f} | {', '.join(wins) or 'nothing'} |")
     return lines
 
 
@@ -192,12 +206,10 @@ def report(options: argparse.Namespace) -> None:
                 checkpoint = path.read_text() if kind == "equal.txt" and path.is_file() else kind
                 if all((run / "measured" / checkpoint / slug(name) / "summary.json").is_file() for name in SETS):
                     found.setdefault(row, []).append((run, checkpoint))
-    cost = {
-        row: fmean(json.loads((run / "cpu_seconds.json").read_text()) for run, _ in runs) for row, runs in whole.items()
-    }
-    lines = [f"{options.samples} samples of 64 px each", *lines_of(whole, cost)]
+    steps = options.samples // BATCH
+    lines = [f"{options.samples} samples of 64 px each", *lines_of(whole, steps)]
     if equal:
-        lines += ["", f"At the CPU seconds of {REFERENCE}", *lines_of(equal, cost)]
+        lines += ["", f"At the CPU seconds of {REFERENCE}, amid their schedules", *lines_of(equal, steps)]
     write_text(options.out / "objectives.md", "\n".join(lines) + "\n")
 
 

@@ -69,6 +69,9 @@ def test_one_step_needs_its_distance_and_room_for_its_judges(
     monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     given = [*overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip")), "sampler.steps=1"]
+    assert main(["doctor", "ssp_ir_one_step", *given]) == 1
+    assert "trainer.precision=32-true cannot take; set trainer.precision=bf16-mixed" in capsys.readouterr().out
+    given.append("trainer.precision=bf16-mixed")
     assert main(["doctor", "ssp_ir_one_step", *given, "dataset.train.crop.size=96"]) == 1
     told = capsys.readouterr().out
     assert (

@@ -1,5 +1,6 @@
 """Scores distilled into a single step, and paths into a student of few steps, by a frozen copy of the beginning."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,22 @@ def test_the_frozen_denoiser_stays_what_the_training_began_with(tmp_path: Path) 
     assert torch.equal(frozen.clean(noisy, steps, text, frozen.see(lq, tokens)), first)
 
 
+@pytest.mark.parametrize("start", [300, 999])
+def test_the_steps_of_restoring_are_trained(tmp_path: Path, start: int) -> None:
+    module = module_of(tmp_path, *CONSISTENCY, f"sampler.start={start}")
+    for steps in (1, 2, 3, 4):
+        _, timesteps = replace(module.sampler, steps=steps).build(module.noise_schedule)
+        assert len(timesteps) == steps
+        assert set(timesteps.tolist()) <= set(module.objective.ends.tolist())
+
+
+def test_half_precision_that_needs_a_scaler_is_refused(tmp_path: Path) -> None:
+    module = module_of(tmp_path, *SCORE)
+    module._trainer.precision = "16-mixed"
+    with pytest.raises(UserError, match="learn in float16"):
+        module.objective.begin(module)
+
+
 def consistency_of(module: RestorationModule) -> Tensor:
     given = batch()
     lq = upscale(given.lq, given.size)
@@ -241,6 +258,7 @@ def test_a_run_goes_on_exactly_and_is_loaded(changes: list[str], photo_folder: P
         ([*SCORE, "objective.timesteps=[500,20]"], "a later one"),
         ([*SCORE, "objective.timesteps=[20,1000]"], "1000 is behind the last one of this model, 999"),
         ([*SCORE, "objective.targets=[to_x]"], "'to_x' fits no layer"),
+        ([*CONSISTENCY, "module.structure_steps=2"], "set module.structure_steps=0"),
         (SCORE, "init=shipped"),
         (CONSISTENCY, "init=shipped"),
     ],

@@ -201,7 +201,7 @@ def test_real_esrgan_in_torch_is_that_of_ncnn(tmp_path: Path) -> None:
         assert torch.equal(teacher(lq), network(lq).clamp(0, 1))
         (halved := Teacher("realesrgan", torch.bfloat16)).to("cpu")
         assert halved(lq).dtype == torch.float32
-        assert 0 < (halved(lq) - teacher(lq)).abs().mean() < 1 / 255
+        assert 0 < (halved(lq) - teacher(lq)).abs().mean() < 0.02  # of noise; of photos a tenth of that
     torch.save(network.state_dict(), tmp_path / "a.pth")
     save_file(network.state_dict(), tmp_path / "b.safetensors")
     for other in find_peers([str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]).values():

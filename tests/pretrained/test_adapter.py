@@ -1,5 +1,6 @@
 """Somebody's LoRA on the base, in the formats that people share."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_a_lora_becomes_a_part_of_the_base_in_every_format(
     assert all(torch.allclose(weight, middle[key], atol=1e-6) for key, weight in half.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "style.safetensors"])
+def test_a_lora_of_the_hub_is_taken_from_its_cache(
+    sd: Path, lora: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--some--style"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copy(lora / "pytorch_lora_weights.safetensors", repository / "snapshots" / "abc" / name)
+    assert torch.allclose(predicted(load_unet(str(sd), lora="some/style")), predicted(learned(sd)), atol=1e-5)
+
+
 def test_a_run_knows_its_base_with_another_lora_from_the_one_without(sd: Path, lora: Path) -> None:
     with_lora, without = (
         ControlledUNet.from_unet(load_unet(str(sd), lora=path), StructureProcessor([4, 6, 8]))
@@ -121,6 +137,8 @@ def test_what_cannot_be_a_part_is_refused_in_words(sd: Path, lora: Path, tmp_pat
     large = {key: torch.cat([value, value], dim=1) if "lora_A" in key else value for key, value in held.items()}
     save_file(large, tmp_path / "large.safetensors")
     refused(tmp_path / "large.safetensors", "does not fit this U-Net")
+    save_file({key: value * torch.nan for key, value in held.items()}, tmp_path / "nan.safetensors")
+    refused(tmp_path / "nan.safetensors", "numbers that are not finite")
     (tmp_path / "broken.safetensors").write_bytes(b"0123456789")
     refused(tmp_path / "broken.safetensors", "holds no LoRA as .safetensors that can be read")
     torch.save(held, tmp_path / "pickle.bin")
@@ -128,7 +146,7 @@ def test_what_cannot_be_a_part_is_refused_in_words(sd: Path, lora: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no LoRA as .safetensors that can be read")
     refused("./nowhere", "does not exist")
-    refused("some/body", "hub cannot be reached; copy its pytorch_lora_weights.safetensors")
+    refused("some/body", "hub cannot be reached; copy its \\*.safetensors")
     refused(lora, "lora_scale", lora_scale=float("nan"))
 
 

@@ -113,7 +113,7 @@ def test_models_that_come_along_have_names(tmp_path: Path, monkeypatch: pytest.M
     assert folder_of("shipped") == folder_of("shipped/tiny") == SHIPPED
     assert weights_time("shipped/tiny") == weights_time(SHIPPED)
     require_weights("shipped/tiny")
-    with pytest.raises(UserError, match="shipped/other is no model that comes along; there are .*shipped/tiny"):
+    with pytest.raises(UserError, match=r"shipped/other is no model that comes along; there are .*shipped/tiny"):
         load_pipeline("shipped/other")
     (tmp_path / "shipped" / "config.yaml").touch()  # a run of somebody's own
     assert folder_of("shipped") == Path("shipped")

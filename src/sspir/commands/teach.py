@@ -41,6 +41,8 @@ def run(arguments: list[str]) -> int:
 
     device = choose_device(options.device)
     teacher = Teacher(options.teacher, torch.bfloat16 if options.precision == "bf16" else torch.float32).to(device)
+    if options.precision != "32" and teacher.network is None:
+        raise UserError(f"--precision {options.precision} is for realesrgan; leave it out for {options.teacher}.")
     degradation = load_degradation(options.degradation)
     degradation.scale = teacher.load().scale
     if options.size % degradation.scale:

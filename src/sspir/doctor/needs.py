@@ -17,8 +17,9 @@ from sspir.memory import free_bytes
 from sspir.moved import present
 from sspir.peers import Teacher
 from sspir.perceptual.weights import DISTANCES, find_trunk
-from sspir.pretrained.adapter import NAME
+from sspir.pretrained.adapter import cached
 from sspir.pretrained.hub import in_cache
+from sspir.training.parts import require_mixed, require_pretrained
 
 GIB = 2**30
 Finding = tuple[str, list[str]]
@@ -46,7 +47,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
             size = sizes.get(folder or setting.partition(".")[0])
             yield _files(setting, str(node.path), folder, node.get("revision"), size)
     if lora := (config.backbone.get("unet") or {}).get("lora"):
-        here = Path(lora).expanduser().exists() or in_cache(lora, names=(NAME,))
+        here = Path(lora).expanduser().exists() or cached(lora) is not None
         yield (
             f"backbone.unet.lora: {lora}",
             [] if here else ["not here: correct the path, or set it to a file; else the hub is asked"],
@@ -60,9 +61,12 @@ def needs(config: DictConfig) -> Iterator[Finding]:
     crops = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
     size, averaged = max(crops, default=512), config.callbacks.get("ema") is not None
     try:
+        require_mixed(module.backbone, str(config.trainer.precision))
+        if not config.init:
+            require_pretrained(module.backbone)
         estimate = estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged)
     except UserError as error:
-        yield "objective", [str(error)]
+        yield "configuration", [str(error)]
         return
     yield f"{estimate.trained / 1e6:.2f} M parameters are trained, {estimate.frozen / 1e6:.2f} M are frozen", []
     yield _memory_line(estimate, config, size), []

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
-from sspir.objectives.companion import Companion, OptimizerFactory, full_where_half_overflows
+from sspir.objectives.companion import Companion, OptimizerFactory
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Adversary:
         Returns:
             The generator's weighted loss, a scalar.
         """
-        with full_where_half_overflows(pictures.device.type):
+        with _full_where_half_overflows(pictures.device.type):
             self._learn(pictures.detach().float(), truth.float(), share)
             if step < self.start:
                 return pictures.new_zeros(())
@@ -150,3 +150,10 @@ class Adversary:
 
 def _maps(logits: Tensor | list[Tensor]) -> list[Tensor]:
     return [logits.float()] if isinstance(logits, Tensor) else [each.float() for each in logits]
+
+
+def _full_where_half_overflows(kind: str) -> torch.autocast:
+    """Full precision under float16, whose small gradients would need a scaler of their own; else what surrounds it."""
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    enabled = torch.is_autocast_enabled(kind) and not half
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled)

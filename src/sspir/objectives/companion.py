@@ -49,13 +49,6 @@ class Companion:
         self.optimizer.load_state_dict(self.optimizer.state_dict())
 
 
-def full_where_half_overflows(kind: str) -> torch.autocast:
-    """Full precision under float16, whose small gradients would need a scaler of their own; else what surrounds it."""
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    enabled = torch.is_autocast_enabled(kind) and not half
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled)
-
-
 def _average(gradients: list[Tensor]) -> None:
     """Average gradients over the processes."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from diffusers import LCMScheduler
 from torch import Tensor, nn
 
 from sspir.batch import Batch
@@ -26,7 +27,8 @@ class Consistency(Objective):
     Args:
         guidance: of the frozen denoiser; the student restores without.
         negative_caption: of guidance.
-        levels: of noise, between nothing and the start.
+        levels: of noise, between nothing and the start. The sampler's steps are among them where their number divides
+            this one.
         huber: distance from which a difference counts by its size, below by its square.
 
     Raises:
@@ -34,7 +36,7 @@ class Consistency(Objective):
     """
 
     def __init__(
-        self, guidance: float = 7.5, negative_caption: str = "", levels: int = 50, huber: float = 0.001
+        self, guidance: float = 7.5, negative_caption: str = "", levels: int = 48, huber: float = 0.001
     ) -> None:
         self.guidance, self.negative_caption = guidance, negative_caption
         self.levels = COUNT.require("objective.levels", levels)
@@ -57,14 +59,11 @@ class Consistency(Objective):
         self.frozen = FrozenDenoiser(module, priors=True)
         self.frozen.load_state_dict(self._state, strict=False)
         self._state = {}
-
-    def begin(self, module: Any) -> None:
-        """`prepare`, and learn the levels from the sampler."""
-        super().begin(module)
-        self.solver, _ = module.sampler.build(module.noise_schedule)
-        start = module.sampler.start
-        ends = [round(level * (start + 1) / self.levels) - 1 for level in range(self.levels + 1)]
-        self.ends = torch.tensor(ends)  # -1: clean
+        options, start = module.sampler.options, module.sampler.start
+        self.solver = LCMScheduler(timestep_scaling=options.get("timestep_scaling", 10.0))  # for its boundary
+        # Rounded as `Sampler` rounds its steps, down to -1: clean
+        ends = [start - round((self.levels - level) * (start + 1) / self.levels) for level in range(self.levels + 1)]
+        self.ends = torch.tensor(ends)
 
     def losses(
         self, module: Any, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]

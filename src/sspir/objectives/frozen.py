@@ -39,7 +39,7 @@ class FrozenDenoiser(nn.Module):
             the U-Net that a Stable Diffusion was.
 
     Raises:
-        UserError: the weights are random, or are spread over processes.
+        UserError: the weights are random, spread over processes, or of a Processor that is trained first.
     """
 
     def __init__(self, module: Any, priors: bool) -> None:
@@ -50,6 +50,8 @@ class FrozenDenoiser(nn.Module):
                 "This objective distils the network that a training begins with, which here is of random weights: name "
                 "a trained one by init=RUN, or init=shipped."
             )
+        if module.structure_steps:
+            raise UserError("This objective needs a Processor that stays as it is; set module.structure_steps=0.")
         parts = (module.backbone, module.refine) if priors else (module.backbone.unet,)
         weights = [*chain.from_iterable(chain(part.parameters(), part.buffers()) for part in parts)]
         if any(isinstance(weight, DTensor) for weight in weights):

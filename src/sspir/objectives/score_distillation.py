@@ -11,7 +11,7 @@ from sspir.errors import UserError
 from sspir.models.lora import ATTENTION, add_lora, lora_switched_off
 from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import drawn, normal
-from sspir.objectives.companion import Companion, OptimizerFactory, full_where_half_overflows
+from sspir.objectives.companion import Companion, OptimizerFactory
 from sspir.objectives.diffusion import denoising
 from sspir.objectives.frozen import FrozenDenoiser, Seen, told
 from sspir.objectives.one_step import Generated, OneStep, Term
@@ -105,8 +105,17 @@ class ScoreDistillation(OneStep):
         if self._state:
             self.frozen.load_state_dict(self._state["frozen"], strict=False)
             if self.companion:
-                self.companion.optimizer.load_state_dict(self._state["lora"])
+                self.companion.optimizer.load_state_dict(self._state["lora"]["optimizer"])
+                self._figures = dict(self._state["lora"]["figures"])
             self._state = {}
+
+    def begin(self, module: Any) -> None:
+        """Begin, but not where small gradients would need a scaler."""
+        super().begin(module)
+        if self.kind == "vsd" and getattr(module.trainer, "precision", "") == "16-mixed":
+            raise UserError(
+                "objective.kind=vsd cannot learn in float16; set trainer.precision=bf16-mixed, or objective.kind=csd."
+            )
 
     def of_latents(
         self, module: Any, lq: Tensor, made: Generated, generators: list[torch.Generator]
@@ -143,8 +152,7 @@ class ScoreDistillation(OneStep):
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
             return frozen.predict(noisy, timesteps, prompt_embeds, seen)
 
-        with full_where_half_overflows(latents.device.type):
-            loss = denoising(module, latents, generators, predict)
+        loss = denoising(module, latents, generators, predict)
         torch.autograd.backward(loss / module.trainer.accumulate_grad_batches)
         self._figures["distillation/lora_loss"] = loss.detach()
         self._learned = True
@@ -186,7 +194,8 @@ class ScoreDistillation(OneStep):
         if self.frozen:
             state["frozen"] = self.frozen.own_weights()
         if self.companion:
-            state["lora"] = self.companion.optimizer.state_dict()
+            figures = {name: float(value) for name, value in self._figures.items()}
+            state["lora"] = {"optimizer": self.companion.optimizer.state_dict(), "figures": figures}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

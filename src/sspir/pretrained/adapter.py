@@ -48,8 +48,23 @@ def fuse_adapter(unet: Any, path: str, scale: float = 1.0) -> None:
         raise UserError(
             f"{path} ({_SETTING}) has weights for layers that this U-Net lacks; name a LoRA of its own version."
         )
-    unet.fuse_lora(lora_scale=scale, safe_fusing=True)
+    try:
+        unet.fuse_lora(lora_scale=scale, safe_fusing=True)
+    except ValueError as error:
+        raise UserError(f"{path} ({_SETTING}) holds numbers that are not finite; get it again.") from error
     unet.unload_lora()
+
+
+def cached(path: str) -> Path | None:
+    """The file of a hub id's LoRA in the hub's cache; None where it is not there, or one of several."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = [*Path(snapshot_download(path, local_files_only=True)).glob("*.safetensors")]
+    except (OSError, ValueError):  # not there, or no hub id
+        return None
+    files = [file for file in files if file.name == NAME] or files
+    return files[0] if len(files) == 1 else None
 
 
 def _read(unet: Any, path: str) -> tuple[dict[str, Any], Any, Any]:
@@ -58,12 +73,14 @@ def _read(unet: Any, path: str) -> tuple[dict[str, Any], Any, Any]:
     from safetensors import SafetensorError
 
     place = Path(path).expanduser()
-    here = place.is_file() or not must_come_from_hub(path, _SETTING, names=(NAME,))
+    here = place if place.exists() else cached(path)
+    if here is None:
+        must_come_from_hub(path, _SETTING, names=("*.safetensors",))
     try:
         weights, alphas, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
-            str(place) if place.exists() else path,
+            str(here or path),
             use_safetensors=True,
-            local_files_only=here,
+            local_files_only=here is not None,
             unet_config=unet.config,
             return_lora_metadata=True,
         )

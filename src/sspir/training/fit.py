@@ -30,7 +30,7 @@ from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.loggers import end_runs, wandb_runs
-from sspir.training.parts import require_pretrained, trained_weights
+from sspir.training.parts import require_mixed, require_pretrained, trained_weights
 from sspir.training.resume import finished, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
@@ -92,6 +92,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         torch.set_num_threads(config.threads)
 
     module = _built_module(folder, config)
+    require_mixed(module.backbone, str(config.trainer.precision))
     if not checkpoint:
         if not config.init:
             require_pretrained(module.backbone)

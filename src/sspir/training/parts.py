@@ -56,6 +56,19 @@ def require_pretrained(backbone: ControlledUNet) -> None:
         )
 
 
+def require_mixed(backbone: ControlledUNet, precision: str) -> None:
+    """Refuse weights in half precision beside others in full, where nothing casts what is computed.
+
+    Raises:
+        UserError: to be raised before a training in this precision of Lightning's.
+    """
+    if "mixed" not in precision and len({weight.dtype for weight in backbone.parameters()}) > 1:
+        raise UserError(
+            f"backbone.dtype holds frozen weights in half precision, which trainer.precision={precision} cannot take; "
+            f"set trainer.precision=bf16-mixed, or backbone.dtype=float32 and that of the encoders."
+        )
+
+
 def trained_weights(module: Any) -> dict[str, nn.Parameter]:
     """Name in a `RestorationModule` -> weight that is trained: of its parts' weights all but the base of adapters."""
     return {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sspir.errors import UserError
 from sspir.models.lora import base_names
 from sspir.sampling.pipeline import RestorationPipeline
-from sspir.training.checkpoint import close, marks_of, same_weights
+from sspir.training.checkpoint import close, marks_of
 from sspir.training.run import CONFIG, load_run
 from sspir.training.saved import INDEX, folder_of, load_saved, weights_id
 
@@ -52,7 +52,8 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
     }
     for name, mark in marks_of(frozen).items():
         part = parts.get(name)
-        if not isinstance(part, nn.Module) or not same_weights(mark, marks_of({name: part})[name]):
+        theirs_of = marks_of({name: part})[name] if isinstance(part, nn.Module) else mark[:0]
+        if theirs_of.shape != mark.shape or not close(theirs_of, mark):
             faults[name] = "frozen, with other weights"
     left_out = [key for key in faults if any(fnmatchcase(key, pattern) for pattern in skip)]
     if refused := [f"{key} ({what})" for key, what in faults.items() if key not in left_out]:
