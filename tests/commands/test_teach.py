@@ -114,6 +114,8 @@ def test_another_teacher_or_other_settings_are_refused(whole: Path, capsys: pyte
     for name, value in changes.items():
         assert main(command(whole, "whole", f"--{name}", str(value))) == 2
         assert f"was begun with another {name}" in capsys.readouterr().err
+    assert main(command(whole, "whole", "--precision", "bf16")) == 2
+    assert "--precision bf16 is for realesrgan; leave it out for" in capsys.readouterr().err
     assert main(command(whole, "whole", "--size", "30")) == 2
     assert "no multiple of the teacher's scale 4" in capsys.readouterr().err
     assert files(whole / "whole") == before

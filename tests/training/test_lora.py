@@ -139,8 +139,10 @@ def test_adapters_on_a_base_with_a_path_leave_it_there(
         torch.equal(held.state_dict()[key], merged[key.replace(".base_layer.", ".")]) for key in base_names(held)
     )
     config = compose_config("train", ["experiments=ssp_ir", *bases])
-    with pytest.raises(UserError, match=r"backbone\.unet \(frozen, with other weights\)"):
-        warm_start(build_module(config), str(adapted))
+    little = trained(tmp_path / "little", bases, photo_folder, *LORA, "optimizer.lr=1e-3", "trainer.max_steps=2")
+    for source in (adapted, little):
+        with pytest.raises(UserError, match=r"backbone\.unet \(frozen, with other weights\)"):
+            warm_start(build_module(config), str(source))
 
 
 @torch.no_grad()
