@@ -7,6 +7,7 @@
 - stock: diffusers' StableDiffusionControlNetPipeline with networks of the same size beside ours;
 - train_tiny: steps a second of the second part of experiments=tiny;
 - train_sd: a training step at true size, batch 1 and 8, beside forty lines of plain loop over the same networks;
+- lora: a training step of adapters, batch 1 and 8, where there are only 8, 12 or 24 GB;
 - peak: the share of what the card reaches in one product of matrices;
 - sizes: one photo to 512, 1024 and 2048 pixels where there are only 8, 12 or 24 GB: does it run, or end in a sentence;
 - many_sizes: sixty photos of sixty sizes, eager beside captured;
@@ -35,7 +36,7 @@ from typing import Any
 import torch
 from gpu_lab import Cases, Figures, Lab
 from gpu_parts import fused_qkv, many_sizes, peak, restore, sizes, startup, stock, vae
-from gpu_training import train_sd, train_tiny
+from gpu_training import lora, train_sd, train_tiny
 
 from sspir.files import write_text
 
@@ -45,6 +46,7 @@ PARTS: dict[str, tuple[Callable[[Lab], Cases], int]] = {
     "stock": (stock, 20),
     "train_tiny": (train_tiny, 50),
     "train_sd": (train_sd, 60),
+    "lora": (lora, 30),
     "peak": (peak, 3),
     "sizes": (sizes, 40),
     "many_sizes": (many_sizes, 45),

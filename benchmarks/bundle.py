@@ -19,7 +19,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("bench_gpu.py", "gpu_lab.py", "gpu_parts.py", "gpu_training.py")
-LACKING = ["diffusers", "hydra-core", "omegaconf", "antlr4-python3-runtime", "open_clip_torch", "ftfy", "wcwidth"]
+LACKING = [
+    "diffusers",
+    "hydra-core",
+    "omegaconf",
+    "antlr4-python3-runtime",
+    "open_clip_torch",
+    "ftfy",
+    "wcwidth",
+    "peft",
+]
 FROM_SOURCE = {"antlr4-python3-runtime"}  # has no wheel of this version; pure Python
 MOST = 40  # MiB
 RUN = """#!/bin/sh

@@ -83,6 +83,27 @@ def train_sd(lab: Lab) -> Cases:
         yield f"batch {size}, ours {mode}", partial(_ours, lab, module, size, mode)
 
 
+def lora(lab: Lab) -> Cases:
+    """A training step of experiments=ssp_ir_lora, batch 1 and 8, with less memory than the card has: does it run?"""
+    lab.forget()
+    settings = ["backbone.lora={rank: 16}", "module.structure_steps=0"]
+    if not lab.tiny:
+        half = ("backbone", "text_encoder", "image_encoder", "vae")
+        settings += [*(f"{part}.dtype=bfloat16" for part in half), "module.gradient_checkpointing=true"]
+    module = lab.module(*settings)
+    for gib, size in itertools.product((8, 12, 24), (1, 8)):
+        if not lab.tiny or (gib, size) == (8, 1):
+            yield f"batch {size} in {gib} GB", partial(_limited, lab, module, size, gib)
+
+
+def _limited(lab: Lab, module: RestorationModule, size: int, gib: int) -> Figures:
+    try:
+        with lab.memory_limit(gib):
+            return _ours(lab, module, size, "eager")
+    except torch.OutOfMemoryError:
+        return {"ended in": "no room", **lab.memory()}
+
+
 def _batch(lab: Lab, size: int) -> Batch:
     """Pictures on the device."""
     hq = torch.rand(size, 3, lab.size, lab.size, device=lab.device)

@@ -14,7 +14,7 @@ from sspir.config.compose import compose_config
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "bench_gpu.py"
 PARTS = {
-    "restore", "stock", "train_tiny", "train_sd", "peak", "sizes", "many_sizes", "fused_qkv", "vae", "startup",
+    "restore", "stock", "train_tiny", "train_sd", "lora", "peak", "sizes", "many_sizes", "fused_qkv", "vae", "startup",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from sspir.training.fit import train
 from sspir.training.run import build_module, find_checkpoint
 from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES, GPU
+from tests.needs import needs
 from tests.pipelines import photo, tiny_pipeline
 from tests.runs import CONSISTENCY, ONE_STEP, SCORE, tiny_config, tiny_run
 
@@ -176,6 +177,7 @@ def test_training_that_is_replayed_is_the_same_training(
     photo_folder: Path, tmp_path: Path, precision: str, changes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "init=base" in changes:
+        needs("peft", "lora")
         monkeypatch.chdir(tmp_path)
         trained(tmp_path / "base", photo_folder, "cpu", "32-true", "data.passes=4", "module.structure_steps=0")
     steps = ["trainer.max_steps=8", "trainer.limit_val_batches=0", "module.structure_steps=0", *changes]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -138,3 +139,13 @@ def test_missing_weights_are_told_in_words(
         build_module(config)
     assert isinstance(error.value.__cause__, UserError)
     assert sentence in str(error.value.__cause__)
+
+
+def test_a_card_without_room_is_told_in_a_sentence(photo_folder: Path, tmp_path: Path) -> None:
+    class Full(Callback):
+        def on_train_batch_start(self, *_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    config = tiny_config(tmp_path / "run", photo_folder)
+    with pytest.raises(UserError, match="no room for a step of 2 images; lower batch_size"):
+        train(config, callbacks=[Full()])

@@ -135,6 +135,12 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     except SIGTERMException:
         log.warning("Stopped by SIGTERM; the same command goes on from %s.", folder / CHECKPOINTS)
         raise SystemExit(143) from None
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU has no room for a step of {config.batch_size} images; lower batch_size (and raise "
+            f"trainer.accumulate_grad_batches), or set module.gradient_checkpointing=true, backbone.dtype=bfloat16 or "
+            f"backbone.lora; sspir doctor estimates what a step takes."
+        ) from error
     finally:
         end_runs(trainer, folder, config.monitor)
 
