@@ -151,6 +151,15 @@ def test_a_run_that_is_not_there_is_named_and_no_folder_made(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
+def test_a_model_that_comes_along_is_measured_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["benchmark=skimage", "limit=1", "wandb=null", "metric=fast", "+sampler.steps=1"]
+    for name in ("shipped", "shipped/tiny"):
+        assert main(["evaluate", f"run={name}", *given]) == 0
+        assert (tmp_path / name / "evaluation" / "skimage").is_dir()
+
+
 def test_unknown_sampler_settings_are_named(run: Path, photo_folder: Path, tmp_path: Path) -> None:
     overrides = [f"run={run}", "benchmark=photos", f"benchmark.photos.root={photo_folder}", f"out={tmp_path}"]
     with pytest.raises(UserError, match="stepps"):

@@ -102,6 +102,8 @@ def test_adapters_need_something_that_was_trained(plain: Path, photo_folder: Pat
         tiny_run(tmp_path / "run", photo_folder, *LORA)
     with pytest.raises(UserError, match=r"'to_x' fits no layer of unet, controlnet; there are .*to_q"):
         tiny_run(tmp_path / "run", photo_folder, "backbone.lora={rank: 2, targets: [to_x]}", f"init={plain}")
+    with pytest.raises(UserError, match="has no rnak; it takes rank, alpha and targets"):
+        tiny_run(tmp_path / "run", photo_folder, "backbone.lora={rnak: 2}", f"init={plain}")
 
 
 def test_adapters_on_another_run_hold_all_of_it(plain: Path, photo_folder: Path, tmp_path: Path) -> None:

@@ -73,12 +73,18 @@ def spelt_out(arguments: list[str]) -> list[str]:
     others = [text for text in arguments if text not in runs]
     named = [text.removeprefix("run=") for text in others if text.startswith("run=")]
     for run in [*runs, *(run for text in named if "(" not in text for run in text.split(",") if "'" not in run)]:
-        if not Path(run).expanduser().is_dir():
+        if not Path(run).expanduser().is_dir() and not _comes_along(run):
             raise UserError(f"There is no folder {run}; name that of a trained run or of a saved pipeline.")
     quoted = ",".join("'" + run.replace("\\", "\\\\").replace("'", "\\'") + "'" for run in runs)
     several = len(runs) > 1 or any(text.startswith("benchmark=") and "," in text for text in others)
     multirun = ["--multirun"] if several and not {"-m", "--multirun"} & set(others) else []
     return [*multirun, *([f"run={quoted}"] if runs else []), *others, *_chooser(others)]
+
+
+def _comes_along(run: str) -> bool:
+    from sspir.training.saved import folder_of
+
+    return folder_of(run).is_dir()
 
 
 def _chooser(arguments: list[str]) -> list[str]:

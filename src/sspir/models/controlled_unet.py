@@ -137,6 +137,8 @@ class ControlledUNet(nn.Module):
         if dtype:
             nn.Module.to(unet, getattr(torch, dtype))
         if lora:
+            if unknown := sorted(lora.keys() - {"rank", "alpha", "targets"}):
+                raise UserError(f"backbone.lora has no {', '.join(unknown)}; it takes rank, alpha and targets.")
             add_lora({"unet": unet, "controlnet": control}, **lora)
             hold_base(control, dtype)
         return cls(unet, control, processor, unet_image, control_image, unet_pixel, train_unet)
