@@ -259,7 +259,7 @@ def test_what_has_no_gradient_is_replayed_without(graphs: type[FakeGraph]) -> No
         ["module.structure_steps=1"],
         [*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"],
         [*SCORE, "init=base"],
-        [*CONSISTENCY, "init=base"],
+        pytest.param([*CONSISTENCY, "init=base"], marks=pytest.mark.slow),
     ],
 )
 def test_training_that_is_replayed_is_the_same_training(

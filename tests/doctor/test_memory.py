@@ -101,7 +101,7 @@ def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> Non
     assert estimated == pytest.approx(live.peak, rel=0.1)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_what_keeps_a_copy_counts_what_it_does_not_share() -> None:
     needs("peft", "lora")
     csd = [*SCORE, "module.freeze=[backbone.processor.front.*]", "objective.kind=csd"]

@@ -225,7 +225,9 @@ def test_a_step_of_the_path_is_that_of_ddim(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [SCORE, [*SCORE, "objective.kind=csd"], CONSISTENCY], ids=["vsd", "csd", "consistency"]
+    "changes",
+    [SCORE, pytest.param([*SCORE, "objective.kind=csd"], marks=pytest.mark.slow), CONSISTENCY],
+    ids=["vsd", "csd", "consistency"],
 )
 def test_a_run_goes_on_exactly_and_is_loaded(changes: list[str], photo_folder: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "base", photo_folder, "data.passes=4", "module.structure_steps=0", "trainer.max_steps=2")

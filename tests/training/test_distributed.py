@@ -119,7 +119,9 @@ def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: P
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("changes", [SCORE, CONSISTENCY], ids=["score_distillation", "consistency"])
+@pytest.mark.parametrize(
+    "changes", [SCORE, pytest.param(CONSISTENCY, marks=pytest.mark.slow)], ids=["score_distillation", "consistency"]
+)
 def test_two_processes_distil_as_one(device: str, changes: list[str], photo_folder: Path, tmp_path: Path) -> None:
     needs("peft", "lora")
     sgd = "{_target_:torch.optim.SGD,_partial_:true,lr:0.1}"
@@ -151,7 +153,7 @@ def test_what_keeps_a_copy_is_not_spread_over_processes(photo_folder: Path, tmp_
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+@pytest.mark.parametrize("trainer", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_processes_train_adapters_as_one(
     device: str, trainer: str, one: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
