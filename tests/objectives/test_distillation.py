@@ -224,6 +224,7 @@ def test_a_step_of_the_path_is_that_of_ddim(tmp_path: Path, kind: str) -> None:
         latents = moved
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [SCORE, pytest.param([*SCORE, "objective.kind=csd"], marks=pytest.mark.slow), CONSISTENCY],

@@ -106,6 +106,7 @@ def test_adapters_need_something_that_was_trained(plain: Path, photo_folder: Pat
         tiny_run(tmp_path / "run", photo_folder, "backbone.lora={rnak: 2}", f"init={plain}")
 
 
+@pytest.mark.thorough
 def test_adapters_on_another_run_hold_all_of_it(plain: Path, photo_folder: Path, tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "adapted"
     shutil.copytree(plain, source)
@@ -126,6 +127,7 @@ def test_adapters_on_another_run_hold_all_of_it(plain: Path, photo_folder: Path,
         assert torch.equal(restored(module.eval().pipeline), restored(merged.pipeline))
 
 
+@pytest.mark.thorough
 def test_adapters_on_a_base_with_a_path_leave_it_there(
     adapted: Path, bases: list[str], photo_folder: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_adapters_on_a_base_with_a_path_leave_it_there(
 
 
 @torch.no_grad()
+@pytest.mark.thorough
 def test_an_exported_adapter_is_what_stock_diffusers_computes(
     adapted: Path, bases: list[str], tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +190,7 @@ def test_an_exported_adapter_is_what_stock_diffusers_computes(
     assert torch.equal(restored(load_pipeline(tmp_path / "whole")), restored(ours.pipeline))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_run_goes_on_where_the_lora_of_its_base_was_moved_but_not_without_it(
     adapted: Path, bases: list[str], photo_folder: Path, tmp_path: Path
 ) -> None:
