@@ -13,7 +13,7 @@ from sspir.errors import UserError
 from sspir.models.prediction import ddim_step, pred_original_sample
 from sspir.numbers import COUNT, POSITIVE
 from sspir.objectives.base import Objective, drawn, normal
-from sspir.objectives.frozen import FrozenDenoiser, told
+from sspir.objectives.frozen import FrozenDenoiser, caption_embeds
 
 
 class Consistency(Objective):
@@ -89,7 +89,9 @@ class Consistency(Objective):
             seen = self.frozen.see(lq, tokens)
             clean = self.frozen.clean(noisy, timesteps, prompt_embeds, seen)
             if self.guidance != 1:
-                without = self.frozen.clean(noisy, timesteps, told(module, self.negative_caption, prompt_embeds), seen)
+                without = self.frozen.clean(
+                    noisy, timesteps, caption_embeds(module, self.negative_caption, prompt_embeds), seen
+                )
                 clean = without + self.guidance * (clean - without)
             less = ddim_step(schedule, noisy.float(), clean, timesteps, earlier)
             target = student(less.to(noisy.dtype), earlier.clamp(min=0))

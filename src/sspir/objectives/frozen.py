@@ -101,7 +101,7 @@ class FrozenDenoiser(nn.Module):
         return {key: weight.detach() for key, weight in weights.items() if id(weight) not in self._shared}
 
 
-def told(module: Any, caption: str, prompt_embeds: Tensor) -> Tensor:
+def caption_embeds(module: Any, caption: str, prompt_embeds: Tensor) -> Tensor:
     """Embeddings (B, L, D) of one caption for all images of a batch, whose own (B, l, D) are given."""
     embedded: Tensor = module.text_encoder([caption]).to(prompt_embeds)
     return embedded.expand(len(prompt_embeds), -1, -1)

@@ -13,7 +13,7 @@ from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import drawn, normal
 from sspir.objectives.companion import Companion, OptimizerFactory
 from sspir.objectives.diffusion import denoising
-from sspir.objectives.frozen import FrozenDenoiser, Seen, told
+from sspir.objectives.frozen import FrozenDenoiser, Seen, caption_embeds
 from sspir.objectives.one_step import Generated, OneStep, Term
 from sspir.seeding import sample_seed
 
@@ -132,7 +132,7 @@ class ScoreDistillation(OneStep):
             likely = self.frozen.clean(noisy, timesteps, made.prompt_embeds, seen)
             if self.guidance != 1:
                 without = self.frozen.clean(
-                    noisy, timesteps, told(module, self.negative_caption, made.prompt_embeds), seen
+                    noisy, timesteps, caption_embeds(module, self.negative_caption, made.prompt_embeds), seen
                 )
                 likely = without + self.guidance * (likely - without)
         own = without if self.kind == "csd" else self.frozen.clean(noisy, timesteps, made.prompt_embeds, seen)

@@ -62,7 +62,7 @@ def require_mixed(backbone: ControlledUNet, precision: str) -> None:
     Raises:
         UserError: to be raised before a training in this precision of Lightning's.
     """
-    if "mixed" not in precision and len({weight.dtype for weight in backbone.parameters()}) > 1:
+    if precision.startswith(("32", "64")) and len({weight.dtype for weight in backbone.parameters()}) > 1:
         raise UserError(
             f"backbone.dtype holds frozen weights in half precision, which trainer.precision={precision} cannot take; "
             f"set trainer.precision=bf16-mixed, or backbone.dtype=float32 and that of the encoders."
