@@ -4,39 +4,43 @@
 
 From the shipped model each row is trained on patches of 64 px, and measured on Set14 under `light` and under
 `realesrgan_strong` and on RealSR's real pairs, ten images each. $SSPIR_DATA names the folder of photos and benchmarks.
-The tables are written anew after every row; rows that are there are skipped, and a training that was stopped goes on.
+The values of every image stand in experiments/objectives.csv: what is there is not trained again, what is not is added
+as it comes out, and a training that was stopped goes on. The tables are made of that file; --seeds 0 makes them alone.
 A second table is at equal CPU seconds: those of the cheapest row, by each row's last checkpoint before them, whose
-learning rate has not come down. Rows with
-DISTS or a discriminator have one seed. Needs `sspir weights get lpips dists realesrgan`, 'sspir[lora,peers]'.
+learning rate has not come down. Rows with DISTS or a discriminator have one seed. Needs
+`sspir weights get lpips dists realesrgan`, 'sspir[lora,peers]'.
 """
 
 import argparse
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from sspir.__main__ import main as sspir
-from sspir.evaluation.statistics import compare, orient
+from sspir.evaluation.statistics import compare
 from sspir.files import write_text
 
+START = "the start"  # the shipped model, in the steps that it takes by default
+REFERENCE = "pixel"  # the row that others are paired with, and the cheapest
 ONE = ["experiments=tiny_one_step", "objective.terms.grid.weight=0"]
 LPIPS = "objective.terms.lpips.weight"
 DISTS = ["objective.terms.dists.weight=0.3", "objective.terms.dists.loss.precision=bf16"]
 TAUGHT = ["dataset=taught", "dataset.train.crop.size=64"]
 ROWS = {
+    START: [],
+    REFERENCE: [*ONE, f"{LPIPS}=0"],
     "diffusion": [
         "experiments=tiny", "init=shipped", "degradation=camera_light_and_strong", "optimizer=adamw_cosine",
         "optimizer.lr=1e-4", "module.structure_steps=0", "module.freeze=[backbone.processor.front.*]",
     ],
-    "pixel": [*ONE, f"{LPIPS}=0"],
     "pixel + LPIPS": ONE,
     "pixel + LPIPS + DISTS": [*ONE, *DISTS],
     "pixel + LPIPS + GAN": [*ONE, "objective.adversary.weight=0.02", "objective.adversary.optimizer.lr=1e-4"],
@@ -46,17 +50,22 @@ ROWS = {
         "objective.distillation=0.1", "objective.optimizer.lr=1e-3",],
     "consistency": ["experiments=tiny_consistency"],
 }  # fmt: skip
-ONE_SEED = ("pixel + LPIPS + DISTS", "pixel + LPIPS + GAN")
+ONE_SEED = (START, "pixel + LPIPS + DISTS", "pixel + LPIPS + GAN")
 SETS = {
     "Set14 light": ["benchmark=set14", "degradation@benchmark.degradation=light"],
     "RealSR": ["benchmark=realsr_dev"],
     "Set14 strong": ["benchmark=set14", "degradation@benchmark.degradation=realesrgan_strong"],
 }
 METRICS = {"psnr_y": 2, "ssim_y": 3, "lpips": 3, "dists": 3, "niqe": 2, "grid4": 2}  # digits
-REFERENCE = "pixel"  # the row that others are paired with
+HIGHER = ("psnr_y", "ssim_y")  # is better; of the others lower
 BATCH = 16
 MILESTONES = 10
-Table = dict[tuple[str, str], dict[str, float]]  # (image, method) -> metric -> value
+BUDGETS = {
+    "samples": "The same number of samples, {samples} of 64 px",
+    "seconds": f"The same CPU seconds, those of {REFERENCE}, amid the others' schedules",
+}
+Line = dict[str, str]  # of the file of values
+KEYS = ["samples", "row", "seed", "budget", "cpu_seconds", "set", "image", "method"]
 
 
 def slug(row: str) -> str:
@@ -78,11 +87,12 @@ def teach(options: argparse.Namespace) -> Path:
     return folder
 
 
-def train(row: str, seed: int, options: argparse.Namespace) -> Path:
-    """Train a row, or go on with it; the CPU seconds of its processes stand in its folder."""
-    folder: Path = options.out / f"{slug(row)}-s{seed}"
+def train(row: str, folder: Path, seed: int, options: argparse.Namespace) -> float:
+    """Train a row, or go on with it, and count the CPU seconds of its processes."""
+    seconds = folder / "cpu_seconds.json"
+    before: float = json.loads(seconds.read_text()) if seconds.is_file() else 0.0
     if (folder / "summary.json").is_file():
-        return folder
+        return before
     steps = options.samples // BATCH
     changes = [text.replace("HALF", str(steps // 2)) for text in ROWS[row]]
     if "dataset=taught" in changes:
@@ -98,126 +108,150 @@ def train(row: str, seed: int, options: argparse.Namespace) -> Path:
     ]  # fmt: skip
     process = subprocess.Popen(command, env={**os.environ, "SSPIR_PHOTOS": str(options.photos)})
     _, status, used = os.wait4(process.pid, 0)
-    seconds = folder / "cpu_seconds.json"
-    before = json.loads(seconds.read_text()) if seconds.is_file() else 0.0
-    write_text(seconds, json.dumps(before + used.ru_utime + used.ru_stime))
+    used_by_now = before + used.ru_utime + used.ru_stime
+    write_text(seconds, json.dumps(used_by_now))
     if status:
         raise SystemExit(f"{row}, seed {seed}, was not trained: {' '.join(command)}")
-    return folder
+    return used_by_now
 
 
-def measure(run: Path, checkpoint: str, options: argparse.Namespace) -> None:
-    """Restore the sets with a checkpoint, and measure it beside the Processor and noise of its own PSNR."""
+def last_within(budget: float, folder: Path, seconds: float, steps: int) -> int:
+    """The last step within a budget of CPU seconds, of those that a training kept; the others are removed. 0: none.
+
+    Each step of the training is taken to cost the same.
+    """
+    kept = 0
+    for path in sorted((folder / "checkpoints").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]), reverse=True):
+        step = int(path.stem[5:])
+        if not kept and seconds * step / steps <= budget:
+            kept = step
+        else:
+            path.unlink()
+    return kept
+
+
+def measure(run: str | Path, checkpoint: str, folder: Path, options: argparse.Namespace) -> Iterator[Line]:
+    """Restore the sets, and measure each picture beside noise on the Processor's that has the picture's PSNR."""
     for name, changes in SETS.items():
-        folder = run / "measured" / checkpoint / slug(name)
-        if (folder / "summary.json").is_file():
-            continue
-        pictures = folder / "pictures"
-        given = [f"run={run}", f"checkpoint={checkpoint}", *changes, f"limit={options.limit}", "metric=fast"]
-        succeed(["evaluate", *given, "wandb=null", f"out={pictures}"])
-        methods = [f"--method={method}={pictures / method}" for method in ("processor", "restored")]
-        truth = ["--hq", str(pictures / "hq"), "--out", str(folder), "--workers", "1"]
-        succeed(["compare", *methods, *truth, "--noise-control", "processor", "--metrics", *METRICS])
+        results = folder / "measured" / checkpoint / slug(name)
+        if not (results / "summary.json").is_file():
+            pictures = results / "pictures"
+            given = [f"run={run}", f"checkpoint={checkpoint}", *changes, f"limit={options.limit}", "metric=fast"]
+            succeed(["evaluate", *given, "wandb=null", f"out={pictures}"])
+            methods = [f"--method={method}={pictures / method}" for method in ("processor", "restored")]
+            truth = ["--hq", str(pictures / "hq"), "--out", str(results), "--workers", "1"]
+            succeed(["compare", *methods, *truth, "--noise-control", "processor", "--metrics", *METRICS])
+        for line in read(results / "per_image.csv"):
+            if line["method"] != "processor":
+                numbers = {metric: f"{float(line[metric]):.5g}" for metric in METRICS}
+                yield {"set": name, "image": line["image"], "method": line["method"], **numbers}
 
 
-def milestones(run: Path) -> list[int]:
-    """Steps of the checkpoints that stay."""
-    return sorted(int(path.stem.partition("-")[2]) for path in (run / "checkpoints").glob("step-*.ckpt"))
+def read(path: Path) -> list[Line]:
+    """A table of values, none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def at_equal_cost(run: Path, budget: float, steps: int) -> str:
-    """The last checkpoint of a run within a number of CPU seconds; "" if there is none. The others are removed."""
-    seconds = json.loads((run / "cpu_seconds.json").read_text())
-    if seconds <= budget:
-        return "last"
-    within = [step for step in milestones(run) if seconds * step / steps <= budget]
-    for step in milestones(run):
-        if step not in within[-1:]:
-            (run / "checkpoints" / f"step-{step}.ckpt").unlink()
-    return f"step-{within[-1]}" if within else ""
+def select(lines: Iterable[Line], **wanted: object) -> list[Line]:
+    """The lines with these values."""
+    return [line for line in lines if all(line[key] == str(value) for key, value in wanted.items())]
 
 
-def read(run: Path, checkpoint: str, name: str) -> Table:
-    """The values of a checkpoint on a set."""
-    with (run / "measured" / checkpoint / slug(name) / "per_image.csv").open() as file:
-        return {
-            (line["image"], line["method"]): {metric: float(line[metric]) for metric in METRICS}
-            for line in csv.DictReader(file)
-        }
+def add(found: Iterable[Line], options: argparse.Namespace, **keys: object) -> None:
+    """Add lines to the file of values, and make the tables of it anew."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*KEYS, *METRICS], lineterminator="\n")
+    table.writeheader()
+    table.writerows([*read(options.values), *({"samples": options.samples, **keys, **line} for line in found)])
+    write_text(options.values, text.getvalue())
+    report(options)
 
 
-def values(tables: Sequence[Table], method: str, metric: str) -> np.ndarray:
+def fill(row: str, seed: int, options: argparse.Namespace) -> None:
+    """Train and measure what is not there of a row."""
+    folder: Path = options.out / f"{slug(row)}-s{seed}"
+    steps = options.samples // BATCH
+
+    def there(row: str, budget: str) -> list[Line]:
+        return select(read(options.values), samples=options.samples, seed=seed, row=row, budget=budget)
+
+    def put(run: str | Path, checkpoint: str, budget: str, seconds: float) -> None:
+        found = measure(run, checkpoint, folder, options)
+        add(found, options, row=row, seed=seed, budget=budget, cpu_seconds=round(seconds))
+
+    if row == START:
+        if not there(row, "samples"):
+            put("shipped", "last", "samples", 0)
+        return
+    if not there(row, "samples"):
+        put(folder, "last", "samples", train(row, folder, seed, options))
+    reference = there(REFERENCE, "samples")
+    if reference and not there(row, "seconds"):
+        allowed, seconds = float(reference[0]["cpu_seconds"]), train(row, folder, seed, options)
+        step = steps if seconds <= allowed + 1 else last_within(allowed, folder, seconds, steps)
+        if step:
+            put(folder, "last" if step == steps else f"step-{step}", "seconds", seconds * step / steps)
+
+
+def values(lines: list[Line], method: str, metric: str) -> np.ndarray:
     """A method's value of every image, averaged over seeds."""
-    images = sorted({image for image, _ in tables[0]})
-    return np.array([fmean(table[image, method][metric] for table in tables) for image in images])
+    chosen = select(lines, method=method)
+    images = sorted({line["image"] for line in chosen})
+    return np.array([fmean(float(line[metric]) for line in select(chosen, image=image)) for image in images])
 
 
-def facts_of(run: Path, checkpoint: str, name: str) -> dict[str, Any]:
-    """What is good in each metric."""
-    summary = json.loads((run / "measured" / checkpoint / slug(name) / "summary.json").read_text())
-    facts: dict[str, Any] = summary["metrics"]
-    return facts
-
-
-def cost_of(run: Path, checkpoint: str, steps: int) -> float:
-    """CPU seconds of the training up to a checkpoint; each step is taken to cost the same."""
-    seconds: float = json.loads((run / "cpu_seconds.json").read_text())
-    return seconds if checkpoint == "last" else seconds * int(checkpoint.partition("-")[2]) / steps
-
-
-def lines_of(done: Mapping[str, list[tuple[Path, str]]], steps: int) -> list[str]:
-    """A table: means, what is better (+) or worse (-) than REFERENCE beyond the paired interval, and the control."""
-    lines = []
-    for name in SETS:
-        head = ["", f"**{name}**", "", "| | " + " | ".join(METRICS) + " | CPU-s | better than noise in |"]
-        lines += [*head, "|---" * (len(METRICS) + 3) + "|"]
-        base = [read(run, checkpoint, name) for run, checkpoint in done.get(REFERENCE, [])]
-        for row, runs in done.items():
-            tables = [read(run, checkpoint, name) for run, checkpoint in runs]
-            facts, cells, wins = facts_of(*runs[0], name), [], []
-            for metric, digits in METRICS.items():
-                ours = values(tables, "restored", metric)
-                text = f"{ours.mean():.{digits}f}"
-                if base and row != REFERENCE:
-                    theirs = values(base, "restored", metric)
-                    found = compare(orient(facts[metric], ours), orient(facts[metric], theirs))
-                    if found.significant:
-                        text += " +" if found.gain.mean > 0 else " -"
-                if metric != "psnr_y":  # which the control's is
-                    noise = values(tables, "noise@restored", metric)
-                    found = compare(orient(facts[metric], ours), orient(facts[metric], noise))
-                    wins += [metric] if found.significant and found.gain.mean > 0 else []
-                cells.append(text)
-            seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
-            cost = fmean(cost_of(run, checkpoint, steps) for run, checkpoint in runs)
-            lines.append(f"| {row}{seeds} | {' | '.join(cells)} | {cost:.0f} | {', '.join(wins) or 'nothing'} |")
-    return lines
+def row_of(row: str, lines: list[Line], base: list[Line]) -> str:
+    """A row of a table: means, with intervals of the paired differences from the reference, and what noise shows."""
+    cells, wins = [], []
+    for metric, digits in METRICS.items():
+        sign = 1 if metric in HIGHER else -1
+        ours = values(lines, "restored", metric)
+        text = f"{ours.mean():.{digits}f}"
+        if base and row != REFERENCE:
+            theirs = values(base, "restored", metric)
+            gain = compare(ours, theirs).gain
+            text += f" [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
+            found = compare(sign * ours, sign * theirs)
+            if found.significant and found.gain.mean > 0:
+                text = f"**{text}**"
+        cells.append(text)
+        found = compare(sign * ours, sign * values(lines, "noise@restored", metric))
+        if metric != "psnr_y" and found.significant and found.gain.mean > 0:  # whose PSNR the noise has
+            wins.append(metric)
+    seeds = len({line["seed"] for line in lines})
+    cost = fmean(float(line["cpu_seconds"]) for line in lines)
+    return f"| {row} | {seeds} | {' | '.join(cells)} | {cost:.0f} | {', '.join(wins) or 'nothing'} |"
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write both tables of what is there."""
-    whole: dict[str, list[tuple[Path, str]]] = {}
-    equal: dict[str, list[tuple[Path, str]]] = {}
-    for row in ROWS:
-        for seed in range(options.seeds):
-            run = options.out / f"{slug(row)}-s{seed}"
-            for found, kind in ((whole, "last"), (equal, "equal.txt")):
-                path = run / "measured" / kind
-                checkpoint = path.read_text() if kind == "equal.txt" and path.is_file() else kind
-                if all((run / "measured" / checkpoint / slug(name) / "summary.json").is_file() for name in SETS):
-                    found.setdefault(row, []).append((run, checkpoint))
-    steps = options.samples // BATCH
-    lines = [f"{options.samples} samples of 64 px each", *lines_of(whole, steps)]
-    if equal:
-        lines += ["", f"At the CPU seconds of {REFERENCE}, amid their schedules", *lines_of(equal, steps)]
-    write_text(options.out / "objectives.md", "\n".join(lines) + "\n")
+    """Write the tables of what is there."""
+    there = select(read(options.values), samples=options.samples)
+    text = []
+    for budget, title in BUDGETS.items():
+        for name in SETS:
+            base = select(there, set=name, row=REFERENCE, budget="samples")
+            rows = [
+                row_of(row, lines, base)
+                for row in ROWS
+                if (lines := select(there, set=name, row=row, budget="samples" if row == START else budget))
+            ]
+            if rows:
+                text += [f"**{title.format(samples=options.samples)}: {name}**", ""]
+                text += ["| | seeds | " + " | ".join(METRICS) + " | CPU-s | better than noise in |"]
+                text += ["|---" * (len(METRICS) + 4) + "|", *rows, ""]
+    write_text(options.out / "objectives.md", "\n".join(text))
 
 
 def main() -> int:
     """Train and measure every row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"default: all: {'; '.join(ROWS)}")
-    parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
+    parser.add_argument("--out", type=Path, default=Path("runs/objectives"), help="trainings and objectives.md")
+    values_file = Path(__file__).parents[1] / "experiments" / "objectives.csv"
+    parser.add_argument("--values", type=Path, default=values_file, help="of every image")
     parser.add_argument("--samples", type=int, default=20000, help="of each training")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, default=10, help="images of each set")
@@ -227,20 +261,11 @@ def main() -> int:
     if unknown := [row for row in options.rows if row not in ROWS]:
         parser.error(f"{unknown[0]} is none of the rows: {'; '.join(ROWS)}")
     options.photos = Path(os.environ.get("SSPIR_DATA", "data")) / "photos"
-    rows = sorted(options.rows or ROWS, key=lambda row: row != REFERENCE)  # the cheapest, whose cost others are held to
-    steps = options.samples // BATCH
+    report(options)
     for seed in range(options.seeds):
-        for row in rows:
-            if seed and row in ONE_SEED:
-                continue
-            run = train(row, seed, options)
-            measure(run, "last", options)
-            report(options)
-            reference = options.out / f"{slug(REFERENCE)}-s{seed}" / "cpu_seconds.json"
-            if reference.is_file() and (chosen := at_equal_cost(run, json.loads(reference.read_text()), steps)):
-                measure(run, chosen, options)
-                write_text(run / "measured" / "equal.txt", chosen)
-                report(options)
+        for row in sorted(options.rows or ROWS, key=list(ROWS).index):
+            if not (seed and row in ONE_SEED):
+                fill(row, seed, options)
     print((options.out / "objectives.md").read_text())
     return 0
 

@@ -66,41 +66,71 @@ def test_every_row_of_the_comparison_is_a_training(objectives: ModuleType) -> No
         compose_config("train", [text.replace("HALF", "5") for text in changes])
 
 
-def measured_run(
-    objectives: ModuleType, folder: Path, lpips: float, checkpoint: str = "last", noise: float = 0.9
-) -> None:
-    """A run's files as training and measuring write them: seven images, LPIPS as told and all else equal."""
-    good = {metric: metric in ("psnr_y", "ssim_y") for metric in objectives.METRICS}
-    facts = {metric: {"higher_is_better": higher, "ideal": None} for metric, higher in good.items()}
-    lines = [",".join(["image", "method", *objectives.METRICS])]
-    for image in range(7):
-        for method, value in (("processor", 0.5), ("restored", lpips), ("noise@restored", noise)):
-            values = [value + 0.001 * image if metric == "lpips" else 1.0 for metric in objectives.METRICS]
-            lines.append(",".join(map(str, [image, method, *values])))
-    for name in objectives.SETS:
-        place = folder / "measured" / checkpoint / objectives.slug(name)
-        place.mkdir(parents=True)
-        (place / "per_image.csv").write_text("\n".join(lines))
-        (place / "summary.json").write_text(json.dumps({"metrics": facts}))
+def line(objectives: ModuleType, image: int, method: str, lpips: float) -> dict[str, str]:
+    """Values of a picture: LPIPS as told and all else equal."""
+    values = {metric: f"{lpips + 0.001 * image if metric == 'lpips' else 1.0}" for metric in objectives.METRICS}
+    return {"image": str(image), "method": method, **values}
 
 
 def test_rows_are_compared_over_seeds_and_at_equal_cost(objectives: ModuleType, tmp_path: Path) -> None:
-    options = SimpleNamespace(out=tmp_path, seeds=2, samples=320)
-    for name, lpips, seconds in (("pixel-s0", 0.5, 100), ("consistency-s0", 0.3, 400), ("consistency-s1", 0.4, 400)):
-        measured_run(objectives, tmp_path / name, lpips)
-        (tmp_path / name / "cpu_seconds.json").write_text(str(seconds))
-        (tmp_path / name / "checkpoints").mkdir()
-        for step in (2, 4, 6, 8, 20):
-            (tmp_path / name / "checkpoints" / f"step-{step}.ckpt").touch()
-    chosen = objectives.at_equal_cost(tmp_path / "consistency-s0", 100, 20)
-    assert chosen == "step-4"  # the last within a quarter of its 400 seconds
-    assert objectives.milestones(tmp_path / "consistency-s0") == [4]
-    assert objectives.at_equal_cost(tmp_path / "pixel-s0", 100, 20) == "last"
-    assert objectives.at_equal_cost(tmp_path / "consistency-s1", 10, 20) == ""
-    measured_run(objectives, tmp_path / "consistency-s0", 0.7, chosen, noise=0.1)
-    (tmp_path / "consistency-s0" / "measured" / "equal.txt").write_text(chosen)
-    objectives.report(options)
-    whole, equal = (tmp_path / "objectives.md").read_text().split("At the CPU seconds of pixel, amid their schedules")
-    assert whole.count("| consistency (2 seeds) | 1.00 | 1.000 | 0.353 + | 1.000 | 1.00 | 1.00 | 400 | lpips |") == 3
-    assert whole.count("| pixel | 1.00 | 1.000 | 0.503 | 1.000 | 1.00 | 1.00 | 100 | lpips |") == 3
-    assert equal.count("| consistency | 1.00 | 1.000 | 0.703 | 1.000 | 1.00 | 1.00 | 80 | nothing |") == 3
+    options = SimpleNamespace(out=tmp_path, values=tmp_path / "values.csv", samples=320)
+    for row, seed, budget, lpips, seconds, noise in (
+        ("the start", 0, "samples", 0.6, 0, 0.9),
+        ("pixel", 0, "samples", 0.5, 100, 0.9),
+        ("pixel", 0, "seconds", 0.5, 100, 0.9),
+        ("consistency", 0, "samples", 0.3, 400, 0.9),
+        ("consistency", 1, "samples", 0.4, 400, 0.9),
+        ("consistency", 0, "seconds", 0.7, 80, 0.1),
+    ):
+        found = [
+            {"set": name, **line(objectives, image, method, value)}
+            for name in objectives.SETS
+            for image in range(7)
+            for method, value in (("restored", lpips), ("noise@restored", noise))
+        ]
+        objectives.add(found, options, row=row, seed=seed, budget=budget, cpu_seconds=seconds)
+    whole, equal = (tmp_path / "objectives.md").read_text().split("**The same CPU seconds", 1)
+    same, level = "1.00 [+0.00, +0.00]", "1.000 [+0.000, +0.000]"
+    better = "**0.353 [-0.150, -0.150]**"
+    consistency = f"| consistency | 2 | {same} | {level} | {better} | {level} | {same} | {same} | 400 | lpips |"
+    assert whole.count(consistency) == 3
+    for text in (whole, equal):
+        assert text.count("| pixel | 1 | 1.00 | 1.000 | 0.503 | 1.000 | 1.00 | 1.00 | 100 | lpips |") == 3
+        assert text.count("0.603 [+0.100, +0.100]") == 3  # the start
+    worse = "0.703 [+0.200, +0.200]"
+    consistency = f"| consistency | 1 | {same} | {level} | {worse} | {level} | {same} | {same} | 80 | nothing |"
+    assert equal.count(consistency) == 3
+
+
+def test_the_last_checkpoint_within_a_budget_is_kept(objectives: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for step in (2, 4, 6, 20):
+        (tmp_path / "checkpoints" / f"step-{step}.ckpt").touch()
+    assert objectives.last_within(100, tmp_path, 400, 20) == 4
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-4.ckpt"]
+    assert objectives.last_within(10, tmp_path, 400, 20) == 0
+
+
+def test_a_row_whose_values_are_there_is_not_trained(
+    objectives: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def train(row: str, folder: Path, *_: object) -> float:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        asked.append(f"train {folder.name}")
+        return 50.0
+
+    def measure(run: object, checkpoint: str, folder: Path, options: object) -> list[dict[str, str]]:
+        asked.append(f"measure {folder.name} {checkpoint}")
+        return [{"set": "RealSR", **line(objectives, 0, method, 0.5)} for method in ("restored", "noise@restored")]
+
+    monkeypatch.setattr(objectives, "train", train)
+    monkeypatch.setattr(objectives, "measure", measure)
+    options = SimpleNamespace(out=tmp_path, values=tmp_path / "values.csv", samples=320)
+    for _ in range(2):
+        for row in ("the start", "pixel", "teacher"):
+            objectives.fill(row, 0, options)
+    of_start, of_pixel = ["measure the_start-s0 last"], ["train pixel-s0", "measure pixel-s0 last"]
+    of_teacher = ["train teacher-s0", "measure teacher-s0 last"]
+    assert asked == [*of_start, *of_pixel, *of_pixel, *of_teacher, *of_teacher]

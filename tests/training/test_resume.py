@@ -199,7 +199,9 @@ class Stopping(Callback):
         pytest.param("within an update", marks=pytest.mark.thorough),
     ],
 )
-def test_a_signal_amid_a_step_loses_nothing_of_it(photo_folder: Path, tmp_path: Path, moment: str) -> None:
+def test_a_signal_amid_a_step_loses_nothing_of_it(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
     changes = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "data.passes=4"]
     changes += ["trainer.limit_val_batches=0"]
     every = f"checkpoint_every={1 if moment == 'within an update' else 100}"  # where the signal saves nothing
@@ -207,10 +209,13 @@ def test_a_signal_amid_a_step_loses_nothing_of_it(photo_folder: Path, tmp_path: 
     tiny_run(tmp_path / "whole", photo_folder, *changes)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        with pytest.raises(SystemExit) as stopped:
             tiny_run(tmp_path / "run", photo_folder, *changes, every, stop)
     finally:
         signal.signal(signal.SIGINT, handler)
+    name, status = ("SIGTERM", 143) if moment == "after a batch" else ("Ctrl-C", 130)
+    assert stopped.value.code == status
+    assert f"Stopped by {name}; the same command goes on from {tmp_path / 'run'}" in caplog.text
     assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 1
     tiny_run(tmp_path / "run", photo_folder, *changes)
     whole, again = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("whole", "run"))

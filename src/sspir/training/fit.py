@@ -132,9 +132,10 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             told = "" if value is None else f", val/{config.monitor} {value:.4g}"
             log.info("%s is trained: %d steps%s.", folder, done["step"], told)
         return done
-    except SIGTERMException:
-        log.warning("Stopped by SIGTERM; the same command goes on from %s.", folder / CHECKPOINTS)
-        raise SystemExit(143) from None
+    except (SIGTERMException, SystemExit) as stop:  # Lightning exits where Ctrl-C is pressed
+        signal, status = ("SIGTERM", 143) if isinstance(stop, SIGTERMException) else ("Ctrl-C", 130)
+        log.warning("Stopped by %s; the same command goes on from %s.", signal, folder / CHECKPOINTS)
+        raise SystemExit(status) from None
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The GPU has no room for a step of {config.batch_size} images; lower batch_size (and raise "
