@@ -162,6 +162,7 @@ def select(lines: Iterable[Line], **wanted: object) -> list[Line]:
 
 def add(found: Iterable[Line], options: argparse.Namespace, **keys: object) -> None:
     """Add lines to the file of values, and make the tables of it anew."""
+    found = list(found)  # it takes minutes, in which another process may add lines
     text = io.StringIO()
     table = csv.DictWriter(text, [*KEYS, *METRICS], lineterminator="\n")
     table.writeheader()
