@@ -61,7 +61,7 @@ def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.Cap
     assert "a smaller batch_size with trainer.accumulate_grad_batches, callbacks.ema=null would take less" in told
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_one_step_needs_its_distance_and_room_for_its_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

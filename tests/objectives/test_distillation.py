@@ -227,7 +227,11 @@ def test_a_step_of_the_path_is_that_of_ddim(tmp_path: Path, kind: str) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
-    [SCORE, pytest.param([*SCORE, "objective.kind=csd"], marks=pytest.mark.slow), CONSISTENCY],
+    [
+        SCORE,
+        pytest.param([*SCORE, "objective.kind=csd"], marks=pytest.mark.slow),
+        pytest.param(CONSISTENCY, marks=pytest.mark.slow),
+    ],
     ids=["vsd", "csd", "consistency"],
 )
 def test_a_run_goes_on_exactly_and_is_loaded(changes: list[str], photo_folder: Path, tmp_path: Path) -> None:

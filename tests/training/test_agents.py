@@ -44,29 +44,29 @@ def test_the_file_says_what_varies_and_what_is_good(
 
 
 @pytest.mark.thorough
-def test_an_agents_command_line_trains_each_run_in_a_folder_of_its_own(
+def test_an_agents_command_line_trains_a_run_in_a_folder_of_its_own(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = written(photo_folder)
-    arguments = {"optimizer.lr": {"value": 0.00123}, "ablation": {"value": "none"}}  # of both: W&B may draw twice alike
-    for name in ("first", "second"):
-        command = agents_command(made, arguments)
-        environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("WANDB")},  # of other tests' runs
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": str(Path(sspir.__file__).parents[1]),
-            "WANDB_MODE": "offline",
-            "WANDB_SWEEP_ID": "sweep",
-            "WANDB_RUN_ID": name,
-        }
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        folder = tmp_path / "runs" / "tiny" / f"none-lr-0.00123-s0-{name}"
-        assert json.loads((folder / "summary.json").read_text())["step"] == 4
-        assert OmegaConf.load(folder / "config.yaml").optimizer.lr == 0.00123
-        assert (folder / "wandb.id").read_text() == name
-        assert list(folder.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb"))
+    arguments = {"optimizer.lr": {"value": 0.00123}, "ablation": {"value": "none"}}
+    name = "first"  # the folder has it: W&B may draw twice alike
+    command = agents_command(made, arguments)
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("WANDB")},  # of other tests' runs
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(Path(sspir.__file__).parents[1]),
+        "WANDB_MODE": "offline",
+        "WANDB_SWEEP_ID": "sweep",
+        "WANDB_RUN_ID": name,
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs" / "tiny" / f"none-lr-0.00123-s0-{name}"
+    assert json.loads((folder / "summary.json").read_text())["step"] == 4
+    assert OmegaConf.load(folder / "config.yaml").optimizer.lr == 0.00123
+    assert (folder / "wandb.id").read_text() == name
+    assert list(folder.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb"))
 
 
 def agents_command(sweep: dict[str, Any], arguments: dict[str, Any]) -> list[str]:

@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_adapters_alone_and_is_merged_when_it_is_used(adapted
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("changes", [[], HALF])
+@pytest.mark.parametrize("changes", [pytest.param([], marks=pytest.mark.slow), HALF])
 def test_a_run_that_goes_on_is_one_that_was_not_stopped(
     changes: list[str], bases: list[str], photo_folder: Path, tmp_path: Path
 ) -> None:
@@ -127,7 +127,7 @@ def test_adapters_on_another_run_hold_all_of_it(plain: Path, photo_folder: Path,
         assert torch.equal(restored(module.eval().pipeline), restored(merged.pipeline))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_adapters_on_a_base_with_a_path_leave_it_there(
     adapted: Path, bases: list[str], photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -346,7 +346,7 @@ def test_a_killed_trial_goes_on_in_its_run_and_a_search_runs_once(
     assert list(found[0].intermediate_values) == list(range(2, 13, 2))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow  # a sweep of joblib is a thorough test
 def test_trials_run_in_parallel_processes(photo_folder: Path, home: Path, capsys: pytest.CaptureFixture) -> None:
     needs("hydra_plugins.hydra_joblib_launcher", "joblib")
     parallel = [

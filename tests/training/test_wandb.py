@@ -195,7 +195,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("moment", ["begins", "trains"])
+@pytest.mark.parametrize("moment", [pytest.param("begins", marks=pytest.mark.slow), "trains"])
 def test_a_training_outlives_w_and_b_s_own_process(moment: str, photo_folder: Path, tmp_path: Path) -> None:
     photos = [f"dataset.{each}.root={photo_folder}" for each in ("train", "validation.photos")]
     overrides = [*OVERRIDES, *photos, f"folder={tmp_path}/run", "logger=wandb", "trainer.max_steps=2"]
