@@ -178,7 +178,7 @@ def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:
     save(folders / "photos/a.png", big)
     out = ["--out", f"{folders}/out", "--workers", "1"]
     assert main(["compare", "--method", f"ours={folders}/photos", *out]) == 0
-    assert list(summary_of(folders)["methods"]["ours"]) == ["niqe", "grid4", "grid8"]
+    assert list(summary_of(folders)["methods"]["ours"]) == ["niqe", "grid4", "grid8", "seams4"]
 
 
 @pytest.mark.parametrize(

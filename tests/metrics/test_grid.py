@@ -1,11 +1,12 @@
-"""The metric for patterns finds one that is put on a picture, at its strength, and none where there is none."""
+"""The metrics for patterns find one that is put on a picture, at its strength, and none where there is none."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage import data
 
 from sspir.errors import UserError
-from sspir.metrics import Grid
+from sspir.metrics import Grid, Seams
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,33 @@ def test_images_do_not_see_their_batch_and_other_periods_are_refused(photo: torc
     assert together.tolist() == pytest.approx([Grid(8).score(each).item() for each in (photo, flipped)])
     with pytest.raises(UserError, match="multiple of 4"):
         Grid(6)
+
+
+def test_an_enlarged_photo_has_seams_and_a_turned_or_moved_one_the_same(photo: torch.Tensor) -> None:
+    small = F.interpolate(photo, scale_factor=0.25, mode="area")
+    enlarged = F.interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 1)
+    clean, seen, turned, moved = (
+        Seams().score(each).item() for each in (photo, enlarged, enlarged.mT, enlarged[..., 1:, 3:])
+    )
+    assert clean < 0.06
+    assert seen > 2.5 * clean
+    assert turned == pytest.approx(seen, rel=1e-4)
+    assert moved == pytest.approx(seen, rel=0.05)
+
+
+def test_lines_of_any_sign_amid_texture_are_seams_and_no_weave() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texture = 128 + 12 * torch.randn(1, 1, 128, 128, generator=generator)
+    lines = 12 * torch.randn(1, 1, 128, 32, 1, generator=generator) * torch.tensor([1.0, 0, 0, 0])
+    plain, lined = (each.expand(-1, 3, -1, -1) / 255 for each in (texture, texture + lines.flatten(3)))
+    assert Seams().score(lined).item() > 5 * Seams().score(plain).item()
+    assert Grid(4).score(lined).item() < 2 * Grid(4).score(plain).item()
+
+
+def test_seams_of_a_batch_and_of_flat_and_small_pictures(photo: torch.Tensor) -> None:
+    both = torch.cat([photo, photo.flip(3)])
+    assert Seams(8).score(both).tolist() == pytest.approx([Seams(8).score(each[None]).item() for each in both])
+    assert Seams().score(torch.full((1, 3, 32, 32), 0.5)).item() == 0
+    assert Seams().score(photo[..., :9, :7]).isfinite().all()
+    with pytest.raises(UserError, match="4, 8 or 16"):
+        Seams(6)
