@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
-from sspir.metrics.grid import Grid
+from sspir.metrics.grid import Grid, Seams
 from sspir.objectives import (
     Adversary,
     FrequencyLoss,
     GridLoss,
     PatchDiscriminator,
     PixelLoss,
+    SeamsLoss,
     Term,
     UNetDiscriminator,
 )
@@ -68,6 +69,22 @@ def test_a_pattern_that_differs_from_picture_to_picture_is_no_weave() -> None:
     each = [torch.roll(column, shift, dims=1) for shift in range(4)]
     stack = (torch.stack(each)[:, None].expand(-1, 3, -1, -1) + 100) / 255
     assert GridLoss(4)(stack, stack) < 0.3 * GridLoss(4)(stack[:1], stack)
+
+
+def test_the_seams_loss_is_the_metric_of_one_picture_and_falls_along_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lines = 12 * torch.randn(1, 1, 48, 12, 1, generator=generator) * torch.tensor([1.0, 0, 0, 0])
+    texture = 128 + 12 * torch.randn(1, 1, 48, 48, generator=generator)
+    image = ((texture + lines.flatten(3)) / 255).expand(1, 3, -1, -1).clone().requires_grad_(True)
+    metric = Seams(4)
+    metric.update(image.detach())
+    loss = SeamsLoss(4)(image, image)
+    assert loss.item() == pytest.approx(metric.compute().item(), rel=0.1)  # the metric rounds to bytes
+    (slope,) = torch.autograd.grad(loss, image)
+    after = SeamsLoss(4)(image - 0.001 * slope / slope.norm(), image)
+    assert after.item() == pytest.approx(loss.item() - 0.001 * slope.norm().item(), rel=1e-2)
+    turned = torch.cat([torch.roll(image, shift, dims=3) for shift in range(4)])
+    assert SeamsLoss(4)(turned, turned) < 0.6 * loss  # what differs from picture to picture is no seam
 
 
 @pytest.mark.parametrize("network", [PatchDiscriminator(4), UNetDiscriminator(4)])

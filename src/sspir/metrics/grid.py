@@ -1,5 +1,6 @@
 """Patterns that strides of losses and blocks of latents leave: weaves on flat areas, seams in all that has detail."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -63,16 +64,21 @@ class Seams(NoReferenceMetric):
 
     def score(self, preds: Tensor) -> Tensor:
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
-        grey = luma(to_pixels(preds))
-        return (self._along_rows(grey) + self._along_rows(grey.mT)) / 2
+        shares = detail(luma(to_pixels(preds)), self.period)
+        return (shares.std(dim=2, correction=0) / shares.mean(dim=2).clamp(min=1e-6)).mean(dim=1)
 
-    def _along_rows(self, grey: Tensor) -> Tensor:
-        steps, side = grey.diff(dim=-1).abs(), NEAR // 2
-        around = F.avg_pool2d(F.pad(steps, (side,) * 4, mode="replicate"), (NEAR + 1, NEAR), 1)[..., : steps.shape[-1]]
-        share = steps / (around + 1)  # a level more: rounding is no detail
-        whole = share[..., : share.shape[-1] // self.period * self.period]
-        by_place = whole.mean(dim=(1, 2)).unflatten(-1, (-1, self.period)).mean(dim=1)
-        return by_place.std(dim=-1, correction=0) / by_place.mean(dim=-1).clamp(min=1e-6)
+
+def detail(grey: Tensor, period: int) -> Tensor:
+    """Strengths (B, 2, period) of the detail of lumas (B, 1, H, W) beside that around, by place in rows and columns."""
+    return torch.stack([_along_rows(grey, period), _along_rows(grey.mT, period)], dim=1)
+
+
+def _along_rows(grey: Tensor, period: int) -> Tensor:
+    steps, side = grey.diff(dim=-1).abs(), NEAR // 2
+    around = F.avg_pool2d(F.pad(steps, (side,) * 4, mode="replicate"), (NEAR + 1, NEAR), 1)[..., : steps.shape[-1]]
+    shares = steps / (around + 1)  # a level more: rounding is no detail
+    whole = shares[..., : shares.shape[-1] // period * period]
+    return whole.mean(dim=(1, 2)).unflatten(-1, (-1, period)).mean(dim=1)
 
 
 def weave(grey: Tensor, period: int) -> Tensor:

@@ -7,7 +7,14 @@ from sspir.objectives.diffusion import Diffusion
 from sspir.objectives.discriminators import PatchDiscriminator, UNetDiscriminator
 from sspir.objectives.feature_discriminator import FeatureDiscriminator
 from sspir.objectives.one_step import OneStep, Term
-from sspir.objectives.picture_losses import FrequencyLoss, GridLoss, PerceptualLoss, PictureLoss, PixelLoss
+from sspir.objectives.picture_losses import (
+    FrequencyLoss,
+    GridLoss,
+    PerceptualLoss,
+    PictureLoss,
+    PixelLoss,
+    SeamsLoss,
+)
 from sspir.objectives.score_distillation import ScoreDistillation
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "PictureLoss",
     "PixelLoss",
     "ScoreDistillation",
+    "SeamsLoss",
     "Term",
     "UNetDiscriminator",
 ]

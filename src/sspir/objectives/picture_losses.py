@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sspir.color import luma
 from sspir.errors import UserError
-from sspir.metrics.grid import weave
+from sspir.metrics.grid import detail, weave
 from sspir.perceptual.weights import load_distance
 
 Norm = Literal["backward", "ortho"]
@@ -127,3 +127,19 @@ class GridLoss(PictureLoss):
         """See the class."""
         means = weave(luma(255 * pictures.float()), self.period)
         return (means.mean(dim=0).var(correction=0) + 1e-4).sqrt()  # the root of nothing has no slope
+
+
+class SeamsLoss(PictureLoss):
+    """What the metric `seams` measures, over a batch together; the target plays no part.
+
+    Args:
+        period: of the places, pixels; 4, 8 or 16.
+    """
+
+    def __init__(self, period: int = 4) -> None:
+        self.period = period
+
+    def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        shares = detail(luma(255 * pictures.float()), self.period).mean(dim=0)
+        return ((shares.var(dim=1, correction=0) + 1e-6).sqrt() / (shares.mean(dim=1) + 1e-3)).mean()
