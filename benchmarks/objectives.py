@@ -96,10 +96,7 @@ def train(row: str, folder: Path, seed: int, options: argparse.Namespace) -> flo
     steps = options.samples // BATCH
     changes = [text.replace("HALF", str(steps // 2)) for text in ROWS[row]]
     if "dataset=taught" in changes:
-        changes += [
-            f"dataset.train.folder={teach(options)}",
-            f"dataset.validation.photos.roots={options.photos / 'val'}",
-        ]
+        changes.append(f"dataset.train.folder={teach(options)}")
     command = [
         sys.executable, "-m", "sspir", "train", *changes, f"folder={folder}", f"seed={seed}", "logger=jsonl",
         f"batch_size={BATCH}", f"trainer.max_steps={steps}", f"keep_every={max(1, steps // MILESTONES)}",

@@ -108,6 +108,13 @@ def test_what_judges_pictures_is_looked_for(tmp_path: Path, monkeypatch: pytest.
     assert "copy config.json and its weights" in dinov2["facebook/dinov2-small"][0]
 
 
+def test_the_model_to_begin_with_is_looked_for() -> None:
+    for init, advice in (("shipped", 0), ("runs/nowhere", 1)):
+        config = compose_config("train", ["experiments=tiny_consistency", f"init={init}"])
+        (lines,) = (lines for line, lines in islice(needs(config), 9) if line == f"init: {init}")
+        assert len(lines) == advice
+
+
 def test_pairs_to_be_named_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", "finetune_pairs", f"dataset.photos.roots={tmp_path}/none"]) == 1
     told = capsys.readouterr().out

@@ -81,6 +81,10 @@ def test_a_target_may_fit_one_network_alone_and_the_other_stays_as_it_is() -> No
     assert all(weight.requires_grad for weight in network.controlnet.parameters())
 
 
+def test_one_word_is_one_target() -> None:
+    assert adapted("to_q").state_dict().keys() == adapted(("to_q",)).state_dict().keys()
+
+
 @pytest.mark.parametrize("targets", [("to_q", "to_z"), ("o_q",), ("",), ()])
 def test_a_target_that_fits_nothing_is_refused_with_the_names_there_are(targets: tuple[str, ...]) -> None:
     network = tiny_network()

@@ -181,6 +181,8 @@ class Stopping(Callback):
     def on_train_batch_end(self, *_: Any) -> None:
         if self.moment == "after a batch" and self.batches == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.moment == "after an update" and self.batches == 2:  # other callbacks have not seen the step yet
+            os.kill(os.getpid(), signal.SIGINT)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: AdamW) -> None:
         def torn(*arguments: Any, **options: Any) -> None:
@@ -195,6 +197,7 @@ class Stopping(Callback):
     "moment",
     [
         "after a batch",
+        "after an update",
         pytest.param("within a batch", marks=pytest.mark.thorough),
         pytest.param("within an update", marks=pytest.mark.thorough),
     ],

@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a packed set: its count, and file, bytes, count and sha256 of each shard."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder} has no {MANIFEST}; give a folder that `sspir pack` wrote.")
+        raise UserError(f"{folder} has no {MANIFEST}; give a folder that `sspir pack` or `sspir teach` wrote.")
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest.get("version") != VERSION:
         raise UserError(f"{path} is of version {manifest.get('version')}, not {VERSION}; pack the photos again.")

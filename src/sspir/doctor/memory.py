@@ -56,7 +56,8 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
         averaged: whether averaged weights are kept.
         states: numbers that the optimizer keeps per parameter; 2 for Adam.
     """
-    trained = list(trained_weights(module).values())
+    kept = list(trained_weights(module).values())
+    trained = [weight for weight in kept if weight.requires_grad]
     everything = list(module.parameters())
     module.objective.prepare(module)
     known = {id(parameter) for parameter in everything}  # a frozen copy shares weights with the network
@@ -80,7 +81,7 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
         frozen=sum(parameter.numel() for parameter in everything) - count,
         weights=of_all + of_judging,
         optimizer=states * (of_trained + of_taught),
-        averaged=of_trained if averaged else 0,
+        averaged=_bytes(kept) if averaged else 0,
         passing=max(live.peak, of_trained),
     )
 

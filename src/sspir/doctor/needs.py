@@ -20,6 +20,8 @@ from sspir.perceptual.weights import DISTANCES, find_trunk
 from sspir.pretrained.adapter import cached
 from sspir.pretrained.hub import in_cache
 from sspir.training.parts import require_mixed, require_pretrained
+from sspir.training.run import CONFIG
+from sspir.training.saved import INDEX, folder_of
 
 GIB = 2**30
 Finding = tuple[str, list[str]]
@@ -52,6 +54,12 @@ def needs(config: DictConfig) -> Iterator[Finding]:
             f"backbone.unet.lora: {lora}",
             [] if here else ["not here: correct the path, or set it to a file; else the hub is asked"],
         )
+    if config.init:
+        there = any((folder_of(config.init) / name).is_file() for name in (CONFIG, INDEX))
+        yield (
+            f"init: {config.init}",
+            [] if there else ["not here: name the folder of a run or of a pipeline, or shipped"],
+        )
     yield from _judges(config.objective)
     yield from _photos(config)
     yield _effective_batch(config)
@@ -64,7 +72,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
         require_mixed(module.backbone, str(config.trainer.precision))
         if not config.init:
             require_pretrained(module.backbone)
-        estimate = estimate_step(module, config.batch_size, size, str(config.trainer.precision), averaged)
+        estimate = estimate_step(module, config.data.batch_size, size, str(config.trainer.precision), averaged)
     except UserError as error:
         yield "configuration", [str(error)]
         return
@@ -170,8 +178,8 @@ def _effective_batch(config: DictConfig) -> Finding:
     trainer = config.trainer
     devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else _devices(trainer)
     world, steps = devices * trainer.num_nodes, trainer.accumulate_grad_batches
-    total = config.batch_size * world * steps
-    made_of = f"{config.batch_size} per device x {world} device(s) x {steps} accumulated"
+    total = config.data.batch_size * world * steps
+    made_of = f"{config.data.batch_size} per device x {world} device(s) x {steps} accumulated"
     return f"an optimizer step sees {total} images: {made_of}", []
 
 

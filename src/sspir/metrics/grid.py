@@ -78,7 +78,7 @@ def _along_rows(grey: Tensor, period: int) -> Tensor:
     around = F.avg_pool2d(F.pad(steps, (side,) * 4, mode="replicate"), (NEAR + 1, NEAR), 1)[..., : steps.shape[-1]]
     shares = steps / (around + 1)  # a level more: rounding is no detail
     whole = shares[..., : shares.shape[-1] // period * period]
-    return whole.mean(dim=(1, 2)).unflatten(-1, (-1, period)).mean(dim=1)
+    return whole.mean(dim=(1, 2)).view(len(grey), -1, period).mean(dim=1)
 
 
 def weave(grey: Tensor, period: int) -> Tensor:

@@ -72,8 +72,7 @@ def across_seams(images: Tensor, rotation: Tensor) -> Tensor:
     """Images (B, C, H, W), the pixels (n) around each edge between blocks of n multiplied by a rotation (n, n)."""
     side, half = len(rotation), len(rotation) // 2
     for _ in range(2):  # rows, then columns
-        edges = images.shape[-1] // side - 1
-        inner = images[..., half:-half].unflatten(-1, (edges, side)) @ rotation.T
+        inner = images[..., half:-half].reshape(*images.shape[:-1], images.shape[-1] // side - 1, side) @ rotation.T
         images = torch.cat([images[..., :half], inner.flatten(-2), images[..., -half:]], dim=-1).transpose(-1, -2)
     return images
 
@@ -87,7 +86,9 @@ def seam_rotation(size: int) -> Tensor:
     rotation = (second.T @ fourth).flip(0, 1)
     one, turned = torch.eye(half), torch.eye(half).flip(0)
     butterfly = torch.cat([torch.cat([one, turned], 1), torch.cat([turned, -one], 1)]) / math.sqrt(2)
-    return butterfly @ torch.block_diag(one, rotation) @ butterfly
+    middle = torch.eye(size)
+    middle[half:, half:] = rotation
+    return butterfly @ middle @ butterfly
 
 
 def cosine_basis(size: int) -> Tensor:

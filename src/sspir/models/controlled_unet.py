@@ -137,6 +137,8 @@ class ControlledUNet(nn.Module):
         if dtype:
             nn.Module.to(unet, getattr(torch, dtype))
         if lora:
+            if not isinstance(lora, Mapping):
+                raise UserError(f"backbone.lora is {lora!r}; give it as {{rank: 8}}.")
             if unknown := sorted(lora.keys() - {"rank", "alpha", "targets"}):
                 raise UserError(f"backbone.lora has no {', '.join(unknown)}; it takes rank, alpha and targets.")
             add_lora({"unet": unet, "controlnet": control}, **lora)

@@ -42,6 +42,7 @@ def add_lora(
         raise UserError("LoRA needs the package peft: pip install 'sspir[lora]'.") from error
     rank = COUNT.require("lora.rank", rank)
     alpha = rank if alpha is None else POSITIVE.require("lora.alpha", alpha)
+    targets = [targets] if isinstance(targets, str) else targets
     layers = {name: _layers(net) for name, net in nets.items()}
     known = {layer for names in layers.values() for layer in names}
     for target in targets or ("",):

@@ -11,7 +11,7 @@ from sspir.batch import Batch
 from sspir.device import replaying, sent
 from sspir.errors import UserError
 from sspir.models.prediction import ddim_step, pred_original_sample
-from sspir.numbers import COUNT, POSITIVE
+from sspir.numbers import COUNT, GUIDANCE, POSITIVE
 from sspir.objectives.base import Objective, drawn, normal
 from sspir.objectives.frozen import FrozenDenoiser, caption_embeds
 
@@ -38,7 +38,8 @@ class Consistency(Objective):
     def __init__(
         self, guidance: float = 7.5, negative_caption: str = "", levels: int = 48, huber: float = 0.001
     ) -> None:
-        self.guidance, self.negative_caption = guidance, negative_caption
+        self.guidance = GUIDANCE.require("objective.guidance", guidance)
+        self.negative_caption = negative_caption
         self.levels = COUNT.require("objective.levels", levels)
         self.huber = POSITIVE.require("objective.huber", huber)
         self.frozen: FrozenDenoiser | None = None

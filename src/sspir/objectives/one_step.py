@@ -12,6 +12,7 @@ from sspir.device import sent
 from sspir.errors import UserError
 from sspir.models.latent import decode_latents, encode_latents
 from sspir.models.prediction import pred_original_sample
+from sspir.numbers import LIMIT, WEIGHT
 from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import Objective, normal
 from sspir.objectives.picture_losses import PictureLoss
@@ -41,7 +42,7 @@ class Term:
     ) -> None:
         if target not in (None, *TARGETS):
             raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
-        self.loss, self.weight, self.target = loss, weight, target
+        self.loss, self.weight, self.target = loss, WEIGHT.require("weight of objective.terms", weight), target
         if steps is not None and (isinstance(steps, int) or [type(step) for step in steps] != [int, int]):
             raise UserError(f"Term: steps={steps} must be its first step and the first without it, such as [0,1000].")
         self.first, self.end = steps or (0, sys.maxsize)
@@ -114,7 +115,7 @@ class OneStep(Objective):
                 raise UserError(f"OneStep: nothing finds the teacher {teacher!r} by its name; set objective.teachers.")
             teacher = teachers(teacher)
         self.adversary, self.teacher = adversary if adversary and adversary.weight else None, teacher
-        self.target, self.teacher_steps = target, teacher_steps
+        self.target, self.teacher_steps = target, LIMIT.require("objective.teacher_steps", teacher_steps)
         self.noised = noised
 
     def check(self, sampler: Any) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from sspir.errors import UserError
 from sspir.models.lora import ATTENTION, add_lora, lora_switched_off
+from sspir.numbers import GUIDANCE, LIMIT, POSITIVE
 from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import drawn, normal
 from sspir.objectives.companion import Companion, OptimizerFactory
@@ -72,13 +73,16 @@ class ScoreDistillation(OneStep):
         super().__init__(terms, adversary, teacher, target, teacher_steps, noised, teachers)
         if kind not in ("vsd", "csd"):
             raise UserError(f"ScoreDistillation: kind={kind!r} is not known; choose vsd or csd.")
+        guidance = GUIDANCE.require("objective.guidance", guidance)
         if kind == "csd" and guidance == 1:
             raise UserError("ScoreDistillation: kind=csd compares with and without guidance; set guidance above 1.")
-        self.first, self.last = timesteps
-        if not 0 <= self.first <= self.last:
-            raise UserError(f"ScoreDistillation: timesteps={list(timesteps)} must be the first one and a later one.")
-        self.weight, self.kind, self.guidance, self.negative_caption = distillation, kind, guidance, negative_caption
-        self.priors, self.rank, self.targets, self.optimizer, self.clip = priors, rank, targets, optimizer, clip
+        if isinstance(timesteps, int) or len(timesteps) != 2 or timesteps[0] > timesteps[1]:
+            raise UserError(f"objective.timesteps: {timesteps} must be the first one and a later one, as [20,980].")
+        self.first, self.last = (LIMIT.require("objective.timesteps", each) for each in timesteps)
+        self.weight = POSITIVE.require("objective.distillation", distillation)
+        self.clip = POSITIVE.require("objective.clip", clip)
+        self.kind, self.guidance, self.negative_caption = kind, guidance, negative_caption
+        self.priors, self.rank, self.targets, self.optimizer = priors, rank, targets, optimizer
         self.frozen: FrozenDenoiser | None = None
         self.companion: Companion | None = None  # the LoRA's
         self._learned = False  # since the last update

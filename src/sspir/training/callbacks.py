@@ -1,5 +1,8 @@
 """Callbacks of training: averaged weights, saving, stopping early."""
 
+import logging
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from sspir.training.checkpoint import LAST, link_or_copy
 from sspir.training.parts import trained_weights
 from sspir.training.run import is_first_process
 from sspir.training.strategy import full_tensor, shared_as
+
+log = logging.getLogger(__name__)
 
 
 class EMA(Callback):
@@ -104,6 +109,7 @@ class SaveAtEnd(Checkpoint):
         self._whole: dict[str, int] = {}  # batches, of all and of this epoch, up to the last step; none amid an update
         self._steps = 0  # by Lightning's count for loggers, up to there
         self._stopped = False
+        self._interrupted = False  # by Ctrl-C, amid a step
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep Lightning from saving the step again that a run goes on from.
@@ -113,10 +119,40 @@ class SaveAtEnd(Checkpoint):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread() and _signalled() is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Have Ctrl-C do again what it did."""
+        if _signalled() == self._on_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _on_interrupt(self, number: int, frame: Any) -> None:
+        """Stop at once where there is a whole step to save, else after this one."""
+        if self._whole or self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        log.warning("Ctrl-C: stops when this step is whole; once more stops at once, without it.")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Forget the last step: it was of another epoch, whose batches Lightning no longer counts."""
         self._whole = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Stop if Ctrl-C was pressed amid the last step, which is whole and logged by now."""
+        self._stop_if_interrupted()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Stop rather than validate."""
+        self._stop_if_interrupted()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Stop while Lightning counts this epoch's batches."""
+        self._stop_if_interrupted()
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted and self._whole:
+            raise KeyboardInterrupt
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Note that the weights are about to change."""
@@ -169,6 +205,10 @@ class SaveAtEnd(Checkpoint):
                 counts.completed = batches - 1
             loop._batches_that_stepped = self._steps
             trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def _signalled() -> Any:
+    return signal.getsignal(signal.SIGINT)
 
 
 class Milestones(Checkpoint):

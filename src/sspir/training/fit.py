@@ -134,11 +134,13 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         return done
     except (SIGTERMException, SystemExit) as stop:  # Lightning exits where Ctrl-C is pressed
         signal, status = ("SIGTERM", 143) if isinstance(stop, SIGTERMException) else ("Ctrl-C", 130)
-        log.warning("Stopped by %s; the same command goes on from %s.", signal, folder / CHECKPOINTS)
+        saved = (folder / CHECKPOINTS / LAST).is_file()
+        goes_on = f"the same command goes on from {folder / CHECKPOINTS}" if saved else "no step was saved"
+        log.warning("Stopped by %s; %s.", signal, goes_on)
         raise SystemExit(status) from None
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The GPU has no room for a step of {config.batch_size} images; lower batch_size (and raise "
+            f"The GPU has no room for a step of {config.data.batch_size} images; lower batch_size (and raise "
             f"trainer.accumulate_grad_batches), or set module.gradient_checkpointing=true, backbone.dtype=bfloat16 or "
             f"backbone.lora; sspir doctor estimates what a step takes."
         ) from error
@@ -248,7 +250,7 @@ def _tell_loggers(trainer: pl.Trainer, config: dict[str, Any], validated: Mappin
 
 def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     """Log the numbers of parameters, and the effective batch."""
-    trained = sum(parameter.numel() for parameter in trained_weights(module).values())
+    trained = sum(weight.numel() for weight in trained_weights(module).values() if weight.requires_grad)
     total = sum(parameter.numel() for parameter in module.parameters())
     if 0 < trainer.max_steps <= module.structure_steps:
         log.warning(
@@ -259,7 +261,7 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     log.info("%.2f M parameters trained, %.2f M frozen", trained / 1e6, (total - trained) / 1e6)
     log.info(
         "An optimizer step sees %d images: %d per device x %d device(s) x %d accumulated",
-        config.batch_size * world * accumulated, config.batch_size, world, accumulated,
+        config.data.batch_size * world * accumulated, config.data.batch_size, world, accumulated,
     )  # fmt: skip
 
 

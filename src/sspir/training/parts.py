@@ -102,7 +102,7 @@ def keep_still(parts: Mapping[str, nn.Module], patterns: Sequence[str]) -> None:
         patterns: of the weights, as PART.WEIGHT with * for anything.
 
     Raises:
-        UserError: a pattern fits none.
+        UserError: a pattern fits none, or nothing is left to train.
     """
     weights = {f"{name}.{key}": each for name, part in parts.items() for key, each in part.named_parameters()}
     for pattern in patterns:
@@ -111,3 +111,5 @@ def keep_still(parts: Mapping[str, nn.Module], patterns: Sequence[str]) -> None:
             raise UserError(f"module.freeze: {pattern} fits no trained weight; the parts are {', '.join(parts)}.")
         for weight in found:
             weight.requires_grad_(False)
+    if patterns and not any(weight.requires_grad for weight in weights.values()):
+        raise UserError("module.freeze leaves nothing to train; take out a pattern.")

@@ -55,6 +55,11 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
         theirs_of = marks_of({name: part})[name] if isinstance(part, nn.Module) else mark[:0]
         if theirs_of.shape != mark.shape or not close(theirs_of, mark):
             faults[name] = "frozen, with other weights"
+    for pattern in skip:
+        if not any(fnmatchcase(key, pattern) for key in (*ours, *theirs, *frozen)):
+            raise UserError(
+                f"init_skip: {pattern} fits no weight; the parts are {', '.join((*module.trainable(), *frozen))}."
+            )
     left_out = [key for key in faults if any(fnmatchcase(key, pattern) for pattern in skip)]
     if refused := [f"{key} ({what})" for key, what in faults.items() if key not in left_out]:
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
