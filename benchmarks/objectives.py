@@ -56,7 +56,7 @@ SETS = {
     "RealSR": ["benchmark=realsr_dev"],
     "Set14 strong": ["benchmark=set14", "degradation@benchmark.degradation=realesrgan_strong"],
 }
-METRICS = {"psnr_y": 2, "ssim_y": 3, "lpips": 3, "dists": 3, "niqe": 2, "grid4": 2}  # digits
+METRICS = {"psnr_y": 2, "ssim_y": 3, "lpips": 3, "dists": 3, "niqe": 2, "grid4": 2, "seams4": 3}  # digits
 HIGHER = ("psnr_y", "ssim_y")  # is better; of the others lower
 BATCH = 16
 MILESTONES = 10

@@ -92,13 +92,17 @@ def test_rows_are_compared_over_seeds_and_at_equal_cost(objectives: ModuleType, 
     whole, equal = (tmp_path / "objectives.md").read_text().split("**The same CPU seconds", 1)
     same, level = "1.00 [+0.00, +0.00]", "1.000 [+0.000, +0.000]"
     better = "**0.353 [-0.150, -0.150]**"
-    consistency = f"| consistency | 2 | {same} | {level} | {better} | {level} | {same} | {same} | 400 | lpips |"
+    consistency = (
+        f"| consistency | 2 | {same} | {level} | {better} | {level} | {same} | {same} | {level} | 400 | lpips |"
+    )
     assert whole.count(consistency) == 3
     for text in (whole, equal):
-        assert text.count("| pixel | 1 | 1.00 | 1.000 | 0.503 | 1.000 | 1.00 | 1.00 | 100 | lpips |") == 3
+        assert text.count("| pixel | 1 | 1.00 | 1.000 | 0.503 | 1.000 | 1.00 | 1.00 | 1.000 | 100 | lpips |") == 3
         assert text.count("0.603 [+0.100, +0.100]") == 3  # the start
     worse = "0.703 [+0.200, +0.200]"
-    consistency = f"| consistency | 1 | {same} | {level} | {worse} | {level} | {same} | {same} | 80 | nothing |"
+    consistency = (
+        f"| consistency | 1 | {same} | {level} | {worse} | {level} | {same} | {same} | {level} | 80 | nothing |"
+    )
     assert equal.count(consistency) == 3
 
 

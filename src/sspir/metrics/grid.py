@@ -43,9 +43,9 @@ class Seams(NoReferenceMetric):
     """How much the strength of detail depends on its place within a period; 0 where no place is like another.
 
     Each difference of neighbours is divided by the mean of those around it, so that textures count as edges do. The
-    quotients are averaged by place within the period, along rows and along columns; the value is the deviation of these
-    averages, as a share of their mean. Unlike a weave, lines and dots of any sign are seen, amid texture too. A photo
-    has .03 to .06, one enlarged by interpolation .1.
+    quotients are averaged by place within the period; the value is the deviation of these averages, as a share of their
+    mean, of differences along rows and along columns. Unlike a weave, lines and dots of any sign are seen, amid texture
+    too. Photos have .03 to .06.
 
     Args:
         period: of the places, pixels; 4, 8 or 16.
@@ -64,21 +64,22 @@ class Seams(NoReferenceMetric):
 
     def score(self, preds: Tensor) -> Tensor:
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
-        shares = detail(luma(to_pixels(preds)), self.period)
+        shares = detail(luma(to_pixels(preds)), self.period).flatten(2)
         return (shares.std(dim=2, correction=0) / shares.mean(dim=2).clamp(min=1e-6)).mean(dim=1)
 
 
 def detail(grey: Tensor, period: int) -> Tensor:
-    """Strengths (B, 2, period) of the detail of lumas (B, 1, H, W) beside that around, by place in rows and columns."""
-    return torch.stack([_along_rows(grey, period), _along_rows(grey.mT, period)], dim=1)
+    """Strengths (B, 2, period, period) of what differs along rows and columns of lumas (B, 1, H, W), by place."""
+    return torch.stack([_along_rows(grey, period), _along_rows(grey.mT, period).mT], dim=1)
 
 
 def _along_rows(grey: Tensor, period: int) -> Tensor:
     steps, side = grey.diff(dim=-1).abs(), NEAR // 2
-    around = F.avg_pool2d(F.pad(steps, (side,) * 4, mode="replicate"), (NEAR + 1, NEAR), 1)[..., : steps.shape[-1]]
+    around = F.avg_pool2d(F.pad(steps, (side,) * 4, mode="replicate"), NEAR, 1)[..., :-1, :-1]
     shares = steps / (around + 1)  # a level more: rounding is no detail
-    whole = shares[..., : shares.shape[-1] // period * period]
-    return whole.mean(dim=(1, 2)).view(len(grey), -1, period).mean(dim=1)
+    rows, columns = (length // period for length in shares.shape[-2:])
+    whole = shares[..., : rows * period, : columns * period]
+    return whole.reshape(-1, rows, period, columns, period).mean(dim=(1, 3))
 
 
 def weave(grey: Tensor, period: int) -> Tensor:

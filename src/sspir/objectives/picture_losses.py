@@ -141,5 +141,5 @@ class SeamsLoss(PictureLoss):
 
     def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
         """See the class."""
-        shares = detail(luma(255 * pictures.float()), self.period).mean(dim=0)
+        shares = detail(luma(255 * pictures.float()), self.period).mean(dim=0).flatten(1)
         return ((shares.var(dim=1, correction=0) + 1e-6).sqrt() / (shares.mean(dim=1) + 1e-3)).mean()
