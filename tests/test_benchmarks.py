@@ -135,6 +135,6 @@ def test_a_row_whose_values_are_there_is_not_trained(
     for _ in range(2):
         for row in ("the start", "pixel", "teacher"):
             objectives.fill(row, 0, options)
-    of_start, of_pixel = ["measure the_start-s0 last"], ["train pixel-s0", "measure pixel-s0 last"]
-    of_teacher = ["train teacher-s0", "measure teacher-s0 last"]
+    of_start, of_pixel = ["measure the_start-320-s0 last"], ["train pixel-320-s0", "measure pixel-320-s0 last"]
+    of_teacher = ["train teacher-320-s0", "measure teacher-320-s0 last"]
     assert asked == [*of_start, *of_pixel, *of_pixel, *of_teacher, *of_teacher]

@@ -85,6 +85,12 @@ def test_the_seams_loss_is_the_metric_of_one_picture_and_falls_along_its_gradien
     assert after.item() == pytest.approx(loss.item() - 0.001 * slope.norm().item(), rel=1e-2)
     turned = torch.cat([torch.roll(image, shift, dims=3) for shift in range(4)])
     assert SeamsLoss(4)(turned, turned) < 0.6 * loss  # what differs from picture to picture is no seam
+    flat = torch.full_like(image, 0.5).requires_grad_(True)
+    loss = SeamsLoss(4)(flat, flat)
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss, flat)[0].any()
+    with pytest.raises(UserError, match="4, 8 or 16"):
+        SeamsLoss(5)
 
 
 @pytest.mark.parametrize("network", [PatchDiscriminator(4), UNetDiscriminator(4)])

@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import AdamW
 
+from sspir.config.compose import compose_config
 from sspir.errors import NotApplicableError, UserError
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.training.losses import RestorationLoss
-from sspir.training.resume import finished, starting_point
+from sspir.training.resume import _compare, finished, starting_point
 from sspir.training.run import alone_in, find_checkpoint, run_id
 from tests.runs import tiny_config, tiny_run
 
@@ -168,8 +169,8 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
 class Stopping(Callback):
     """Stops a run in its third batch, which is the first of its second step."""
 
-    def __init__(self, moment: str) -> None:
-        self.moment, self.batches, self.step = moment, 0, AdamW.step
+    def __init__(self, moment: str, update: int = 2) -> None:
+        self.moment, self.update, self.batches, self.step = moment, update, 0, AdamW.step
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.batches += 1
@@ -181,7 +182,9 @@ class Stopping(Callback):
     def on_train_batch_end(self, *_: Any) -> None:
         if self.moment == "after a batch" and self.batches == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        if self.moment == "after an update" and self.batches == 2:  # other callbacks have not seen the step yet
+        if (
+            self.moment == "after an update" and self.batches == self.update
+        ):  # other callbacks have not seen the step yet
             os.kill(os.getpid(), signal.SIGINT)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: AdamW) -> None:
@@ -225,6 +228,33 @@ def test_a_signal_amid_a_step_loses_nothing_of_it(
     for part in ("state_dict", "ema"):
         assert all(torch.equal(value, again[part][key]) for key, value in whole[part].items())
     assert steps_of(tmp_path / "run") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("update", [2, pytest.param(3, marks=pytest.mark.thorough)])  # an epoch's last, and first
+def test_ctrl_c_at_an_epochs_ends_loses_nothing(photo_folder: Path, tmp_path: Path, update: int) -> None:
+    changes = ["+trainer.limit_train_batches=2", "trainer.max_steps=5", "data.passes=4", "trainer.limit_val_batches=0"]
+    stop = f"+callbacks.stop={{_target_:tests.training.test_resume.Stopping,moment:after an update,update:{update}}}"
+    tiny_run(tmp_path / "whole", photo_folder, *changes)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        tiny_run(tmp_path / "run", photo_folder, *changes, "checkpoint_every=100", stop)
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == update
+    tiny_run(tmp_path / "run", photo_folder, *changes)
+    whole, again = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("whole", "run"))
+    assert all(torch.equal(value, again["state_dict"][key]) for key, value in whole["state_dict"].items())
+    assert (whole["epoch"], whole["global_step"]) == (again["epoch"], again["global_step"])
+
+
+def test_a_term_that_was_added_since_and_weighs_nothing_is_no_other_setting(tmp_path: Path) -> None:
+    config = compose_config("train", ["experiments=tiny_one_step", f"folder={tmp_path}"])
+    before = OmegaConf.to_container(config, resolve=True)
+    for terms in (before["objective"]["terms"], before["module"]["objective"]["terms"]):
+        terms.pop("seams", None)
+    _compare(tmp_path, before, config)
+    config.objective.terms.seams.weight = 0.5
+    with pytest.raises(UserError, match=r"objective\.terms\.seams"):
+        _compare(tmp_path, before, config)
 
 
 HOLDER = """

@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_listed_and_refused_unless_it_is_named(run: Path, p
     assert "and " in sentence
     assert "init_skip=[PATTERN,...]" in sentence
     module = build_module(config)
-    with pytest.raises(UserError, match=r"init_skip: backbon\.\* fits no weight; the parts are backbone\.unet, "):
+    with pytest.raises(UserError, match=r"init_skip: backbon\.\* fits nothing; there are backbone\.unet\.\*, "):
         warm_start(module, str(run), ["refine.*", "backbon.*"])
     skip = ["backbone.*_image.*", "backbone.unet_pixel.*", "refine.*"]
     told = warm_start(module, str(run), skip)

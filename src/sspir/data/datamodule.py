@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from sspir.batch import Batch
-from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, collate, use_one_thread
+from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, begin_worker, collate
 from sspir.data.order import EpochSampler, Position, Share
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.sample import Photos, photos_of
@@ -137,7 +137,7 @@ class RestorationDataModule(pl.LightningDataModule):
         return {
             "num_workers": self.workers,
             "collate_fn": collate,
-            "worker_init_fn": use_one_thread,
+            "worker_init_fn": begin_worker,
             "persistent_workers": self.workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

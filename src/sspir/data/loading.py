@@ -1,6 +1,7 @@
 """From keys of samples to batches; broken files are skipped and named."""
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
@@ -126,9 +127,13 @@ def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
     }
 
 
-def use_one_thread(worker: int) -> None:
-    """Keep OpenCV's thread pool, which does not survive a fork, out of worker processes; torch does so itself."""
+def begin_worker(worker: int) -> None:
+    """Keep OpenCV's thread pool, which does not survive a fork, out of worker processes; torch does so itself.
+
+    A Ctrl-C is the main process's, which needs its workers to end a step.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class CountingLoader(DataLoader[Any]):

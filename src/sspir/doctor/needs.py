@@ -55,11 +55,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
             [] if here else ["not here: correct the path, or set it to a file; else the hub is asked"],
         )
     if config.init:
-        there = any((folder_of(config.init) / name).is_file() for name in (CONFIG, INDEX))
-        yield (
-            f"init: {config.init}",
-            [] if there else ["not here: name the folder of a run or of a pipeline, or shipped"],
-        )
+        yield f"init: {config.init}", _init(config.init)
     yield from _judges(config.objective)
     yield from _photos(config)
     yield _effective_batch(config)
@@ -87,6 +83,16 @@ def _loaded(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
         node = config[name].get("unet", config[name])  # of the backbone, unless it is one of somebody's own
         if isinstance(node, DictConfig) and "path" in node:
             yield f"{name}.path" if name not in ("vae", "noise_schedule") else "backbone.path", node
+
+
+def _init(source: str) -> list[str]:
+    """What to do about the model that a training begins with."""
+    try:
+        folder = folder_of(source)
+    except UserError as error:
+        return [str(error)]
+    there = any((folder / name).is_file() for name in (CONFIG, INDEX))
+    return [] if there else ["not here: name the folder of a run or of a pipeline, or shipped"]
 
 
 def _files(setting: str, path: str, folder: str, revision: str | None, size: int | None) -> Finding:

@@ -45,32 +45,57 @@ class Seams(NoReferenceMetric):
     Each difference of neighbours is divided by the mean of those around it, so that textures count as edges do. The
     quotients are averaged by place within the period; the value is the deviation of these averages, as a share of their
     mean, of differences along rows and along columns. Unlike a weave, lines and dots of any sign are seen, amid texture
-    too. Photos have .03 to .06.
+    too. What so many pixels without any pattern would have is taken off.
 
     Args:
         period: of the places, pixels; 4, 8 or 16.
 
     Raises:
-        UserError: the period is another.
+        UserError: the period is another, or a picture has not two of them.
     """
 
     higher_is_better = False
 
     def __init__(self, period: int = 4) -> None:
         super().__init__()
-        if period not in (4, 8, 16):
-            raise UserError(f"seams: the period is {period}; give 4, 8 or 16.")
-        self.period = period
+        self.period = seams_period(period)
 
     def score(self, preds: Tensor) -> Tensor:
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
-        shares = detail(luma(to_pixels(preds)), self.period).flatten(2)
-        return (shares.std(dim=2, correction=0) / shares.mean(dim=2).clamp(min=1e-6)).mean(dim=1)
+        along = [unevenness(shares) for shares in detail(luma(to_pixels(preds)), self.period)]
+        return torch.stack([excess.clamp(min=0).sqrt() / mean.clamp(min=1e-6) for mean, excess in along]).mean(dim=0)
 
 
-def detail(grey: Tensor, period: int) -> Tensor:
-    """Strengths (B, 2, period, period) of what differs along rows and columns of lumas (B, 1, H, W), by place."""
-    return torch.stack([_along_rows(grey, period), _along_rows(grey.mT, period).mT], dim=1)
+def seams_period(period: int) -> int:
+    """The period, if it is one.
+
+    Raises:
+        UserError: it is none.
+    """
+    if period not in (4, 8, 16):
+        raise UserError(f"seams: the period is {period!r}; give 4, 8 or 16.")
+    return period
+
+
+def detail(grey: Tensor, period: int) -> tuple[Tensor, Tensor]:
+    """Differences of lumas (B, 1, H, W) by those around, (B, periods, places): along rows, and along columns.
+
+    Raises:
+        UserError: a picture has not two periods.
+    """
+    if min(grey.shape[-2:]) < 2 * period:
+        height, width = grey.shape[-2:]
+        raise UserError(f"seams: a picture of {width} x {height} is too small for a period of {period}.")
+    return _along_rows(grey, period), _along_rows(grey.mT, period)
+
+
+def unevenness(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Means (...) of what `detail` found (..., periods, places), and the variance of its means by place.
+
+    The variance is above that of means of as many numbers without a pattern; it may be negative.
+    """
+    by_place, within = shares.mean(dim=-2), shares.var(dim=-2, correction=0)
+    return by_place.mean(dim=-1), by_place.var(dim=-1, correction=0) - within.mean(dim=-1) / shares.shape[-2]
 
 
 def _along_rows(grey: Tensor, period: int) -> Tensor:
@@ -78,8 +103,8 @@ def _along_rows(grey: Tensor, period: int) -> Tensor:
     around = F.avg_pool2d(F.pad(steps, (side,) * 4, mode="replicate"), NEAR, 1)[..., :-1, :-1]
     shares = steps / (around + 1)  # a level more: rounding is no detail
     rows, columns = (length // period for length in shares.shape[-2:])
-    whole = shares[..., : rows * period, : columns * period]
-    return whole.reshape(-1, rows, period, columns, period).mean(dim=(1, 3))
+    whole = shares[..., : rows * period, : columns * period].reshape(-1, rows, period, columns, period)
+    return whole.transpose(2, 3).reshape(-1, rows * columns, period**2)
 
 
 def weave(grey: Tensor, period: int) -> Tensor:

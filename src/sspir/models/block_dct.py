@@ -11,6 +11,8 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspir.errors import UserError
+
 # Standard deviation of each kept coefficient over every eighth photo of BSDS500's train and test part.
 _PHOTO_STD = (
     *(2.98, 0.455, 0.508, 0.280, 0.263, 0.309, 0.189, 0.204, 0.145, 0.157, 0.186, 0.119, 0.132, 0.0932, 0.098, 0.0646),
@@ -32,6 +34,9 @@ class BlockDCT(ModelMixin, ConfigMixin):
         overlap: whether blocks reach half a block into their neighbours, so that no error of a latent ends at an edge:
             the lapped orthogonal transform (Malvar and Staelin 1989), as a rotation across the edges of blocks (Tran
             et al. 2003). The edges of the image are left alone.
+
+    Raises:
+        UserError: blocks that overlap have an odd side.
     """
 
     @register_to_config
@@ -43,6 +48,8 @@ class BlockDCT(ModelMixin, ConfigMixin):
         overlap: bool = False,
     ) -> None:
         super().__init__()
+        if overlap and factor % 2:
+            raise UserError(f"vae.overlap: blocks of {factor} have no half; take an even vae.factor.")
         colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
         order = sorted(range(factor**2), key=lambda n: (max(divmod(n, factor)), sum(divmod(n, factor)), n))
         blocks = cosine_basis(factor)[order]
@@ -58,7 +65,8 @@ class BlockDCT(ModelMixin, ConfigMixin):
     def encode(self, images: Tensor) -> AutoencoderTinyOutput:
         """(B, 3, H, W) in [-1, 1], H and W multiples of the factor -> latents (B, C, H / factor, W / factor)."""
         if self.config.overlap:
-            images = across_seams(images, self.seam)
+            with torch.autocast(images.device.type, enabled=False):
+                images = across_seams(images, self.seam)
         return AutoencoderTinyOutput(latents=F.conv2d(images, self.analysis, stride=self.config.factor))
 
     def decode(self, latents: Tensor) -> DecoderOutput:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sspir.color import luma
 from sspir.errors import UserError
-from sspir.metrics.grid import detail, weave
+from sspir.metrics.grid import detail, seams_period, unevenness, weave
 from sspir.perceptual.weights import load_distance
 
 Norm = Literal["backward", "ortho"]
@@ -134,12 +134,20 @@ class SeamsLoss(PictureLoss):
 
     Args:
         period: of the places, pixels; 4, 8 or 16.
+
+    Raises:
+        UserError: the period is another.
     """
 
     def __init__(self, period: int = 4) -> None:
-        self.period = period
+        self.period = seams_period(period)
 
     def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
         """See the class."""
-        shares = detail(luma(255 * pictures.float()), self.period).mean(dim=0).flatten(1)
-        return ((shares.var(dim=1, correction=0) + 1e-6).sqrt() / (shares.mean(dim=1) + 1e-3)).mean()
+        along = detail(luma(255 * pictures.float()), self.period)
+        return torch.stack([_rooted(*unevenness(shares.flatten(0, 1))) for shares in along]).mean()
+
+
+def _rooted(mean: Tensor, excess: Tensor) -> Tensor:
+    """The share of the mean that a variance comes to; the root of nothing has no slope."""
+    return ((excess.clamp(min=0) + 1e-6).sqrt() - 1e-3) / (mean + 0.05)

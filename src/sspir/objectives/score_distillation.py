@@ -76,9 +76,11 @@ class ScoreDistillation(OneStep):
         guidance = GUIDANCE.require("objective.guidance", guidance)
         if kind == "csd" and guidance == 1:
             raise UserError("ScoreDistillation: kind=csd compares with and without guidance; set guidance above 1.")
-        if isinstance(timesteps, int) or len(timesteps) != 2 or timesteps[0] > timesteps[1]:
+        given = timesteps if isinstance(timesteps, Sequence) else ()
+        pair = [LIMIT.require("objective.timesteps", each) for each in given]
+        if len(pair) != 2 or pair[0] > pair[1]:
             raise UserError(f"objective.timesteps: {timesteps} must be the first one and a later one, as [20,980].")
-        self.first, self.last = (LIMIT.require("objective.timesteps", each) for each in timesteps)
+        self.first, self.last = pair
         self.weight = POSITIVE.require("objective.distillation", distillation)
         self.clip = POSITIVE.require("objective.clip", clip)
         self.kind, self.guidance, self.negative_caption = kind, guidance, negative_caption

@@ -108,6 +108,7 @@ class SaveAtEnd(Checkpoint):
         self._updated = False  # within this batch
         self._whole: dict[str, int] = {}  # batches, of all and of this epoch, up to the last step; none amid an update
         self._steps = 0  # by Lightning's count for loggers, up to there
+        self._last = False  # whether it was an epoch's last batch
         self._stopped = False
         self._interrupted = False  # by Ctrl-C, amid a step
 
@@ -119,16 +120,15 @@ class SaveAtEnd(Checkpoint):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step
-        if threading.current_thread() is threading.main_thread() and _signalled() is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._on_interrupt)
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Have Ctrl-C do again what it did."""
-        if _signalled() == self._on_interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        own = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread() and not own:
+            signal.signal(signal.SIGINT, self._on_interrupt)  # Lightning takes it back
 
     def _on_interrupt(self, number: int, frame: Any) -> None:
-        """Stop at once where there is a whole step to save, else after this one."""
+        """Stop at once where there is a whole step to save, else after this one.
+
+        Several processes would stop after different steps, and wait for each other for ever: they stop at once.
+        """
         if self._whole or self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -140,10 +140,6 @@ class SaveAtEnd(Checkpoint):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Stop if Ctrl-C was pressed amid the last step, which is whole and logged by now."""
-        self._stop_if_interrupted()
-
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Stop rather than validate."""
         self._stop_if_interrupted()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -164,6 +160,7 @@ class SaveAtEnd(Checkpoint):
             loop = trainer.fit_loop.epoch_loop
             self._whole = {part: getattr(loop.batch_progress, part).processed for part in ("total", "current")}
             self._updated, self._steps = False, loop._batches_that_stepped
+            self._last = loop.batch_progress.is_last_batch
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or last_epoch:
             trainer.should_stop = True
@@ -203,12 +200,8 @@ class SaveAtEnd(Checkpoint):
                 counts = getattr(loop.batch_progress, part)
                 counts.ready = counts.started = counts.processed = batches
                 counts.completed = batches - 1
-            loop._batches_that_stepped = self._steps
+            loop._batches_that_stepped, loop.batch_progress.is_last_batch = self._steps, self._last
             trainer.save_checkpoint(self.path, weights_only=False)
-
-
-def _signalled() -> Any:
-    return signal.getsignal(signal.SIGINT)
 
 
 class Milestones(Checkpoint):

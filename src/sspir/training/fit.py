@@ -132,7 +132,9 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             told = "" if value is None else f", val/{config.monitor} {value:.4g}"
             log.info("%s is trained: %d steps%s.", folder, done["step"], told)
         return done
-    except (SIGTERMException, SystemExit) as stop:  # Lightning exits where Ctrl-C is pressed
+    except (SIGTERMException, SystemExit) as stop:
+        if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise  # Lightning exits where Ctrl-C is pressed; this is another
         signal, status = ("SIGTERM", 143) if isinstance(stop, SIGTERMException) else ("Ctrl-C", 130)
         saved = (folder / CHECKPOINTS / LAST).is_file()
         goes_on = f"the same command goes on from {folder / CHECKPOINTS}" if saved else "no step was saved"

@@ -163,9 +163,17 @@ def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Dotted settings that are not the same; copies of such are left out, and younger ones that are switched off."""
-    younger = {key for key in new.keys() - old.keys() if new[key] in (None, [], {})}
+    added = new.keys() - old.keys()
+    younger = {key for key in added if new[key] in (None, [], {}) or _weightless(key, old, new)}
     keys = sorted(key for key in (old.keys() | new.keys()) - younger if old.get(key) != new.get(key))
     return [key for key in keys if not any(source in keys for source in _names(key)[1:])]
+
+
+def _weightless(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a setting belongs to something that was not there before, and has a weight of 0."""
+    parts = key.split(".")
+    weights = (".".join((*parts[:length], "weight")) for length in range(1, len(parts)))
+    return any(weight not in old and new.get(weight) == 0 for weight in weights)
 
 
 def _names(key: str) -> list[str]:

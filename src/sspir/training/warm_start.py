@@ -57,9 +57,8 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
             faults[name] = "frozen, with other weights"
     for pattern in skip:
         if not any(fnmatchcase(key, pattern) for key in (*ours, *theirs, *frozen)):
-            raise UserError(
-                f"init_skip: {pattern} fits no weight; the parts are {', '.join((*module.trainable(), *frozen))}."
-            )
+            known = ", ".join([*(f"{name}.*" for name in module.trainable()), *frozen])
+            raise UserError(f"init_skip: {pattern} fits nothing; there are {known}.")
     left_out = [key for key in faults if any(fnmatchcase(key, pattern) for pattern in skip)]
     if refused := [f"{key} ({what})" for key, what in faults.items() if key not in left_out]:
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
