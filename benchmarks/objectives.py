@@ -194,7 +194,10 @@ def fill(row: str, seed: int, options: argparse.Namespace) -> None:
         put(folder, "last", "samples", train(row, folder, seed, options))
     reference = there(REFERENCE, "samples")
     if reference and not there(row, "seconds"):
-        allowed, seconds = float(reference[0]["cpu_seconds"]), train(row, folder, seed, options)
+        allowed, needed = (float(lines[0]["cpu_seconds"]) for lines in (reference, there(row, "samples")))
+        if needed > MILESTONES * allowed:
+            return  # not even the first checkpoint is within them
+        seconds = train(row, folder, seed, options)
         step = steps if seconds <= TOLERANCE * allowed else last_within(allowed, folder, seconds, steps)
         if step:
             put(folder, "last" if step == steps else f"step-{step}", "seconds", seconds * step / steps)
