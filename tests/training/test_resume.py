@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,14 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     assert steps_of(held) == list(range(1, 7))
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """As in a terminal: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Stopping(Callback):
     """Stops a run in its third batch, which is the first of its second step."""
 
@@ -196,6 +205,7 @@ class Stopping(Callback):
             optimizer.step = torn  # type: ignore[method-assign]  # of this one alone
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     "moment",
     [
@@ -213,12 +223,8 @@ def test_a_signal_amid_a_step_loses_nothing_of_it(
     every = f"checkpoint_every={1 if moment == 'within an update' else 100}"  # where the signal saves nothing
     stop = f"+callbacks.stop={{_target_:tests.training.test_resume.Stopping,moment:{moment}}}"
     tiny_run(tmp_path / "whole", photo_folder, *changes)
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            tiny_run(tmp_path / "run", photo_folder, *changes, every, stop)
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    with pytest.raises(SystemExit) as stopped:
+        tiny_run(tmp_path / "run", photo_folder, *changes, every, stop)
     name, status = ("SIGTERM", 143) if moment == "after a batch" else ("Ctrl-C", 130)
     assert stopped.value.code == status
     assert f"Stopped by {name}; the same command goes on from {tmp_path / 'run'}" in caplog.text
@@ -230,15 +236,15 @@ def test_a_signal_amid_a_step_loses_nothing_of_it(
     assert steps_of(tmp_path / "run") == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("update", [2, pytest.param(3, marks=pytest.mark.thorough)])  # an epoch's last, and first
 def test_ctrl_c_at_an_epochs_ends_loses_nothing(photo_folder: Path, tmp_path: Path, update: int) -> None:
     changes = ["+trainer.limit_train_batches=2", "trainer.max_steps=5", "data.passes=4", "trainer.limit_val_batches=0"]
     stop = f"+callbacks.stop={{_target_:tests.training.test_resume.Stopping,moment:after an update,update:{update}}}"
     tiny_run(tmp_path / "whole", photo_folder, *changes)
-    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
         tiny_run(tmp_path / "run", photo_folder, *changes, "checkpoint_every=100", stop)
-    assert signal.getsignal(signal.SIGINT) == handler
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == update
     tiny_run(tmp_path / "run", photo_folder, *changes)
     whole, again = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("whole", "run"))
