@@ -34,7 +34,7 @@ class Term:
         steps: first step of the part, and the first without it; None for all.
 
     Raises:
-        UserError: the target is not known.
+        UserError: the target is not known, or the weight is no number from 0.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class OneStep(Objective):
         teachers: finds a teacher by its name.
 
     Raises:
-        UserError: the target or the teacher is not known, or no term is left.
+        UserError: the target or the teacher is not known, no term is left, or a number is out of range.
     """
 
     one_step = True

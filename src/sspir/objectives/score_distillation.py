@@ -47,7 +47,7 @@ class ScoreDistillation(OneStep):
         teachers: see there.
 
     Raises:
-        UserError: the kind is not known, the timesteps are none, or "csd" is not guided.
+        UserError: the kind is not known, the timesteps are none, a number is out of range, or "csd" is not guided.
     """
 
     def __init__(

@@ -97,7 +97,8 @@ class SaveAtEnd(Checkpoint):
     The checkpoint is written within the step, as Lightning's count of batches has moved on after the fit. It is written
     before the last validation, which may be long, and again with its results. A signal may come amid gradients that are
     accumulated, which no checkpoint holds: then the last whole step is saved, and nothing where it came within an
-    update. Other exceptions, such as for a loss that is not a number, leave the last good checkpoint as it is.
+    update; in a single process Ctrl-C waits for the end of that step. Other exceptions, such as for a loss that is not
+    a number, leave the last good checkpoint as it is.
 
     Args:
         folder: of the checkpoints.
