@@ -86,6 +86,8 @@ def fake_graphs() -> Iterator[type[FakeGraph]]:
         patch.setattr(torch.cuda, "graph_pool_handle", object)
         patch.setattr(torch.cuda, "current_stream", lambda: None)
         patch.setattr(torch.cuda, "stream", nullcontext)
+        patch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+        patch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
         # It keeps keys and values by the identity of a tensor, and no GPU attends by it
         for module in ("sspir.sampling.loop", "sspir.training.fit"):
             patch.setattr(f"{module}.cpu_attention", lambda *_, **__: nullcontext())

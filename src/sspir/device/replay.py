@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sspir.device.recording import Call, Recording, TrainingStep, is_tensor, learns
 
@@ -130,12 +130,28 @@ class Replays:
         taught = torch.is_grad_enabled() and any(map(learns, chain(filter(is_tensor, leaves), call.parameters())))
         kind = TrainingStep if taught else Recording
         try:
+            _require_no_wait(lambda: call(*tree_unflatten(leaves, form)))
             with torch.cuda.stream(torch.cuda.current_stream()):  # come back to, also from a recording that broke off
                 return kind(call, leaves, form, self._pools[owner])
         except RuntimeError as error:  # such as memory that is too small
             log.warning("%s is not replayed: %s", function.__name__, str(error).splitlines()[0])
         torch.cuda.empty_cache()
         return None
+
+
+@torch.no_grad()
+def _require_no_wait(work: Callable[[], Any]) -> None:
+    """Do some work, which must not wait for the GPU: a recording that breaks off by it spoils torch's random numbers.
+
+    Raises:
+        RuntimeError: it waits.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class _Seen(NamedTuple):
