@@ -28,7 +28,8 @@ class Adversary:
         loss: "hinge" (Lim and Ye 2017) or "softplus" (the loss of the first GANs, not saturating).
         r1: weight of the squared gradient at true photos (Mescheder et al. 2018); 0 leaves it out.
         clip: largest norm of the discriminator's gradient.
-        start: step from which on the generator is told; the discriminator learns from the first.
+        start: step from which on the generator is told.
+        begin: step from which on the discriminator learns; before, it costs nothing.
 
     Raises:
         UserError: the loss is not known.
@@ -43,13 +44,14 @@ class Adversary:
         r1: float = 0.0,
         clip: float = 1.0,
         start: int = 0,
+        begin: int = 0,
     ) -> None:
         if loss not in ("hinge", "softplus"):
             raise UserError(f"Adversary: loss={loss!r} is not known; choose hinge or softplus.")
         self.network = network.train()
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.companion = Companion(self.parameters, optimizer, clip)
-        self.weight, self.loss, self.r1, self.start = weight, loss, r1, start
+        self.weight, self.loss, self.r1, self.start, self.begin = weight, loss, r1, start, begin
         self.figures: dict[str, float | Tensor] = {}
         self.accuracy: list[Tensor] = []  # of the batches since the last update
         self.wins = 0
@@ -66,6 +68,8 @@ class Adversary:
         Returns:
             The generator's weighted loss, a scalar.
         """
+        if step < self.begin:
+            return pictures.new_zeros(())
         with _full_where_half_overflows(pictures.device.type):
             self._learn(pictures.detach().float(), truth.float(), share)
             if step < self.start:

@@ -20,20 +20,21 @@ class Teacher(nn.Module):
 
     Args:
         name: of a choice in conf/peer, or a file of weights for spandrel.
-        dtype: of a network that torch runs; in bfloat16 Real-ESRGAN's pictures of photos are .6 grey levels away, in
+        dtype: of a network that torch runs, such as "bfloat16"; in bfloat16 Real-ESRGAN's pictures of photos are .6 grey levels away, in
             a quarter of the time on CPUs that multiply in it.
 
     Raises:
         UserError: it is neither. A .yaml file is none: a stranger's run may name one, which could run anything.
     """
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, name: str, dtype: str | torch.dtype = torch.float32) -> None:
         super().__init__()
         if not is_model_file(name) and name not in (known := choices("peer")):
             raise UserError(
                 f"The teacher {name} is not known; choose one of {', '.join(known)}, or a file such as x.pth."
             )
-        self.name, self.dtype = name, dtype
+        self.name = name
+        self.dtype: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         self.peer: Peer | None = None
         self.network: nn.Module | None = None
 
