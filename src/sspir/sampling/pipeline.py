@@ -28,7 +28,7 @@ from sspir.pretrained.load import require_whole, unmapped
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.output import RestorationOutput, grouped
-from sspir.sampling.precision import cast, networks_of
+from sspir.sampling.precision import networks_of
 from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.words import with_words_of_diffusers
@@ -214,11 +214,12 @@ class RestorationPipeline(DiffusionPipeline):
         return pipeline
 
     def in_dtype(self, dtype: str | torch.dtype) -> Self:
-        """Run the denoiser in a type such as "bfloat16"; parts that run once per image stay in float32.
-
-        On a GPU diffusers' autoencoders come along to bfloat16 (53 dB apart), not to float16, in which some overflow.
-        """
-        cast(self, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        """Run the denoiser in a type such as "bfloat16"; parts that run once per image stay in float32."""
+        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        for part in self.backbone.children():
+            if part is not self.backbone.processor:
+                torch.nn.Module.to(part, kind)  # diffusers' own warns that it does not keep anything in float32
+        self.backbone.controlnet.controlnet_cond_embedding.to(torch.float32)
         return self
 
     def compiled(self, backend: str = "inductor") -> Self:

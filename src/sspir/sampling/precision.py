@@ -6,7 +6,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 
@@ -30,17 +29,6 @@ def halves_of(pipeline: Any) -> list[Tensor]:
     """The weights of a pipeline that are held in less than float32."""
     weights = [weight for part in networks_of(pipeline) for weight in chain(part.parameters(), part.buffers())]
     return [weight for weight in weights if weight.is_floating_point() and weight.itemsize < 4]
-
-
-def cast(pipeline: Any, dtype: torch.dtype) -> None:
-    """What `RestorationPipeline.in_dtype` says."""
-    backbone, vae = pipeline.backbone, pipeline.vae
-    for part in backbone.children():
-        if part is not backbone.processor:
-            torch.nn.Module.to(part, dtype)  # diffusers' own warns that it does not keep anything in float32
-    backbone.controlnet.controlnet_cond_embedding.to(torch.float32)
-    if isinstance(vae, AutoencoderKL) and vae.device.type == "cuda":
-        torch.nn.Module.to(vae, dtype if dtype == torch.bfloat16 else torch.float32)
 
 
 @contextmanager
