@@ -2,7 +2,7 @@
 
     python benchmarks/objectives.py [--out runs/objectives] [--samples 20000] [--seeds 2] [ROW ...]
 
-From the shipped model each row is trained on patches of 64 px, and measured on Set14 under `light` and under
+From shipped/tiny each row is trained on patches of 64 px, and measured on Set14 under `light` and under
 `realesrgan_strong` and on RealSR's real pairs, ten images each. $SSPIR_DATA names the folder of photos and benchmarks.
 The values of every image stand in experiments/objectives.csv: what is there is not trained again, what is not is added
 as it comes out, and a training that was stopped goes on. The tables are made of that file; --seeds 0 makes them alone.
@@ -29,7 +29,7 @@ from sspir.__main__ import main as sspir
 from sspir.evaluation.statistics import compare
 from sspir.files import write_text
 
-START = "the start"  # the shipped model, in the steps that it takes by default
+START = "the start"  # shipped/tiny, in the steps that it takes by default
 REFERENCE = "pixel"  # the row that others are paired with, and the cheapest
 ONE = ["experiments=tiny_one_step", "objective.terms.grid.weight=0"]
 LPIPS = "objective.terms.lpips.weight"
@@ -39,7 +39,7 @@ ROWS = {
     START: [],
     REFERENCE: [*ONE, f"{LPIPS}=0"],
     "diffusion": [
-        "experiments=tiny", "init=shipped", "degradation=camera_light_and_strong", "optimizer=adamw_cosine",
+        "experiments=tiny", "init=shipped/tiny", "degradation=camera_light_and_strong", "optimizer=adamw_cosine",
         "optimizer.lr=1e-4", "module.structure_steps=0", "module.freeze=[backbone.processor.front.*]",
     ],
     "pixel + LPIPS": ONE,
@@ -188,7 +188,7 @@ def fill(row: str, seed: int, options: argparse.Namespace) -> None:
 
     if row == START:
         if not there(row, "samples"):
-            put("shipped", "last", "samples", 0)
+            put("shipped/tiny", "last", "samples", 0)
         return
     if not there(row, "samples"):
         put(folder, "last", "samples", train(row, folder, seed, options))

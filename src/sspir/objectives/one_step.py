@@ -12,7 +12,7 @@ from sspir.device import sent
 from sspir.errors import UserError
 from sspir.models.latent import decode_latents, encode_latents
 from sspir.models.prediction import pred_original_sample
-from sspir.numbers import LIMIT, WEIGHT
+from sspir.numbers import COUNT, LIMIT, WEIGHT
 from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import Objective, normal
 from sspir.objectives.picture_losses import PictureLoss
@@ -32,13 +32,19 @@ class Term:
         weight: of it.
         target: "truth", "teacher" or "both", half of each; None takes the objective's.
         steps: first step of the part, and the first without it; None for all.
+        every: of these steps it counts at every so-many-th: for what costs much, such as DISTS on a CPU.
 
     Raises:
-        UserError: the target is not known, or the weight is no number from 0.
+        UserError: the target is not known, or a number is out of range.
     """
 
     def __init__(
-        self, loss: PictureLoss, weight: float, target: str | None = None, steps: tuple[int, int] | None = None
+        self,
+        loss: PictureLoss,
+        weight: float,
+        target: str | None = None,
+        steps: tuple[int, int] | None = None,
+        every: int = 1,
     ) -> None:
         if target not in (None, *TARGETS):
             raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
@@ -46,10 +52,11 @@ class Term:
         if steps is not None and (isinstance(steps, int) or [type(step) for step in steps] != [int, int]):
             raise UserError(f"Term: steps={steps} must be its first step and the first without it, such as [0,1000].")
         self.first, self.end = steps or (0, sys.maxsize)
+        self.every = COUNT.require("every of objective.terms", every)
 
     def acts(self, step: int) -> bool:
         """Whether the part counts at a step."""
-        return self.weight != 0 and self.first <= step < self.end
+        return self.weight != 0 and self.first <= step < self.end and (step - self.first) % self.every == 0
 
 
 class Generated(NamedTuple):

@@ -90,10 +90,10 @@ class PerceptualLoss(PictureLoss):
 
     shifted = True
 
-    def __init__(self, name: str, path: str | Path | None = None, precision: str = "32") -> None:
-        if precision not in ("32", "bf16"):
+    def __init__(self, name: str, path: str | Path | None = None, precision: str | int = "32") -> None:
+        if str(precision) not in ("32", "bf16"):
             raise UserError(f"PerceptualLoss: precision={precision!r} is not known; choose 32 or bf16.")
-        self.name, self.path, self.precision = name, path, precision
+        self.name, self.path, self.precision = name, path, str(precision)
 
     def load(self) -> None:
         """Load the distance.
