@@ -161,6 +161,16 @@ def test_the_generator_is_told_from_a_step_on() -> None:
     assert [adversary.losses(pictures(0), pictures(1), step).item() > 0 for step in (0, 1, 2)] == [False, False, True]
 
 
+def test_the_discriminator_learns_from_a_step_on() -> None:
+    adversary = Adversary(Mean(), 1.0, SGD, begin=2)
+    weights = []
+    for step in range(3):
+        told = adversary.losses(pictures(0), pictures(1), step).item()
+        adversary.end_step()
+        weights.append((told > 0, adversary.network.weight.item() != 2.0))
+    assert weights == [(False, False), (False, False), (True, True)]
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     adversary = Adversary(Mean(), 1.0, SGD)
     adversary.losses(pictures(0), torch.full_like(pictures(1), torch.nan), 0)

@@ -255,6 +255,13 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path: Path) ->
     for steps in (5, [5], [0, None]):
         with pytest.raises(UserError, match="first step"):
             Term(PixelLoss(), 1.0, steps=steps)
+    with pytest.raises(UserError, match="every of objective.terms: 0 is no whole number"):
+        Term(PixelLoss(), 1.0, every=0)
+
+
+def test_a_term_counts_in_its_steps_and_at_every_so_many_th() -> None:
+    term = Term(PixelLoss(), 1.0, steps=(3, 9), every=2)
+    assert [step for step in range(12) if term.acts(step)] == [3, 5, 7]
 
 
 def test_all_losses_are_in_the_sum(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_real_esrgan_in_torch_is_that_of_ncnn(tmp_path: Path) -> None:
         (teacher := Teacher("realesrgan")).to("cpu")
         assert teacher.network is not None  # batched, on any device
         assert torch.equal(teacher(lq), network(lq).clamp(0, 1))
-        (halved := Teacher("realesrgan", torch.bfloat16)).to("cpu")
+        (halved := Teacher("realesrgan", "bfloat16")).to("cpu")
         assert halved(lq).dtype == torch.float32
         assert 0 < (halved(lq) - teacher(lq)).abs().mean() < 0.02  # of noise; of photos a tenth of that
     torch.save(network.state_dict(), tmp_path / "a.pth")

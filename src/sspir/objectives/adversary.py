@@ -29,7 +29,7 @@ class Adversary:
         r1: weight of the squared gradient at true photos (Mescheder et al. 2018); 0 leaves it out.
         clip: largest norm of the discriminator's gradient.
         start: step from which on the generator is told.
-        begin: step from which on the discriminator learns; before, it costs nothing.
+        begin: step from which on the discriminator learns, before which it costs nothing; None: the first.
 
     Raises:
         UserError: the loss is not known.
@@ -44,14 +44,14 @@ class Adversary:
         r1: float = 0.0,
         clip: float = 1.0,
         start: int = 0,
-        begin: int = 0,
+        begin: int | None = None,
     ) -> None:
         if loss not in ("hinge", "softplus"):
             raise UserError(f"Adversary: loss={loss!r} is not known; choose hinge or softplus.")
         self.network = network.train()
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.companion = Companion(self.parameters, optimizer, clip)
-        self.weight, self.loss, self.r1, self.start, self.begin = weight, loss, r1, start, begin
+        self.weight, self.loss, self.r1, self.start, self.begin = weight, loss, r1, start, begin or 0
         self.figures: dict[str, float | Tensor] = {}
         self.accuracy: list[Tensor] = []  # of the batches since the last update
         self.wins = 0
