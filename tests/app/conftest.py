@@ -1,4 +1,4 @@
-"""A real `sspir app` in a process of its own, with the model that comes along."""
+"""A real `sspir app` in a process of its own, with the older model that comes along: it takes every setting."""
 
 import os
 import signal
@@ -60,13 +60,16 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+MODEL = "shipped/tiny"
+
+
 @contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[Server]:
     """`sspir app` with these flags; it is told to end at the end."""
     needs("gradio", "app")
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sspir", "app", "--port", str(port), *flags]
+    command = [sys.executable, "-m", "sspir", "app", "--port", str(port), "--weights", MODEL, *flags]
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "SSPIR_TOKEN": TOKEN}
     log = (folder.parent / f"{folder.name}.log").open("w+")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=folder)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.conftest import TOKEN, Server, free_port, serving, wait_until
+from tests.app.conftest import MODEL, TOKEN, Server, free_port, serving, wait_until
 
 UPSCALES = "/v1/images/upscales"
 BEARER = ("-H", f"Authorization: Bearer {TOKEN}")
@@ -66,7 +66,18 @@ def test_the_answer_is_that_of_the_command_line(server: Server, photos: Path, tm
     assert status == 200
     assert (answer["width"], answer["height"], answer["caption"], answer["seed"]) == (80, 64, "a wall", 3)
     flags = ["--scale=2", "--caption=a wall", "--seed=3", "--fidelity=.25", "--samples=2"]
-    command = [sys.executable, "-m", "sspir", "restore", str(photos / "one.png"), "--out", str(tmp_path), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "sspir",
+        "restore",
+        str(photos / "one.png"),
+        "--weights",
+        MODEL,
+        "--out",
+        str(tmp_path),
+        *flags,
+    ]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
     for key, name in (("image", "one.png"), ("trust_map", "one.trust.png")):
         sent = np.asarray(Image.open(BytesIO(base64.b64decode(answer[key]))))

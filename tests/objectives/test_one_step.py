@@ -255,7 +255,7 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path: Path) ->
     for steps in (5, [5], [0, None]):
         with pytest.raises(UserError, match="first step"):
             Term(PixelLoss(), 1.0, steps=steps)
-    with pytest.raises(UserError, match="every of objective.terms: 0 is no whole number"):
+    with pytest.raises(UserError, match="0 is no whole number"):
         Term(PixelLoss(), 1.0, every=0)
 
 

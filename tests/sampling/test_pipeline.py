@@ -36,7 +36,7 @@ def test_save_and_load_change_no_bit(tmp_path: Path) -> None:
 
 
 def test_a_pipeline_with_another_sampler_and_captioner_can_be_saved(tmp_path: Path) -> None:
-    pipeline = sspir.load_pipeline()
+    pipeline = sspir.load_pipeline("shipped/tiny")
     pipeline.sampler, pipeline.captioner = pipeline.settings(steps=3), NoCaption()
     pipeline.save_config(tmp_path)
     saved = json.loads((tmp_path / "model_index.json").read_text())

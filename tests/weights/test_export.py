@@ -10,9 +10,10 @@ from sspir.__main__ import main
 from sspir.errors import UserError
 from sspir.images.io import read_image
 from sspir.images.photo import to_tensor
+from sspir.metrics.detail import GradientRatio
 from sspir.metrics.psnr_ssim import psnr
 from sspir.models.latent import upscale
-from sspir.training.saved import SHIPPED
+from sspir.training.saved import MODELS, SHIPPED
 from sspir.weights.export import export
 from sspir.weights.load import load_pipeline
 from tests.degradation.presets import preset
@@ -84,12 +85,21 @@ def test_the_command_restores_with_nothing_but_a_photo(tmp_path: Path) -> None:
     assert read_image(tmp_path / "out" / "photo.png").pixels.shape == (96, 80, 3)
 
 
-def test_the_shipped_model_improves_a_photo_it_never_saw() -> None:
+def test_the_models_that_come_along_improve_a_photo_they_never_saw() -> None:
     hq = to_tensor(data.astronaut())[..., 64:256, 128:320]
     lq = preset("light")(hq, [0])
-    pipeline = load_pipeline()
-    restored = pipeline.restore(lq, ["a portrait"])
-    bicubic = psnr(upscale(lq, (192, 192)), hq)
-    assert psnr(restored.structure[0], hq) > bicubic + 0.3
-    assert psnr(restored.images, hq) > bicubic
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) < 25e6
+    bicubic = upscale(lq, (192, 192))
+    before, now = (load_pipeline(name).restore(lq, ["a portrait"]) for name in ("shipped/tiny", "shipped"))
+    assert psnr(before.structure[0], hq) > psnr(bicubic, hq) + 0.3
+    assert psnr(before.images, hq) > psnr(bicubic, hq)
+    assert abs(psnr(before.structure[0], hq) - psnr(now.structure[0], hq)) < 0.05  # the same Processor
+    assert psnr(now.images, hq) > psnr(bicubic, hq) - 1
+    strength = GradientRatio()  # 1: as sharp as the truth
+    unlike = [abs(1 - strength.score(images.clamp(0, 1), hq).item()) for images in (bicubic, before.images, now.images)]
+    assert unlike[2] < unlike[1] < unlike[0]
+
+
+def test_what_comes_along_is_small_and_the_older_model_is_there_by_name() -> None:
+    for name in ("tiny", "small"):
+        assert sum(path.stat().st_size for path in (MODELS / name).rglob("*.safetensors")) < 25e6
+    assert SHIPPED == MODELS / "small"

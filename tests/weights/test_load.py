@@ -110,8 +110,8 @@ def test_models_that_come_along_have_names(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert folder_of("shipped") == SHIPPED
     (tmp_path / "shipped" / "evaluation").mkdir(parents=True)  # what an evaluation of the name leaves
-    assert folder_of("shipped") == folder_of("shipped/tiny") == SHIPPED
-    assert weights_time("shipped/tiny") == weights_time(SHIPPED)
+    assert folder_of("shipped") == folder_of("shipped/small") == SHIPPED
+    assert weights_time("shipped/small") == weights_time(SHIPPED)
     require_weights("shipped/tiny")
     with pytest.raises(UserError, match=r"shipped/other is no model that comes along; there are .*shipped/tiny"):
         load_pipeline("shipped/other")

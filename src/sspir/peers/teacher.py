@@ -20,8 +20,8 @@ class Teacher(nn.Module):
 
     Args:
         name: of a choice in conf/peer, or a file of weights for spandrel.
-        dtype: of a network that torch runs, such as "bfloat16"; in bfloat16 Real-ESRGAN's pictures of photos are .6 grey levels away, in
-            a quarter of the time on CPUs that multiply in it.
+        dtype: of a network that torch runs, such as "bfloat16", in which Real-ESRGAN's pictures of photos are .6 grey
+            levels away, in a quarter of the time on CPUs that multiply in it.
 
     Raises:
         UserError: it is neither. A .yaml file is none: a stranger's run may name one, which could run anything.

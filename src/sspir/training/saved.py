@@ -17,7 +17,7 @@ from sspir.training.run import CONFIG
 
 MODELS = Path(__file__).parents[1] / "weights" / "shipped"
 """The small models that ship with the package."""
-SHIPPED = MODELS / "tiny"
+SHIPPED = MODELS / "small"
 """The one that is meant where none is named."""
 INDEX = "model_index.json"
 SUMS = "SHA256SUMS"
