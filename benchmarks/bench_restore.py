@@ -63,7 +63,6 @@ from sspir.sampling.loop import Predictor, Priors, predict
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module
-from sspir.training.saved import SHIPPED
 from sspir.weights.load import load_pipeline
 
 
@@ -348,7 +347,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=what, default="loops", help="what to compare")
     parser.add_argument("given", nargs="?", help="PAIRS or PHOTOS, see above")
     parser.add_argument("--quick", action="store_true", help="loops: small images, few steps")
-    parser.add_argument("--weights", default=str(SHIPPED), help="a trained model (default: the shipped one)")
+    parser.add_argument("--weights", default="shipped/tiny", help="a trained model (default: shipped/tiny)")
     parser.add_argument("--limit", type=int, default=6, help="pairs or photos to restore")
     options = parser.parse_args()
     torch.set_num_threads(1)
