@@ -148,6 +148,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--limit", type=int, help="images per set")
     parser.add_argument("--workers", default=2, type=int, help="of the measuring")
+    parser.add_argument(
+        "--metrics", nargs="+", help="lpips alone, say, which the sheet of pictures needs (default: all)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     sets = options.sets or list(SETS)
@@ -157,6 +160,7 @@ def main() -> int:
         methods = restore_set(name, options, filters[SETS[name][1]])
         given = [f"--method={method}={place}" for method, place in methods.items()]
         truth = ["--hq", str(folder / "default" / "hq"), "--workers", str(options.workers)]
+        truth += ["--metrics", *options.metrics] if options.metrics else []
         sspir(["compare", *given, *truth, "--lq", str(folder / "default" / "lq"), "--out", str(folder)])
         control = [text for text in given if "=processor=" in text or "=restored=" in text]
         sspir(["compare", *control, *truth, "--noise-control", "processor", "--out", str(folder / "control")])

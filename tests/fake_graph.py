@@ -60,6 +60,18 @@ def _views(tree: Any) -> Any:
     return tree_map_only(Tensor, Tensor.detach, tree)
 
 
+class _Waits(TorchDispatchMode):
+    """Stands for torch's debug mode "error": who waits for the device is told so."""
+
+    def set(self, mode: str) -> None:
+        self.__enter__() if mode == "error" else self.__exit__(None, None, None)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return func(*args, **(kwargs or {}))
+
+
 class _Capture:
     """Stands for `torch.cuda.graph`."""
 
@@ -86,8 +98,8 @@ def fake_graphs() -> Iterator[type[FakeGraph]]:
         patch.setattr(torch.cuda, "graph_pool_handle", object)
         patch.setattr(torch.cuda, "current_stream", lambda: None)
         patch.setattr(torch.cuda, "stream", nullcontext)
-        patch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-        patch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+        patch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+        patch.setattr(torch.cuda, "set_sync_debug_mode", _Waits().set)
         # It keeps keys and values by the identity of a tensor, and no GPU attends by it
         for module in ("sspir.sampling.loop", "sspir.training.fit"):
             patch.setattr(f"{module}.cpu_attention", lambda *_, **__: nullcontext())

@@ -161,6 +161,12 @@ def test_the_generator_is_told_from_a_step_on() -> None:
     assert [adversary.losses(pictures(0), pictures(1), step).item() > 0 for step in (0, 1, 2)] == [False, False, True]
 
 
+def test_steps_of_a_discriminator_are_whole_numbers() -> None:
+    for given in ({"begin": "soon"}, {"begin": -3}, {"start": 1.5}):
+        with pytest.raises(UserError, match=f"objective.adversary.{next(iter(given))}: "):
+            Adversary(Mean(), 1.0, SGD, **given)
+
+
 def test_the_discriminator_learns_from_a_step_on() -> None:
     adversary = Adversary(Mean(), 1.0, SGD, begin=2)
     weights = []

@@ -259,6 +259,16 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path: Path) ->
         Term(PixelLoss(), 1.0, every=0)
 
 
+def test_a_step_of_nothing_is_a_step(tmp_path: Path) -> None:
+    module = module_of(tmp_path)
+    module.generators = lambda count: generators()
+    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
+    batch = Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
+    losses = losses_at(1, OneStep({"rare": Term(PixelLoss(), 1.0, every=2)}), module, batch)
+    assert losses["nothing"].item() == 0
+    losses["nothing"].backward()
+
+
 def test_a_term_counts_in_its_steps_and_at_every_so_many_th() -> None:
     term = Term(PixelLoss(), 1.0, steps=(3, 9), every=2)
     assert [step for step in range(12) if term.acts(step)] == [3, 5, 7]

@@ -88,6 +88,8 @@ def test_a_teacher_is_its_peer_and_is_loaded_late(device: str, tmp_path: Path) -
     for name in (str(own), "esrgan"):  # a record of a stranger may name a file that runs anything
         with pytest.raises(UserError, match="is not known; choose one of realesrgan, span, span_ch48"):
             Teacher(name)
+    with pytest.raises(UserError, match="dtype='bf16' is not known; choose float32 or bfloat16"):
+        Teacher("realesrgan", "bf16")
 
 
 class Code:

@@ -18,6 +18,7 @@ from sspir.moved import present_config
 from sspir.report.runs import read_settings
 from sspir.report.settings import differing
 from sspir.training.checkpoint import load_checkpoint
+from sspir.training.fit import train
 from sspir.training.history import read_history
 from sspir.training.module import RestorationModule
 from sspir.training.repeat import repetition
@@ -187,3 +188,15 @@ def test_a_crop_of_every_set_of_a_mixture_is_the_mixture_s() -> None:
     train = {"_target_": "sspir.data.Mixture", "weights": [1, 4]}
     old = {"train": {**train, "datasets": [{**each, "crop": crop} for each in sets]}, "crop": crop}
     assert present_config({"dataset": old}) == {"dataset": {"train": {**train, "crop": crop, "datasets": sets}}}
+
+
+def test_shipped_in_a_record_is_the_model_of_then_and_is_recorded_whole_now(now: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(now / CONFIG)
+    assert config.init is None
+    for written, read in (("shipped", "shipped/tiny"), ("shipped/small", "shipped/small"), (None, None)):
+        (tmp_path / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.merge(config, {"init": written})))
+        assert read_record(tmp_path / CONFIG).init == read
+    asked = compose_config("train", ["init=shipped", f"folder={tmp_path / 'run'}", "seed=0", "backbone.path=nowhere"])
+    with pytest.raises(UserError):  # before anything is read
+        train(asked)
+    assert asked.init == "shipped/small"

@@ -27,7 +27,6 @@ def run(arguments: list[str]) -> int:
     """Make the samples that are missing."""
     options = _parser().parse_args(arguments)
 
-    import torch
     from tqdm import tqdm
 
     from sspir.commands.degrade import load_degradation
@@ -40,7 +39,7 @@ def run(arguments: list[str]) -> int:
     from sspir.peers import Teacher
 
     device = choose_device(options.device)
-    teacher = Teacher(options.teacher, torch.bfloat16 if options.precision == "bf16" else torch.float32).to(device)
+    teacher = Teacher(options.teacher, "bfloat16" if options.precision == "bf16" else None).to(device)
     if options.precision != "32" and teacher.network is None:
         raise UserError(f"--precision {options.precision} is for realesrgan; leave it out for {options.teacher}.")
     degradation = load_degradation(options.degradation)

@@ -38,7 +38,12 @@ def read_record(path: Path, may_refer: bool = False) -> DictConfig:
     if not isinstance(record, DictConfig):
         raise UserError(f"{path} is no configuration of a training; copy the run again.")
     _require_literal(record, path, may_refer)
-    return OmegaConf.create(present_config(OmegaConf.to_container(record)))  # type: ignore[arg-type]  # a mapping
+    return OmegaConf.create(present_record(OmegaConf.to_container(record)))  # type: ignore[arg-type]  # a mapping
+
+
+def present_record(record: dict[str, Any]) -> dict[str, Any]:
+    """What a training has recorded, with today's settings: `init: shipped` is of the time of a single such model."""
+    return {**present_config(record), **({"init": "shipped/tiny"} if record.get("init") == "shipped" else {})}
 
 
 def composed(config: DictConfig) -> DictConfig:

@@ -4,6 +4,7 @@ Python launches the thousands of kernels of a network one by one, which takes lo
 """
 
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,14 +25,14 @@ R = TypeVar("R")
 
 KEPT = 6  # graphs of a function: three shapes with guidance and without; all share the memory of the largest
 _COUNTED = 64  # shapes whose calls are counted
-_CALLS = 8  # of a shape within one round, or the first of its second round: a recording takes as long as two calls
+_CALLS = 8  # of a shape within one round, or the first of its second round: a recording takes as long as three calls
 
 
 def replayed(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of tensors, networks and constants: within `replaying` a GPU replays it.
 
-    The function may read nothing from the device, use no number that is drawn and keep no state on the host: its Python
-    runs when it is recorded.
+    The function may read nothing from the device, use no number that is drawn and keep no state, on the host or in
+    buffers: its Python runs when it is rehearsed and recorded.
     """
 
     @wraps(function)
@@ -143,11 +144,15 @@ class Replays:
 def _require_no_wait(work: Callable[[], Any]) -> None:
     """Do some work, which must not wait for the GPU: a recording that breaks off by it spoils torch's random numbers.
 
+    No other thread may wait for it meanwhile. Gradients are not tried: what waits in them alone breaks the recording.
+
     Raises:
         RuntimeError: it waits.
     """
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         work()
     finally:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
+from sspir.numbers import LIMIT
 from sspir.objectives.companion import Companion, OptimizerFactory
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,11 @@ class Adversary:
         loss: "hinge" (Lim and Ye 2017) or "softplus" (the loss of the first GANs, not saturating).
         r1: weight of the squared gradient at true photos (Mescheder et al. 2018); 0 leaves it out.
         clip: largest norm of the discriminator's gradient.
-        start: step from which on the generator is told.
+        start: step from which on the generator is told; some hundred after `begin`, when there is something to tell.
         begin: step from which on the discriminator learns, before which it costs nothing; None: the first.
 
     Raises:
-        UserError: the loss is not known.
+        UserError: the loss is not known, or a step is no whole number from 0.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Adversary:
         self.network = network.train()
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.companion = Companion(self.parameters, optimizer, clip)
-        self.weight, self.loss, self.r1, self.start, self.begin = weight, loss, r1, start, begin or 0
+        self.weight, self.loss, self.r1 = weight, loss, r1
+        self.start = LIMIT.require("objective.adversary.start", start)
+        self.begin = LIMIT.require("objective.adversary.begin", begin or 0)
         self.figures: dict[str, float | Tensor] = {}
         self.accuracy: list[Tensor] = []  # of the batches since the last update
         self.wins = 0

@@ -18,7 +18,7 @@ from sspir.objectives.base import Objective, normal
 from sspir.objectives.picture_losses import PictureLoss
 
 TARGETS = ("truth", "teacher", "both")
-TAKEN = {"rgb", "frequency", "noise", "adversarial", "total"}
+TAKEN = {"rgb", "frequency", "noise", "adversarial", "nothing", "total"}
 """Names that other losses of a step are logged by."""
 SHIFT = 3
 """Pixels by which a picture and its target are moved at most, before losses that look with a stride."""
@@ -32,7 +32,8 @@ class Term:
         weight: of it.
         target: "truth", "teacher" or "both", half of each; None takes the objective's.
         steps: first step of the part, and the first without it; None for all.
-        every: of these steps it counts at every so-many-th: for what costs much, such as DISTS on a CPU.
+        every: of these steps it counts at every so-many-th, with no more weight for that; None: at each. For what costs
+            much, such as DISTS on a CPU. What is logged of it is of its last step.
 
     Raises:
         UserError: the target is not known, or a number is out of range.
@@ -44,7 +45,7 @@ class Term:
         weight: float,
         target: str | None = None,
         steps: tuple[int, int] | None = None,
-        every: int = 1,
+        every: int | None = None,
     ) -> None:
         if target not in (None, *TARGETS):
             raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
@@ -52,7 +53,7 @@ class Term:
         if steps is not None and (isinstance(steps, int) or [type(step) for step in steps] != [int, int]):
             raise UserError(f"Term: steps={steps} must be its first step and the first without it, such as [0,1000].")
         self.first, self.end = steps or (0, sys.maxsize)
-        self.every = COUNT.require("every of objective.terms", every)
+        self.every = COUNT.require("every of objective.terms", 1 if every is None else every)
 
     def acts(self, step: int) -> bool:
         """Whether the part counts at a step."""
@@ -160,6 +161,8 @@ class OneStep(Objective):
         if self.adversary:
             share = 1 / module.trainer.accumulate_grad_batches
             losses["adversarial"] = self.adversary.losses(moved["picture"], moved["hq"], module.global_step, share)
+        if not acting:  # a step of nothing is a step
+            losses["nothing"] = 0 * pictures.float().mean()
         return losses | self.of_latents(module, lq, made, generators)
 
     def of_latents(

@@ -20,21 +20,23 @@ class Teacher(nn.Module):
 
     Args:
         name: of a choice in conf/peer, or a file of weights for spandrel.
-        dtype: of a network that torch runs, such as "bfloat16", in which Real-ESRGAN's pictures of photos are .6 grey
-            levels away, in a quarter of the time on CPUs that multiply in it.
+        dtype: of Real-ESRGAN, "float32" (the default, and that of all others) or "bfloat16", in which its pictures of
+            photos are .6 grey levels away, in a quarter of the time on CPUs that multiply in it.
 
     Raises:
-        UserError: it is neither. A .yaml file is none: a stranger's run may name one, which could run anything.
+        UserError: it is neither, or the type none of these. A .yaml file is none: a stranger's run may name one, which
+            could run anything.
     """
 
-    def __init__(self, name: str, dtype: str | torch.dtype = torch.float32) -> None:
+    def __init__(self, name: str, dtype: str | None = None) -> None:
         super().__init__()
         if not is_model_file(name) and name not in (known := choices("peer")):
             raise UserError(
                 f"The teacher {name} is not known; choose one of {', '.join(known)}, or a file such as x.pth."
             )
-        self.name = name
-        self.dtype: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        if dtype not in (None, "float32", "bfloat16"):
+            raise UserError(f"The teacher's dtype={dtype!r} is not known; choose float32 or bfloat16.")
+        self.name, self.dtype = name, torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.peer: Peer | None = None
         self.network: nn.Module | None = None
 

@@ -44,6 +44,7 @@ from sspir.training.run import (
     is_first_process,
     unwritable,
 )
+from sspir.training.saved import SHIPPED, folder_of
 from sspir.training.validation import ROWS
 from sspir.training.warm_start import warm_start
 
@@ -74,6 +75,8 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
     """
     SEED.require("seed", config.seed)
     name_variant(config)
+    if config.init and folder_of(config.init) == SHIPPED:
+        config.init = f"shipped/{SHIPPED.name}"  # what `shipped` means changes with time
     folder = Path(config.folder)
     if (done := finished(folder, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)

@@ -10,10 +10,10 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sspir.config.trust import check_record, dotted, leaves, read_record, targets
+from sspir.config.trust import check_record, dotted, leaves, present_record, read_record, targets
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED
-from sspir.moved import named, present_config
+from sspir.moved import named
 from sspir.training.checkpoint import LAST, glance, link_or_copy, load_checkpoint
 from sspir.training.history import cut_history
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
@@ -132,7 +132,7 @@ def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
 def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
     """The configuration of a checkpoint, else the one of its run folder."""
     with suppress(Exception):  # damage is told where all of it is loaded
-        return present_config(glance(checkpoint)["config"])
+        return present_record(glance(checkpoint)["config"])
     return _record(folder)
 
 
