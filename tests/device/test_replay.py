@@ -109,6 +109,26 @@ def test_another_strength_is_another_recording(pipeline: RestorationPipeline) ->
         )
 
 
+def test_another_strength_of_an_adapter_is_seen(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
+    needs("peft", "lora")
+    add_lora({"unet": pipeline.unet}, rank=2)
+    wake(pipeline.unet)
+    layers = [layer for layer in pipeline.unet.modules() if hasattr(layer, "set_scale")]
+    pictures = []
+    for change in (
+        lambda layer: None,
+        lambda layer: layer.set_scale("default", 3.0),
+        lambda layer: layer.enable_adapters(False),
+    ):
+        for layer in layers:
+            change(layer)
+        pictures += [restored(pipeline, seed) for seed in (0, 1)]
+        made = len(graphs.made)
+        assert torch.equal(pictures[-1], plainly(pipeline, 1))
+        assert torch.equal(restored(pipeline, 1), pictures[-1]) and len(graphs.made) == made
+    assert not torch.equal(pictures[1], pictures[3]) and not torch.equal(pictures[3], pictures[5])
+
+
 def test_nothing_is_recorded_of_a_network_that_waits_elsewhere(
     graphs: type[FakeGraph], pipeline: RestorationPipeline
 ) -> None:

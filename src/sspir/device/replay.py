@@ -67,7 +67,8 @@ class Replays:
     def clear(self) -> None:
         """Forget everything; the memory is free when torch's allocator is next asked to empty its cache.
 
-        To be called when networks changed in what their weights do not show, such as the strength of an adapter.
+        To be called when networks changed in a number that `look` does not know, such as an attribute of a class of
+        your own.
         """
         self.round = 0
         self._seen: OrderedDict[Any, _Seen] = OrderedDict()
@@ -196,7 +197,7 @@ def weights_of(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def _state_of(parts: Iterable[nn.Module]) -> Any:
-    """What recordings of networks depend on: places of weights, which of them learn, and modes.
+    """What recordings of networks depend on: places of weights, which of them learn, modes, and peft's adapters at work.
 
     None where something is not on the GPU, waits elsewhere until it is used, or has hooks, which nobody would call.
     """
@@ -205,7 +206,17 @@ def _state_of(parts: Iterable[nn.Module]) -> Any:
     if any(map(_hooked, modules)) or any(weight.device != gpu for weight in weights):
         return None
     places = tuple((weight.data_ptr(), weight.requires_grad) for weight in weights)
-    return places, tuple(module.training for module in modules)
+    return places, tuple(module.training for module in modules), [*filter(None, map(_adapters, modules))]
+
+
+def _adapters(module: nn.Module) -> Any:
+    """Which of a layer's adapters count, and how much; peft keeps it in attributes."""
+    held = module.__dict__
+    if "_active_adapter" not in held:
+        return None
+    names = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
+    return repr([held.get(name) for name in names])
+
 
 
 def _hooked(module: nn.Module) -> bool:
