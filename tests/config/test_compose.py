@@ -157,3 +157,26 @@ def test_a_single_file_holds_no_text_encoder(tmp_path: Path) -> None:
         UserError, match=r"model\.safetensors is a file; text_encoder\.path must be a folder or a hub id"
     ):
         build(config.text_encoder)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("inti=shipped", r"^There is no setting inti, but init\.$"),
+        ("+inti=shipped", r"^There is no setting inti, but init\.$"),
+        ("trainer.max_stepss=3", r"^There is no setting trainer\.max_stepss, but trainer\.max_steps\.$"),
+        ("loss.xyz=3", r"^There is no setting loss\.xyz; loss has .*frequency.*\. \+loss\.xyz=VALUE adds one\.$"),
+        ("init_skip=vae", r"^init_skip takes a list: 'init_skip=\[A,B\]'\.$"),
+        ("seed=abc", r"^seed: 'abc' is no integer\.$"),
+        ("backbone=nix", r"^There is no backbone nix; choose one of sd15, .*, tiny\.$"),
+        ("batch_size=[1", r"^'batch_size=\[1' cannot be read as KEY=VALUE .*; quote it as 'KEY=\"VALUE\"'\.$"),
+    ],
+)
+def test_what_cannot_be_composed_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compose_config("train", ["experiments=tiny", override])
+
+
+def test_what_others_name_may_be_added() -> None:
+    config = compose_config("train", ["experiments=tiny", "+images=3", "batch_size=${images}"])
+    assert config.batch_size == config.data.batch_size == 3

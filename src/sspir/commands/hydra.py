@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.compose import compose_config, config_root, modern, register
+from sspir.config.compose import compose_config, config_root, known, modern, register
+from sspir.config.sentence import sentence
 from sspir.config.sweep import job_overrides
 from sspir.errors import NotApplicableError, UserError
 from sspir.moved import present_overrides
@@ -54,7 +55,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         of_launcher = os.getpid() != process
         try:
             with Stop.in_process() if of_launcher else nullcontext():
-                return _call(module, name, modern(config))
+                return _call(module, name, known(config_name, modern(config)))
         except UserError as error:
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
                 log.warning("Passed over: %s", _sentence(error))
@@ -72,7 +73,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         with Stop.passed_on(arguments):
             task()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(sentence(error)) from error
     finally:
         sys.argv = before
     if failed:

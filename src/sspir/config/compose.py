@@ -1,7 +1,9 @@
 """Configurations are composed of the files in `conf/` and `experiments/`, sspir's and people's own."""
 
 import logging
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,13 @@ from yaml import YAMLError
 from sspir.config import outside
 from sspir.config.build import refusal
 from sspir.config.schema import EvaluateConfig, SearchConfig, TrainConfig
+from sspir.config.sentence import sentence, unknown
 from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
 from sspir.moved import present_config, present_overrides, renamed
 
 log = logging.getLogger(__name__)
+_SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 
 
 def config_root() -> Path:
@@ -55,8 +59,8 @@ def register() -> None:
     """
     outside.activate()
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
+    for name, schema in _SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
     store.store(group="hydra/sweeper", name="optuna_schema", node=SearchConfig)
     OmegaConf.register_new_resolver("repo", lambda: str(config_root()), replace=True)
     OmegaConf.register_new_resolver("swept", swept, replace=True)
@@ -85,7 +89,7 @@ def told(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, YAMLError | OmegaConfBaseException):
-        return UserError(" ".join(str(error).split()))
+        return UserError(sentence(error))
     if not isinstance(error, HydraException):
         return None
     if isinstance(error, InstantiationException):
@@ -121,6 +125,24 @@ def modern(config: DictConfig) -> DictConfig:
     return made
 
 
+def known(name: str, config: DictConfig) -> DictConfig:
+    """A configuration of "train" or "evaluate" that has no settings of its own at the top but those that others name.
+
+    Hydra takes anything behind a plus, and advises it where a setting is misspelt.
+
+    Raises:
+        UserError: nothing reads a setting.
+    """
+    if name not in _SCHEMAS:
+        return config
+    settings = [setting.name for setting in fields(_SCHEMAS[name])]
+    text = OmegaConf.to_yaml(config)
+    for key in map(str, config):
+        if key not in settings and not re.search(rf"\$\{{{key}\b", text):
+            raise UserError(unknown(key, settings))
+    return config
+
+
 def _with_new_names(node: Any) -> Any:
     """A configuration, as plain mappings and lists, with the new name of every `_target_`; old ones are told, once."""
     if isinstance(node, list):
@@ -153,6 +175,6 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return modern(compose(name, overrides=list(present_overrides(overrides))))
+            return known(name, modern(compose(name, overrides=list(present_overrides(overrides)))))
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            raise UserError(" ".join(str(error).split())) from error
+            raise UserError(sentence(error)) from error

@@ -197,7 +197,7 @@ def weights_of(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def _state_of(parts: Iterable[nn.Module]) -> Any:
-    """What recordings of networks depend on: places of weights, which of them learn, modes, and peft's adapters at work.
+    """What recordings of networks depend on: places of weights, which of them learn, modes, and adapters.
 
     None where something is not on the GPU, waits elsewhere until it is used, or has hooks, which nobody would call.
     """
@@ -216,7 +216,6 @@ def _adapters(module: nn.Module) -> Any:
         return None
     names = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
     return repr([held.get(name) for name in names])
-
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from sspir.config.compose import config_root
 from sspir.config.schema import TrainConfig
+from sspir.config.sentence import sentence
 from sspir.config.trust import check_places, check_record, read_record
 from sspir.errors import UserError
 from sspir.moved import present_changes, with_references
@@ -58,5 +59,5 @@ def repetition(folder: Path, changes: Sequence[str]) -> Any:
     except UserError:
         raise
     except Exception as error:  # OmegaConf's
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(sentence(error)) from error
     return changed

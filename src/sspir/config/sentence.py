@@ -1,0 +1,40 @@
+"""What Hydra and OmegaConf have against a setting, as one sentence that says what to write."""
+
+import re
+from difflib import get_close_matches
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import Container
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+
+def sentence(error: Exception) -> str:
+    """The sentence for a configuration that cannot be composed, or changed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group and name:
+            return f"There is no {group} {name}; choose one of {', '.join(error.options)}."
+    if isinstance(error, OverrideParseException):
+        reason = error.message.splitlines()[0]
+        return f"{error.override!r} cannot be read as KEY=VALUE ({reason}); quote it as 'KEY=\"VALUE\"'."
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
+        return " ".join(str(error).split())
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
+        return unknown(cause.full_key, [str(key) for key in cause.parent_node])
+    first = str(cause).splitlines()[0]
+    if wrong := re.match(r"Value ('.*') of type '\w+' could not be converted to (\w+)", first):
+        return f"{cause.full_key}: {wrong[1]} is no {wrong[2].lower()}."
+    if "is not a ListConfig" in first:
+        return f"{cause.full_key} takes a list: '{cause.full_key}=[A,B]'."
+    return f"{cause.full_key}: {first.rstrip('.')}."
+
+
+def unknown(key: str, settings: list[str]) -> str:
+    """The sentence for a setting that there is not, by those that there are beside it."""
+    place, dot, name = key.rpartition(".")
+    near = get_close_matches(name, settings, n=1)
+    if near:
+        return f"There is no setting {key}, but {place}{dot}{near[0]}."
+    added = f" +{key}=VALUE adds one." if place else ""
+    return f"There is no setting {key}; {place or 'the configuration'} has {', '.join(sorted(settings))}.{added}"
