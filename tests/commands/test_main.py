@@ -71,6 +71,41 @@ def test_each_job_of_a_multirun_that_fails_is_told(
         assert f"dataset.train.root={root}: {root} is not a folder" in told
 
 
+def test_the_log_of_a_run_says_why_it_ended(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *OVERRIDES, "dataset.train.root=/nowhere/photos", "folder=refused"]) == 2
+    assert "[ERROR] - /nowhere/photos is not a folder" in Path("refused/train.log").read_text()
+    Path("lost.py").write_text(
+        "from pytorch_lightning import Callback\n"
+        "class Lost(Callback):\n    def on_fit_start(self, *_):\n        raise RuntimeError('the disk is gone')\n"
+    )
+    photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    own = ["--path", ".", "train", *OVERRIDES, *photos, "folder=crashed", "+callbacks.lost={_target_: lost.Lost}"]
+    with pytest.raises(RuntimeError):
+        main(own)
+    assert Path("crashed/train.log").read_text().rstrip().endswith("RuntimeError: the disk is gone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["evaluate"], "Give run=VALUE; there is no default."),
+        (
+            ["train", "experiments=tiny", "dataset=folder"],
+            "Give dataset.train.roots=VALUE dataset.validation.photos.roots=VALUE; there is no default.",
+        ),
+    ],
+)
+def test_what_has_no_default_is_asked_for_at_once(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(f"sspir {arguments[0]}: {sentence}\n")
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(unbuffered: str) -> None:
     read, write = os.pipe()

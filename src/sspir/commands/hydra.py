@@ -19,7 +19,7 @@ from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
 from sspir.config.compose import compose_config, config_root, known, modern, register
-from sspir.config.sentence import sentence
+from sspir.config.sentence import sentence, ungiven
 from sspir.config.sweep import job_overrides
 from sspir.errors import NotApplicableError, UserError
 from sspir.moved import present_overrides
@@ -56,7 +56,10 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         try:
             with Stop.in_process() if of_launcher else nullcontext():
                 return _call(module, name, known(config_name, modern(config)))
-        except UserError as error:
+        except Exception as error:
+            _keep(error)
+            if not isinstance(error, UserError):
+                raise
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
                 log.warning("Passed over: %s", _sentence(error))
                 return None
@@ -95,10 +98,21 @@ def _show(config_name: str, arguments: list[str]) -> int:
 
 
 def _call(module: str, name: str, config: DictConfig) -> Any:
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(ungiven(missing))
     try:
         return getattr(import_module(module), name)(config)
     except InstantiationException as error:  # of a constructor that Hydra called
         raise refusal(error) from error
+
+
+def _keep(error: Exception) -> None:
+    """Write an error into the job's log file; the terminal is told by whoever catches it."""
+    trace = None if isinstance(error, UserError) else (type(error), error, error.__traceback__)
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, str(error), (), trace)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _sentence(error: UserError) -> str:

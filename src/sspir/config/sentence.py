@@ -1,6 +1,7 @@
 """What Hydra and OmegaConf have against a setting, as one sentence that says what to write."""
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -17,6 +18,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         reason = error.message.splitlines()[0]
         return f"{error.override!r} cannot be read as KEY=VALUE ({reason}); quote it as 'KEY=\"VALUE\"'."
+    if missing := re.search(r"Missing mandatory value: ([^\s]+?)\.?$", str(error).splitlines()[0]):
+        return ungiven([missing[1]])
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
         return " ".join(str(error).split())
@@ -38,3 +41,8 @@ def unknown(key: str, settings: list[str]) -> str:
         return f"There is no setting {key}, but {place}{dot}{near[0]}."
     added = f" +{key}=VALUE adds one." if place else ""
     return f"There is no setting {key}; {place or 'the configuration'} has {', '.join(sorted(settings))}.{added}"
+
+
+def ungiven(settings: Sequence[str]) -> str:
+    """The sentence for settings that have no default."""
+    return f"Give {' '.join(f'{key}=VALUE' for key in settings)}; there is no default."
