@@ -59,6 +59,7 @@ def test_a_photo_comes_back_larger(server: Server, photos: Path) -> None:
     assert (status, Image.open(BytesIO(other)).format, Image.open(BytesIO(other)).size) == (200, "JPEG", (88, 70))
 
 
+@pytest.mark.thorough
 def test_the_answer_is_that_of_the_command_line(server: Server, photos: Path, tmp_path: Path) -> None:
     fields = ("scale=2", "caption=a wall", "seed=3", "fidelity=0.25", "samples=2", "response_format=json")
     status, body = upscale(server, f"image=@{photos / 'one.png'}", *fields)
@@ -204,6 +205,7 @@ def test_gradio_s_own_client_restores(server: Server, photos: Path) -> None:
     client.close()
 
 
+@pytest.mark.thorough
 def test_a_signal_ends_the_work_and_deletes_everything(photos: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "served") as server:
         slow = started(server, UPSCALES, *BEARER, "-F", f"image=@{photos / 'large.png'}", "-F", "samples=8")
@@ -214,6 +216,7 @@ def test_a_signal_ends_the_work_and_deletes_everything(photos: Path, tmp_path: P
         assert not server.files()
 
 
+@pytest.mark.thorough
 def test_trouble_at_the_start_is_one_sentence(server: Server, tmp_path: Path) -> None:
     def words(*flags: str, **environment: str) -> str:
         command = [sys.executable, "-m", "sspir", "app", *flags]

@@ -193,7 +193,10 @@ def test_bad_input_is_one_sentence(
     assert not (folder / "captions.jsonl").exists()
 
 
-@pytest.mark.parametrize(("count", "kills"), [(160, 1), pytest.param(2000, 5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("count", "kills"),
+    [pytest.param(160, 1, marks=pytest.mark.thorough), pytest.param(2000, 5, marks=pytest.mark.slow)],
+)
 def test_killed_at_any_moment_it_ends_with_every_caption_once(count: int, kills: int, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -86,6 +86,7 @@ def told_wandb(run: Path, words: bytes, seconds: float = 30) -> bool:
     return found
 
 
+@pytest.mark.thorough
 def test_a_broken_checkpoint_is_said_and_the_rest_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     milestone = run / "checkpoints" / "step-2.ckpt"
     milestone.write_bytes(milestone.read_bytes()[:-3000])

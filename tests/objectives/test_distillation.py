@@ -112,6 +112,7 @@ def test_the_gradient_is_the_difference_of_two_estimates(tmp_path: Path, kind: s
     assert (made.latents.grad - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.thorough
 def test_the_lora_learns_what_the_step_makes_and_the_frozen_denoiser_nothing(tmp_path: Path) -> None:
     module = module_of(tmp_path, *SCORE, "objective.guidance=1.0")
     objective, frozen = module.objective, module.objective.frozen

@@ -76,6 +76,7 @@ def shown(specification: Any) -> None:
     assert any(kind == "Weave" for kind, _ in found)
 
 
+@pytest.mark.thorough
 def test_without_an_account_it_writes_the_specification_and_asks_nobody(runs: Path, tmp_path: Path) -> None:
     kept = {name: text for name, text in os.environ.items() if not name.startswith("WANDB")}
     environment = {**kept, "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}

@@ -19,6 +19,7 @@ def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_a_diffusion_model_and_a_peer_side_by_side_and_once(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -133,3 +134,10 @@ def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.Captur
     assert main(command) == 2
     assert "sheets/a.png exists and was not written by this command" in capsys.readouterr().err
     assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == mine
+
+
+def test_what_one_of_several_refuses_is_said_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_photo(tmp_path / "a.png", 8, 8)
+    both = ["--weights", "shipped", "--weights", "shipped/tiny"]
+    assert main(["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out", *both, "--samples", "2"]) == 2
+    assert capsys.readouterr().err.startswith("sspir restore: shipped: This model adds no noise")

@@ -248,6 +248,7 @@ def test_a_broken_checkpoint_is_refused(finished: Path, tmp_path: Path) -> None:
         RestorationModule.from_run(tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_is_found_and_the_checkpoint_before_goes_on(
     finished: Path, photo_folder: Path, tmp_path: Path
 ) -> None:

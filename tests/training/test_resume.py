@@ -276,6 +276,7 @@ with alone_in(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.thorough
 def test_two_processes_do_not_train_in_one_folder_and_a_dead_one_frees_it(photo_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)

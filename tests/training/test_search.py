@@ -64,6 +64,7 @@ def report(*folders: str) -> str:
     return Path("report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_nothing_is_trained_twice_and_studies_share_runs_and_a_folder(photo_folder: Path, home: Path) -> None:
     space, count = "ablation=choice(none,no_rgb_loss)", "hydra.sweeper.n_trials=4"
     assert sweep(photo_folder, space, count) == 0
@@ -93,6 +94,7 @@ def test_nothing_is_trained_twice_and_studies_share_runs_and_a_folder(photo_fold
     assert '<tr id="run-none-s0">' in page
 
 
+@pytest.mark.thorough
 def test_a_pruned_run_goes_on_as_if_it_had_not_been(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -134,6 +136,7 @@ def test_what_a_model_refuses_and_what_cannot_be_composed_fails_and_the_rest_goe
     assert "1 complete" in page
 
 
+@pytest.mark.thorough
 def test_a_run_that_comes_to_nan_is_pruned(photo_folder: Path, home: Path) -> None:
     varied = ["optimizer.lr=choice(1e30,1e-3)", "hydra.sweeper.n_trials=2", *ALL]
     length = ["trainer.max_steps=3", "trainer.val_check_interval=3", "callbacks.nan.limit=1"]
@@ -181,6 +184,7 @@ def test_an_experiment_from_outside_says_what_varies_and_any_error_fails_its_tri
     assert Path("runs/own/none-breaks-False-s0/summary.json").is_file()
 
 
+@pytest.mark.thorough
 def test_several_objectives_make_a_front_and_prune_nothing(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:

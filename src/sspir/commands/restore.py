@@ -129,8 +129,12 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
 
     from sspir.restoring.checks import require_room_for_one
 
-    pipeline, prefix = load(options), name and f"{name}: "
-    request = request_of(options, pipeline)
+    prefix = name and f"{name}: "
+    try:
+        pipeline = load(options)
+        request = request_of(options, pipeline)
+    except UserError as error:
+        raise UserError(f"{prefix}{error}") from error
     with tqdm(desc=name, total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         restorer = _restorer(options, pipeline, request, journal, caption_of, bar)
         left = [job for job in jobs if not _skipped(job, restorer, options)]
