@@ -29,7 +29,9 @@ class Consistency(Objective):
         negative_caption: of guidance.
         levels: of noise, between nothing and the start. The sampler's steps are among them where their number divides
             this one.
-        huber: distance from which a difference counts by its size, below by its square.
+        huber: distance from which a difference counts by its size, below by its square. By sizes, as Luo et al. have
+            it, differences that are skewed push all levels the same way, which only the first level holds back: with
+            the rates of Adam that train a small student it drifts, by squares it does not.
 
     Raises:
         UserError: a number is out of range.
