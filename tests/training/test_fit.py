@@ -4,6 +4,7 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +94,53 @@ def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, 
         for path in (finished / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("moment", "error", "end"),
+    [
+        ("validation", KeyboardInterrupt, SystemExit),
+        pytest.param("validation", RuntimeError, RuntimeError, marks=pytest.mark.thorough),
+        pytest.param("next step", RuntimeError, RuntimeError, marks=pytest.mark.thorough),
+    ],
+)
+def test_a_validation_that_was_stopped_is_made_once(
+    moment: str,
+    error: type[BaseException],
+    end: type[BaseException],
+    finished: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = RestorationModule.training_step
+
+    def stopped(self: Any, *arguments: Any) -> Any:
+        if moment == "validation" or self.global_step == 2:  # the first two steps are saved, and validated
+            raise error
+        return step(self, *arguments)
+
+    where = (Validation, "finish") if moment == "validation" else (RestorationModule, "training_step")
+    with monkeypatch.context() as broken:
+        broken.setattr(*where, stopped)
+        with pytest.raises(end):
+            tiny_run(tmp_path / "run", photo_folder)
+    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 2
+    tiny_run(tmp_path / "run", photo_folder)
+    curves = [
+        [line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "val/psnr_y" in line]
+        for folder in (finished, tmp_path / "run")
+    ]
+    assert [line["step"] for line in curves[1]] == [2, 4]
+    assert curves[0] == curves[1]
+    for name in ("last", "best"):
+        whole, ours = (load_checkpoint(find_checkpoint(folder, name)) for folder in (finished, tmp_path / "run"))
+        counts = [each["loops"]["fit_loop"]["epoch_loop.batch_progress"] for each in (whole, ours)]
+        assert counts[0] == counts[1]
+        scores = [[value.get("best_model_score") for value in each["callbacks"].values()] for each in (whole, ours)]
+        assert scores[0] == scores[1]
+        for part in ("state_dict", "ema"):
+            assert all(torch.equal(value, ours[part][key]) for key, value in whole[part].items()), (name, part)
 
 
 @pytest.mark.thorough

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sspir.files import led
 from sspir.numbers import LIMIT
-from sspir.training.checkpoint import LAST, link_or_copy
+from sspir.training.checkpoint import LAST, VALIDATION_DUE, link_or_copy
 from sspir.training.parts import trained_weights
 from sspir.training.run import is_first_process
 from sspir.training.strategy import full_tensor, shared_as
@@ -112,18 +112,31 @@ class SaveAtEnd(Checkpoint):
         self._last = False  # whether it was an epoch's last batch
         self._stopped = False
         self._interrupted = False  # by Ctrl-C, amid a step
+        self._due = False  # whether the step that the run goes on from is still to be validated
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Keep Lightning from saving the step again that a run goes on from.
+        """Validate the step that a run goes on from where a stop prevented that; keep Lightning from saving it again.
 
-        It would after the next batch, amid gradients that are accumulated, which no checkpoint holds.
+        It would save after the next batch, amid gradients that are accumulated, which no checkpoint holds.
         """
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step
+        if self._due:
+            self._due = False
+            self._validate(trainer)
         own = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread() and not own:
             signal.signal(signal.SIGINT, self._on_interrupt)  # Lightning takes it back
+
+    def _validate(self, trainer: pl.Trainer) -> None:
+        """Validate the step that a run goes on from, as Lightning would have after it."""
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False
+        loop.reset_restart_stage()
+        trainer.validating = True
+        loop.run()
+        trainer.training = True
 
     def _on_interrupt(self, number: int, frame: Any) -> None:
         """Stop at once where there is a whole step to save, else after this one.
@@ -179,14 +192,20 @@ class SaveAtEnd(Checkpoint):
         """Mark a checkpoint that is written within a validation as one of the step before the validation.
 
         Lightning goes on exactly from a checkpoint of a step; after one of a validation it counts a step twice or not
-        at all.
+        at all. Whether the step's validation is still to come is noted.
         """
         if trainer.validating and not self._stopped:
             for part in ("total", "current"):
-                checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][part]["completed"] -= 1
+                counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][part]
+                counts["completed"] = counts["processed"] - 1
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        made = module.validated_at == trainer.global_step
+        due = not made and fetcher is not None and loop._should_check_val_fx(fetcher)
+        checkpoint[VALIDATION_DUE] = bool(due or (trainer.validating and self._stopped))
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have Lightning know the checkpoints of a run whose folder was moved, and what the best one has reached."""
+        self._due = checkpoint.get(VALIDATION_DUE, False)
         here = str(self.path.parent.resolve())
         for key, state in checkpoint.get("callbacks", {}).items():
             if Path(there := str(state.get("dirpath"))).name == self.path.parent.name:

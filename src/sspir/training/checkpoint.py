@@ -17,6 +17,8 @@ from sspir.files import replacing
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.training.strategy import full_tensor
 
+VALIDATION_DUE = "validation_due"
+"""Whether the validation of a checkpoint's step was still to come when it was written."""
 LAST = "last.ckpt"
 
 

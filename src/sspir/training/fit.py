@@ -29,6 +29,7 @@ from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
+from sspir.training.history import ROWS
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_pretrained, trained_weights
 from sspir.training.resume import finished, starting_point
@@ -45,7 +46,6 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
-from sspir.training.validation import ROWS
 from sspir.training.warm_start import warm_start
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,8 @@ from typing import Any
 
 from sspir.files import write_text
 
+ROWS = ("val", "bicubic", "structure")
+"""What a validation's values begin with: those of what is restored, of what it is compared with, of the Processor."""
 HEADER = {"steps": "updates made"}  # the first line; a file of before lacks it and counts its steps from 0
 
 
@@ -24,7 +26,15 @@ def read_history(path: Path) -> Iterator[dict[str, Any]]:
             yield {**line, "step": line["step"] + first}
 
 
-def cut_history(path: Path, step: int) -> None:
-    """Drop the lines after a step, which will be logged again, and give an old file today's steps."""
+def cut_history(path: Path, step: int, due: bool = False) -> None:
+    """Drop the lines that will be logged again, and give an old file today's steps.
+
+    Args:
+        path: of the file.
+        step: the last one that stays.
+        due: whether its validation is made again.
+    """
     lines = [HEADER, *(line for line in read_history(path) if line["step"] <= step)]
+    if due:
+        lines = [line for line in lines if line.get("step") != step or not any(key.startswith(ROWS) for key in line)]
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

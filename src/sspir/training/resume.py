@@ -14,7 +14,7 @@ from sspir.config.trust import check_record, dotted, leaves, present_record, rea
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE, REPLACED
 from sspir.moved import named
-from sspir.training.checkpoint import LAST, glance, link_or_copy, load_checkpoint
+from sspir.training.checkpoint import LAST, VALIDATION_DUE, glance, link_or_copy, load_checkpoint
 from sspir.training.history import cut_history
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
 from sspir.training.schedule import rate_at
@@ -81,15 +81,16 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
         if is_first_process():
             _set_aside(folder)
         return None
-    checkpoint, step = _chosen(folder, config.resume), 0
+    checkpoint, step, due = _chosen(folder, config.resume), 0, False
     if checkpoint:
         before = _recorded(folder, checkpoint)
         _hold(config, before)
         _compare(folder, before, config)
-        step = load_checkpoint(checkpoint)["global_step"]
+        state = load_checkpoint(checkpoint)
+        step, due = state["global_step"], state.get(VALIDATION_DUE, False)
         _say_rate(before, config, step)
     if is_first_process():
-        _tidy(folder, checkpoint, step)
+        _tidy(folder, checkpoint, step, due)
     return checkpoint and checkpoint.with_name(LAST)
 
 
@@ -118,15 +119,15 @@ def _set_aside(folder: Path) -> None:
     log.warning("Starting anew, as resume=never says; what was trained in %s before is in %s.", folder, place)
 
 
-def _tidy(folder: Path, checkpoint: Path | None, step: int) -> None:
-    """Make a checkpoint the last one; drop files that a kill has torn, and logged steps that will be made again."""
+def _tidy(folder: Path, checkpoint: Path | None, step: int, due: bool) -> None:
+    """Make a checkpoint the last one; drop files that a kill has torn, and what of the log will be made again."""
     for old in (folder / SUMMARY, folder / NOT_APPLICABLE, *(folder / CHECKPOINTS).glob(".*")):
         old.unlink(missing_ok=True)
     if checkpoint and checkpoint.name != LAST:
         link_or_copy(checkpoint, checkpoint.with_name(LAST))
     metrics = folder / METRICS
     if metrics.is_file():
-        cut_history(metrics, step)
+        cut_history(metrics, step, due)
 
 
 def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from sspir.sampling.output import REPAIRED, BrokenError, RestorationOutput
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
 from sspir.seeding import sample_seed
+from sspir.training.history import ROWS
 from sspir.training.strategy import gathered
 
 log = logging.getLogger(__name__)
-
-ROWS = ("val", "bicubic", "structure")
 
 
 class Validation(nn.Module):
