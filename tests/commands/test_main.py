@@ -10,6 +10,7 @@ import pytest
 
 import sspir
 from sspir.__main__ import COMMANDS, main
+from tests.pipelines import write_photo
 from tests.runs import OVERRIDES
 
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "pytorch_lightning", "hydra", "open_clip")
@@ -32,6 +33,17 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_importing_the_package_is_light() -> None:
     code = f"import sys, sspir; assert not [m for m in {HEAVY!r} if m in sys.modules]"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_restoring_imports_no_part_of_training(tmp_path: Path) -> None:
+    write_photo(tmp_path / "a.png", 8, 8)
+    command = ["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out"]
+    code = (
+        f"import sys; from sspir.__main__ import main; assert main({command!r}) == 0\n"
+        "found = {'pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'wandb'} & sys.modules.keys()\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

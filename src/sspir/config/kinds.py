@@ -2,54 +2,53 @@
 
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
-from diffusers import ModelMixin, SchedulerMixin
 from hydra.utils import get_object
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import Strategy
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
-from torchmetrics import Metric
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sspir.captioners.base import Captioner
 from sspir.config import outside
-from sspir.data import Crop
-from sspir.degradation import Degradation, Operation
-from sspir.encoders.text import TextEncoder
 from sspir.moved import present
-from sspir.objectives import Adversary, Objective, PictureLoss, Term
-from sspir.sampling.sampler import Sampler
 
 Key = tuple[Any, ...]
 """A place in a configuration: names of mappings and numbers in lists."""
 
 
 class Kind(NamedTuple):
-    """The values of a setting: classes by base class and defining package, and our own functions by name.
+    """The values of a setting: classes by base classes and defining package, and our own functions by name.
+
+    Base classes are dotted paths: Lightning, which restoring does without, takes seconds to import.
 
     Packages are as narrow as they can be: torchmetrics.multimodal runs code from the hub, and Lightning's loggers send
     keys and pictures to any address.
     """
 
-    bases: tuple[type, ...]
+    bases: tuple[str, ...]
     packages: tuple[str, ...] = ("sspir",)
     functions: tuple[str, ...] = ()
 
 
 def _network(*functions: str) -> Kind:
-    return Kind((nn.Module,), ("sspir", "torch.nn.modules", "diffusers.models"), functions)
+    return Kind(("torch.nn.Module",), ("sspir", "torch.nn.modules", "diffusers.models"), functions)
 
 
 _DATA = Kind(
-    (pl.LightningDataModule, Dataset, Crop, Degradation, Operation),
+    (
+        "pytorch_lightning.LightningDataModule",
+        "torch.utils.data.Dataset",
+        "sspir.data.Crop",
+        "sspir.degradation.Degradation",
+        "sspir.degradation.Operation",
+    ),
     functions=("sspir.data.photos", "sspir.degradation.Degradation.mixture"),
 )
-_METRIC = Kind((Metric,), ("sspir", "torchmetrics.image", "torchmetrics.regression"))
+_METRIC = Kind(("torchmetrics.Metric",), ("sspir", "torchmetrics.image", "torchmetrics.regression"))
 _OBJECTIVE = Kind(
-    (Objective, Term, PictureLoss, Adversary, Optimizer, nn.Module),
+    (
+        "sspir.objectives.Objective",
+        "sspir.objectives.Term",
+        "sspir.objectives.PictureLoss",
+        "sspir.objectives.Adversary",
+        "torch.optim.Optimizer",
+        "torch.nn.Module",
+    ),
     ("sspir", "torch.nn.modules", "torch.optim"),
     (
         "sspir.encoders.DINOv2ImageEncoder.from_dinov2",
@@ -59,11 +58,11 @@ _OBJECTIVE = Kind(
     ),
 )
 KINDS = {
-    "module": Kind((pl.LightningModule,)),
+    "module": Kind(("pytorch_lightning.LightningModule",)),
     "backbone": _network("sspir.models.ControlledUNet.from_unet", "sspir.pretrained.load_unet"),
     "vae": _network("sspir.pretrained.load_autoencoder"),
     "text_encoder": Kind(
-        (TextEncoder,),
+        ("sspir.encoders.text.TextEncoder",),
         functions=(
             "sspir.encoders.TextEncoder.from_pretrained",
             "sspir.encoders.TextEncoder.from_xl",
@@ -76,28 +75,35 @@ KINDS = {
         "sspir.encoders.DINOv2ImageEncoder.from_dinov2",
         "sspir.encoders.OpenCLIPImageEncoder.from_open_clip",
     ),
-    "captioner": Kind((Captioner,)),
+    "captioner": Kind(("sspir.captioners.base.Captioner",)),
     "noise_schedule": Kind(
-        (SchedulerMixin,), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
+        ("diffusers.SchedulerMixin",), ("sspir", "diffusers.schedulers"), ("sspir.pretrained.load_noise_schedule",)
     ),
     "objective": _OBJECTIVE,
     "discriminator": _OBJECTIVE,
     "metric": _METRIC,
     "metrics": _METRIC,
-    "sampler": Kind((Sampler,)),
-    "optimizer": Kind((Optimizer,), ("sspir", "torch.optim")),
-    "schedule": Kind((LRScheduler,), ("sspir", "torch.optim"), ("sspir.training.cosine",)),
+    "sampler": Kind(("sspir.sampling.sampler.Sampler",)),
+    "optimizer": Kind(("torch.optim.Optimizer",), ("sspir", "torch.optim")),
+    "schedule": Kind(("torch.optim.lr_scheduler.LRScheduler",), ("sspir", "torch.optim"), ("sspir.training.cosine",)),
     "data": _DATA,
     "dataset": _DATA,
     "degradation": _DATA,
-    "trainer": Kind((pl.Trainer, Strategy), ("sspir", "pytorch_lightning")),
-    "callbacks": Kind((pl.Callback,), ("sspir", "pytorch_lightning.callbacks")),
-    "logger": Kind((Logger,), functions=("sspir.training.wandb_logger",)),
+    "trainer": Kind(
+        ("pytorch_lightning.Trainer", "pytorch_lightning.strategies.Strategy"), ("sspir", "pytorch_lightning")
+    ),
+    "callbacks": Kind(("pytorch_lightning.Callback",), ("sspir", "pytorch_lightning.callbacks")),
+    "logger": Kind(("pytorch_lightning.loggers.logger.Logger",), functions=("sspir.training.wandb_logger",)),
 }
 """By the setting's name in a record, or in its `module`; all others are networks."""
 
 SAVED = Kind(
-    (ModelMixin, SchedulerMixin, PreTrainedModel, PreTrainedTokenizerBase),
+    (
+        "diffusers.ModelMixin",
+        "diffusers.SchedulerMixin",
+        "transformers.PreTrainedModel",
+        "transformers.PreTrainedTokenizerBase",
+    ),
     ("sspir", "diffusers.models", "diffusers.schedulers", "transformers"),
 )
 """Parts of a saved pipeline."""
@@ -122,7 +128,7 @@ def fits(target: Any, kind: Kind) -> bool:
         return True
     return (
         isinstance(found, type)
-        and issubclass(found, kind.bases)
+        and issubclass(found, tuple(map(get_object, kind.bases)))
         and defined.startswith(tuple(f"{package}." for package in kind.packages))
     )
 

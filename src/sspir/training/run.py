@@ -1,4 +1,7 @@
-"""A run folder: the files of a training, and how a model is rebuilt from them."""
+"""A run folder: the files of a training, and how a model is rebuilt from them.
+
+Importing it imports neither Lightning nor torchmetrics, which take seconds that restoring with a pipeline does without.
+"""
 
 import logging
 import os
@@ -23,8 +26,6 @@ from sspir.config.trust import check_record, read_record
 from sspir.errors import UserError
 from sspir.files import write_text
 from sspir.models.lora import merge_lora
-from sspir.objectives.base import Objective
-from sspir.training.checkpoint import load_checkpoint
 
 CONFIG = "config.yaml"  # resolved: what ran
 COMPOSED = "composed.yaml"  # as composed, with references: what `sspir train --from` changes
@@ -77,6 +78,9 @@ def load_run(folder: Path, checkpoint: str = "last", merged: bool = True) -> Any
         checkpoint: "last", "best" or a file name.
         merged: add adapters to the layers they stand on, which are plain ones then.
     """
+    from sspir.objectives.base import Objective
+    from sspir.training.checkpoint import load_checkpoint
+
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no run folder: it has no {CONFIG}; name the folder that training wrote.")
     outside.activate()

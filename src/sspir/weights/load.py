@@ -7,7 +7,6 @@ from pathlib import Path
 from sspir.captioners.base import Captioner
 from sspir.errors import UserError
 from sspir.sampling.pipeline import RestorationPipeline
-from sspir.training.checkpoint import glance
 from sspir.training.run import CONFIG, find_checkpoint
 from sspir.training.saved import INDEX, SHIPPED, folder_of, load_saved
 from sspir.weights import authors
@@ -98,4 +97,6 @@ def weights_time(path: str | Path) -> str:
 
 def step_of(run: Path, checkpoint: str = "last") -> int:
     """The optimizer steps that a run's checkpoint has behind it."""
+    from sspir.training.checkpoint import glance
+
     return int(glance(find_checkpoint(run, checkpoint))["global_step"])
