@@ -14,7 +14,7 @@ from pytorch_lightning import loggers
 
 from sspir.config.trust import dotted, leaves
 from sspir.errors import UserError
-from sspir.training.history import read_history
+from sspir.training.history import ROWS, read_history
 from sspir.training.run import METRICS, TENSORBOARD
 
 
@@ -32,11 +32,13 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         if find_spec("tensorboard") is None:
             raise UserError("logger=tensorboard needs the package tensorboard: pip install 'sspir[tensorboard]'")
         record = Path(folder) / METRICS
-        steps = [int(line["step"]) for line in read_history(record)] if record.is_file() else []
-        self.begun_after = max(steps, default=0)
-        super().__init__(
-            folder, TENSORBOARD, version="", default_hp_metric=False, purge_step=self.begun_after + 1, flush_secs=10
-        )
+        lines = [*read_history(record)] if record.is_file() else []
+        self.begun_after = max((int(line["step"]) for line in lines), default=0)
+        last = [line for line in lines if line["step"] == self.begun_after]
+        validated = any(name.startswith(ROWS) for line in last for name in line)
+        self._again = [] if validated else last  # hidden with what a validation that was broken off has left
+        hidden = self.begun_after + validated
+        super().__init__(folder, TENSORBOARD, version="", default_hp_metric=False, purge_step=hidden, flush_secs=10)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -49,6 +51,8 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         super().log_hyperparams(params)
+        for line in self._again:
+            super().log_metrics({name: value for name, value in line.items() if name != "step"}, line["step"])
         config = OmegaConf.create(vars(params) if isinstance(params, Namespace) else params)
         indented = "".join(f"    {line}\n" for line in OmegaConf.to_yaml(config).splitlines())  # Markdown's code
         self.experiment.add_text("configuration", indented, self.begun_after)
