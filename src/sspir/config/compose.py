@@ -138,7 +138,7 @@ def known(name: str, config: DictConfig) -> DictConfig:
     settings = [setting.name for setting in fields(_SCHEMAS[name])]
     text = OmegaConf.to_yaml(config)
     for key in map(str, config):
-        if key not in settings and not re.search(rf"\$\{{{key}\b", text):
+        if key not in settings and not re.search(rf"\$\{{{re.escape(key)}\b", text):
             raise UserError(unknown(key, settings))
     return config
 

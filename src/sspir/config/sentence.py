@@ -18,7 +18,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         reason = error.message.splitlines()[0]
         return f"{error.override!r} cannot be read as KEY=VALUE ({reason}); quote it as 'KEY=\"VALUE\"'."
-    if missing := re.search(r"Missing mandatory value: ([^\s]+?)\.?$", str(error).splitlines()[0]):
+    if missing := re.search(r"Missing mandatory value: (\S+?)\.?$", str(error), re.MULTILINE):
         return ungiven([missing[1]])
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
