@@ -17,7 +17,9 @@ from sspir.models.cpu_attention import bf16_attention
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.losses import RestorationLoss
 from sspir.training.module import RestorationModule
+from sspir.training.panels import LogRestorations
 from sspir.training.run import find_checkpoint
+from sspir.training.saving import SaveAtEnd
 from sspir.training.validation import Validation
 from tests.runs import tiny_config, tiny_run
 
@@ -96,49 +98,69 @@ def test_resuming_equals_not_having_stopped(finished: Path, photo_folder: Path, 
     assert losses[0] == losses[1]
 
 
+EPOCHS = ["+trainer.limit_train_batches=2"]  # the validation at the second step is at an epoch's end
+ACCUMULATED = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1"]  # of which 24 batches are an epoch
+EARLY = ["+callbacks.early={_target_: sspir.training.EarlyStopping, monitor: psnr_y, patience: 9}"]
+
+
 @pytest.mark.parametrize(
-    ("moment", "error", "end"),
+    ("place", "error", "end", "changes"),
     [
-        ("validation", KeyboardInterrupt, SystemExit),
-        pytest.param("validation", RuntimeError, RuntimeError, marks=pytest.mark.thorough),
-        pytest.param("next step", RuntimeError, RuntimeError, marks=pytest.mark.thorough),
+        ((Validation, "finish"), KeyboardInterrupt, SystemExit, []),
+        ((Validation, "finish"), RuntimeError, RuntimeError, EPOCHS),
+        pytest.param((Validation, "finish"), RuntimeError, RuntimeError, [], marks=pytest.mark.thorough),
+        pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, EPOCHS, marks=pytest.mark.thorough),
+        pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, ACCUMULATED, marks=pytest.mark.thorough),
+        pytest.param(
+            (LogRestorations, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY, marks=pytest.mark.thorough
+        ),
+        pytest.param(
+            (SaveAtEnd, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY, marks=pytest.mark.thorough
+        ),
+        pytest.param(
+            (RestorationModule, "training_step"), RuntimeError, RuntimeError, EARLY, marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_a_validation_that_was_stopped_is_made_once(
-    moment: str,
+    place: tuple[type, str],
     error: type[BaseException],
     end: type[BaseException],
-    finished: Path,
+    changes: list[str],
     photo_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    step = RestorationModule.training_step
+    run, folders = getattr(*place), [tmp_path / "whole", tmp_path / "run"]
+    calls = itertools.count()
 
     def stopped(self: Any, *arguments: Any) -> Any:
-        if moment == "validation" or self.global_step == 2:  # the first two steps are saved, and validated
+        if next(calls) == (2 if place[1] == "training_step" else 0):  # the first two steps are saved, and validated
             raise error
-        return step(self, *arguments)
+        return run(self, *arguments)
 
-    where = (Validation, "finish") if moment == "validation" else (RestorationModule, "training_step")
+    tiny_run(folders[0], photo_folder, *changes)
     with monkeypatch.context() as broken:
-        broken.setattr(*where, stopped)
+        broken.setattr(*place, stopped)
         with pytest.raises(end):
-            tiny_run(tmp_path / "run", photo_folder)
-    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 2
-    tiny_run(tmp_path / "run", photo_folder)
+            tiny_run(folders[1], photo_folder, *changes)
+    tiny_run(folders[1], photo_folder, *changes)
     curves = [
         [line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "val/psnr_y" in line]
-        for folder in (finished, tmp_path / "run")
+        for folder in folders
     ]
-    assert [line["step"] for line in curves[1]] == [2, 4]
+    assert len(curves[1]) == (4 if changes == ACCUMULATED else 2)
     assert curves[0] == curves[1]
     for name in ("last", "best"):
-        whole, ours = (load_checkpoint(find_checkpoint(folder, name)) for folder in (finished, tmp_path / "run"))
+        whole, ours = (load_checkpoint(find_checkpoint(folder, name)) for folder in folders)
         counts = [each["loops"]["fit_loop"]["epoch_loop.batch_progress"] for each in (whole, ours)]
         assert counts[0] == counts[1]
-        scores = [[value.get("best_model_score") for value in each["callbacks"].values()] for each in (whole, ours)]
-        assert scores[0] == scores[1]
+        assert [whole[part] for part in ("epoch", "global_step")] == [ours[part] for part in ("epoch", "global_step")]
+        known = [
+            {key: (state.get("best_model_score"), state.get("wait_count")) for key, state in each["callbacks"].items()}
+            for each in (whole, ours)
+        ]
+        assert list(known[0].values()) == list(known[1].values())
         for part in ("state_dict", "ema"):
             assert all(torch.equal(value, ours[part][key]) for key, value in whole[part].items()), (name, part)
 

@@ -16,10 +16,10 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sspir.errors import UserError
 from sspir.files import sha256
-from sspir.training.callbacks import SaveAtEnd
 from sspir.training.history import read_history
 from sspir.training.loggers import wandb_logger
 from sspir.training.losses import RestorationLoss
+from sspir.training.saving import SaveAtEnd
 from tests.runs import OVERRIDES, tiny_run
 from tests.wandb_file import Told, told
 
@@ -172,7 +172,7 @@ WITHOUT_SERVICE = """
 import os, sys, time
 from pathlib import Path
 from sspir.__main__ import main
-from sspir.training.callbacks import SaveAtEnd
+from sspir.training.saving import SaveAtEnd
 from sspir.training.loggers import StepLogger
 
 def kill(*_):

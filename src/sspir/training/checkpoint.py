@@ -63,6 +63,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"folder, and start the same command again."
             ) from error
 
+    def load_checkpoint(self, path: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """Read `path`; the step of `last.ckpt` is saved again in its place."""
+        loaded = super().load_checkpoint(path, *arguments, **named)
+        if Path(path).name == LAST:
+            self.step = loaded.get("global_step")
+        return loaded
+
     def _age(self, last: Path) -> None:
         """Give each checkpoint the name of the next older one; `last` keeps its name too until it is replaced."""
         for number in range(self.keep - 1, 0, -1):

@@ -29,7 +29,7 @@ from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
-from sspir.training.history import ROWS
+from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_pretrained, trained_weights
 from sspir.training.resume import finished, starting_point
@@ -125,7 +125,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         metrics = {
             name: value.item()
             for name, value in trainer.callback_metrics.items()
-            if of_last_step or not name.startswith(ROWS)
+            if of_last_step or not is_validated(name)
         }
         done = {"step": trainer.global_step, **metrics}
         if trainer.is_global_zero:

@@ -8,7 +8,8 @@ from typing import Any
 from sspir.files import write_text
 
 ROWS = ("val", "bicubic", "structure")
-"""What a validation's values begin with: those of what is restored, of what it is compared with, of the Processor."""
+"""What is measured in a validation: what is restored, what it is compared with, the Processor's pictures."""
+_VALIDATED = tuple(f"{row}/" for row in ROWS)
 HEADER = {"steps": "updates made"}  # the first line; a file of before lacks it and counts its steps from 0
 
 
@@ -26,6 +27,11 @@ def read_history(path: Path) -> Iterator[dict[str, Any]]:
             yield {**line, "step": line["step"] + first}
 
 
+def is_validated(name: str) -> bool:
+    """Whether a value is a validation's."""
+    return name.startswith(_VALIDATED)
+
+
 def cut_history(path: Path, step: int, due: bool = False) -> None:
     """Drop the lines that will be logged again, and give an old file today's steps.
 
@@ -36,5 +42,5 @@ def cut_history(path: Path, step: int, due: bool = False) -> None:
     """
     lines = [HEADER, *(line for line in read_history(path) if line["step"] <= step)]
     if due:
-        lines = [line for line in lines if line.get("step") != step or not any(key.startswith(ROWS) for key in line)]
+        lines = [line for line in lines if line.get("step") != step or not any(map(is_validated, line))]
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -87,7 +87,7 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
         _hold(config, before)
         _compare(folder, before, config)
         state = load_checkpoint(checkpoint)
-        step, due = state["global_step"], state.get(VALIDATION_DUE, False)
+        step, due = state["global_step"], state.get(VALIDATION_DUE, False) and config.trainer.limit_val_batches != 0
         _say_rate(before, config, step)
     if is_first_process():
         _tidy(folder, checkpoint, step, due)

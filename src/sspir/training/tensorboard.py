@@ -14,7 +14,7 @@ from pytorch_lightning import loggers
 
 from sspir.config.trust import dotted, leaves
 from sspir.errors import UserError
-from sspir.training.history import ROWS, read_history
+from sspir.training.history import is_validated, read_history
 from sspir.training.run import METRICS, TENSORBOARD
 
 
@@ -35,7 +35,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         lines = [*read_history(record)] if record.is_file() else []
         self.begun_after = max((int(line["step"]) for line in lines), default=0)
         last = [line for line in lines if line["step"] == self.begun_after]
-        validated = any(name.startswith(ROWS) for line in last for name in line)
+        validated = any(is_validated(name) for line in last for name in line)
         self._again = [] if validated else last  # hidden with what a validation that was broken off has left
         hidden = self.begun_after + validated
         super().__init__(folder, TENSORBOARD, version="", default_hp_metric=False, purge_step=hidden, flush_secs=10)
