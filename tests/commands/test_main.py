@@ -53,6 +53,7 @@ def test_restoring_imports_no_part_of_training(tmp_path: Path) -> None:
         (["train", "experiments=tinny"], "tinny"),
         (["train", *OVERRIDES, "dataset.train.root=/nowhere/photos"], "/nowhere/photos"),
         (["train", *OVERRIDES, "processor.channels=[4,8]"], "do not fit"),
+        (["train", *OVERRIDES, "folder=afile"], "afile cannot be made, as a file is in its place"),
         (["evaluate", "run=/nowhere/run", "benchmark=skimage"], "/nowhere/run"),
         (["restore", "/nowhere/photo.jpg", "--weights", "/nowhere/run", "--out", "out"], "/nowhere"),
     ],
@@ -61,6 +62,7 @@ def test_bad_input_is_one_sentence_and_status_2(
     arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("afile").touch()
     assert main(arguments) == 2
     errors = capsys.readouterr().err
     told = errors.strip().splitlines()[-1]

@@ -165,11 +165,13 @@ def test_a_single_file_holds_no_text_encoder(tmp_path: Path) -> None:
         ("inti=shipped", r"^There is no setting inti, but init\.$"),
         ("+inti=shipped", r"^There is no setting inti, but init\.$"),
         ("trainer.max_stepss=3", r"^There is no setting trainer\.max_stepss, but trainer\.max_steps\.$"),
-        ("loss.xyz=3", r"^There is no setting loss\.xyz; loss has .*frequency.*\. \+loss\.xyz=VALUE adds one\.$"),
+        ("loss.xyz=3", r"^There is no setting loss\.xyz; loss has .*frequency.*; \+loss\.xyz=VALUE adds one\.$"),
         ("init_skip=vae", r"^init_skip takes a list: 'init_skip=\[A,B\]'\.$"),
         ("seed=abc", r"^seed: 'abc' is no integer\.$"),
         ("backbone=nix", r"^There is no backbone nix; choose one of sd15, .*, tiny\.$"),
-        ("batch_size=[1", r"^'batch_size=\[1' cannot be read as KEY=VALUE .*; quote it as 'KEY=\"VALUE\"'\.$"),
+        ("metric=[fast,nix]", r"^There is no metric nix\.$"),
+        ("module.sampler.steps=1", r"^There is no setting module\.sampler\.steps; \+module.*=VALUE adds one\.$"),
+        ("batch_size=[1", r"^'batch_size=\[1' cannot be read \(no viable .*; write KEY=VALUE, and quote brackets"),
     ],
 )
 def test_what_cannot_be_composed_is_one_sentence(override: str, sentence: str) -> None:
@@ -178,5 +180,7 @@ def test_what_cannot_be_composed_is_one_sentence(override: str, sentence: str) -
 
 
 def test_what_others_name_may_be_added() -> None:
-    config = compose_config("train", ["experiments=tiny", "+images=3", "batch_size=${images}"])
+    config = compose_config("train", ["experiments=tiny", "+images=3", "batch_size=${oc.select:images,4}"])
     assert config.batch_size == config.data.batch_size == 3
+    assert compose_config("train", ["+repeat=2", "sweep=[repeat]"]).repeat == 2
+    assert compose_config("train", ["+tag=a", "hydra.run.dir=runs/${tag}"]).tag == "a"

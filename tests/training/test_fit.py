@@ -225,8 +225,12 @@ def test_a_run_is_repeated_from_its_record(finished: Path, tmp_path: Path) -> No
     assert all(torch.equal(value, again["ema"][key]) for key, value in first["ema"].items())
     record = json.loads((tmp_path / "again" / "environment.json").read_text())
     assert record["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert "Training tiny (none) in" in (tmp_path / "again" / "train.log").read_text()
     assert main(["train", "--from", str(finished), "folder=x", "sede=1"]) == 2
     assert main(["train", "--from", str(finished)]) == 2
+    places = [f"folder={tmp_path / 'broken'}", "dataset.train.root=/nowhere"]
+    assert main(["train", "--from", str(finished), *places]) == 2
+    assert "[ERROR] - /nowhere is not a folder" in (tmp_path / "broken" / "train.log").read_text()
 
 
 def test_a_repetition_on_other_photos_warns(
@@ -351,6 +355,12 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
         (["dataset.train.root=/nowhere"], "/nowhere"),
         (["text_encoder.dim=8", "backbone.unet.cross_attention_dim=12"], "text_encoder gives 8 channels"),
         (["processor.channels=[4,8]"], "one width per halving"),
+        (
+            ["optimizer.lr=-1"],
+            r"optimizer \(torch.optim.AdamW\), or its schedule, cannot be made: Invalid learning rate",
+        ),
+        (["+optimizer.lrr=1"], "cannot be made: .* unexpected keyword argument 'lrr'"),
+        (["optimizer.lr=high"], "optimizer .* cannot be made"),
         (["processor.front_features=0"], "residual needs a Processor with a front"),
     ],
 )

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.build import refusal
-from sspir.config.compose import compose_config, config_root, known, modern, register
+from sspir.config.compose import compose_config, config_root, known, modern, register, told
 from sspir.config.sentence import sentence, ungiven
 from sspir.config.sweep import job_overrides
 from sspir.errors import NotApplicableError, UserError
@@ -55,14 +55,14 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         of_launcher = os.getpid() != process
         try:
             with Stop.in_process() if of_launcher else nullcontext():
-                return _call(module, name, known(config_name, modern(config)))
+                return _call(module, name, known(config_name, modern(config), HydraConfig.get().overrides.hydra))
         except Exception as error:
-            _keep(error)
-            if not isinstance(error, UserError):
-                raise
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
                 log.warning("Passed over: %s", _sentence(error))
                 return None
+            keep_in_log(error)
+            if not isinstance(error, UserError):
+                raise
             if of_launcher:  # which passes exceptions to the process that started it
                 raise
             failed.append(_sentence(error))  # Hydra would put a line of its own before it
@@ -77,6 +77,8 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
             task()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(sentence(error)) from error
+    except (FileExistsError, NotADirectoryError) as error:  # of Hydra, which makes the folder
+        raise UserError(f"{error.filename} cannot be made, as a file is in its place; name another folder.") from error
     finally:
         sys.argv = before
     if failed:
@@ -106,10 +108,11 @@ def _call(module: str, name: str, config: DictConfig) -> Any:
         raise refusal(error) from error
 
 
-def _keep(error: Exception) -> None:
+def keep_in_log(error: Exception) -> None:
     """Write an error into the job's log file; the terminal is told by whoever catches it."""
-    trace = None if isinstance(error, UserError) else (type(error), error, error.__traceback__)
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, str(error), (), trace)
+    foreseen = told(error)
+    trace = None if foreseen else (type(error), error, error.__traceback__)
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, str(foreseen or error), (), trace)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)

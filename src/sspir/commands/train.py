@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from sspir.commands.hydra import hydra_command
+from sspir.commands.hydra import hydra_command, keep_in_log
 from sspir.errors import UserError
 
+_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
 HELP = """sspir train - train a model
 
 usage: sspir train experiments=NAME [ablation=NAME] [KEY=VALUE ...] [--multirun] [--path DIR] [--cfg job]
@@ -48,9 +49,27 @@ def _repeat(arguments: list[str]) -> int:
 
     import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from sspir.training.fit import train
     from sspir.training.repeat import repetition
+    from sspir.training.run import unwritable
 
-    train(repetition(folder, arguments), folder)
+    config = repetition(folder, arguments)
+    try:
+        Path(config.folder).mkdir(parents=True, exist_ok=True)
+        handlers = (logging.StreamHandler(sys.stdout), logging.FileHandler(Path(config.folder, "train.log")))
+    except OSError as error:
+        raise unwritable(Path(config.folder), error) from error
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(_FORMAT))
+        root.addHandler(handler)
+    try:
+        train(config, folder)
+    except Exception as error:
+        keep_in_log(error)
+        raise
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
     return 0

@@ -125,10 +125,15 @@ def modern(config: DictConfig) -> DictConfig:
     return made
 
 
-def known(name: str, config: DictConfig) -> DictConfig:
+def known(name: str, config: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """A configuration of "train" or "evaluate" that has no settings of its own at the top but those that others name.
 
-    Hydra takes anything behind a plus, and advises it where a setting is misspelt.
+    Hydra takes anything behind a plus, and advises it where a setting is misspelt. What a sweep varies is known.
+
+    Args:
+        name: of the configuration.
+        config: itself.
+        overrides: of Hydra's own settings, which may name some, too.
 
     Raises:
         UserError: nothing reads a setting.
@@ -136,9 +141,10 @@ def known(name: str, config: DictConfig) -> DictConfig:
     if name not in _SCHEMAS:
         return config
     settings = [setting.name for setting in fields(_SCHEMAS[name])]
-    text = OmegaConf.to_yaml(config)
+    named = re.findall(r"\$\{[^}]*", " ".join((OmegaConf.to_yaml(config), *overrides)))
+    words = {*re.findall(r"\w+", " ".join(named)), *config.get("sweep", ())}
     for key in map(str, config):
-        if key not in settings and not re.search(rf"\$\{{{re.escape(key)}\b", text):
+        if key not in settings and key not in words:
             raise UserError(unknown(key, settings))
     return config
 
@@ -175,6 +181,6 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return known(name, modern(compose(name, overrides=list(present_overrides(overrides)))))
+            return known(name, modern(compose(name, overrides=list(present_overrides(overrides)))), overrides)
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             raise UserError(sentence(error)) from error

@@ -11,13 +11,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 def sentence(error: Exception) -> str:
     """The sentence for a configuration that cannot be composed, or changed."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if group and name:
-            return f"There is no {group} {name}; choose one of {', '.join(error.options)}."
+        others = f"; choose one of {', '.join(error.options)}" if error.options else ""
+        return f"There is no {group} {name}{others}."
     if isinstance(error, OverrideParseException):
-        reason = error.message.splitlines()[0]
-        return f"{error.override!r} cannot be read as KEY=VALUE ({reason}); quote it as 'KEY=\"VALUE\"'."
+        reason = " ".join(line for line in error.message.split("\n") if not line.startswith("See https"))
+        return f"{error.override!r} cannot be read ({reason}); write KEY=VALUE, and quote brackets: 'KEY=\"VALUE\"'."
     if missing := re.search(r"Missing mandatory value: (\S+?)\.?$", str(error), re.MULTILINE):
         return ungiven([missing[1]])
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -36,11 +36,11 @@ def sentence(error: Exception) -> str:
 def unknown(key: str, settings: list[str]) -> str:
     """The sentence for a setting that there is not, by those that there are beside it."""
     place, dot, name = key.rpartition(".")
-    near = get_close_matches(name, settings, n=1)
-    if near:
+    if near := get_close_matches(name, settings, n=1):
         return f"There is no setting {key}, but {place}{dot}{near[0]}."
-    added = f" +{key}=VALUE adds one." if place else ""
-    return f"There is no setting {key}; {place or 'the configuration'} has {', '.join(sorted(settings))}.{added}"
+    there = f"{place or 'the configuration'} has {', '.join(sorted(settings))}" if settings else ""
+    added = f"+{key}=VALUE adds one" if place else ""
+    return f"There is no setting {key}; {'; '.join(filter(None, (there, added)))}."
 
 
 def ungiven(settings: Sequence[str]) -> str:

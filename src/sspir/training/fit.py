@@ -212,12 +212,25 @@ def _note(folder: Path, **facts: Any) -> None:
 def _built_module(folder: Path, config: DictConfig) -> Any:
     """Build the module; if it refuses its configuration by design, note that in the folder for reports."""
     try:
-        return build_module(config)
+        module = build_module(config)
+        _require_optimizer(module, config)
+        return module
     except InstantiationException as error:
         told = refusal(error)
         if isinstance(told, NotApplicableError) and is_first_process():
             write_text(folder / NOT_APPLICABLE, f"{told}\n")
         raise told from error
+
+
+def _require_optimizer(module: Any, config: DictConfig) -> None:
+    """Refuse settings that the optimizer or its schedule does not take, before Lightning comes to make them."""
+    try:
+        optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if module.schedule is not None:
+            module.schedule(optimizer)
+    except (TypeError, ValueError) as error:
+        target = config.optimizer.get("_target_")
+        raise UserError(f"optimizer ({target}), or its schedule, cannot be made: {error}.") from error
 
 
 def _built(nodes: DictConfig) -> list[Any]:
