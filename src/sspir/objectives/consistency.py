@@ -31,7 +31,7 @@ class Consistency(Objective):
             this one.
         huber: distance from which a difference counts by its size, below by its square. By sizes, as Luo et al. have
             it, differences that are skewed push all levels the same way, which only the first level holds back: with
-            the rates of Adam that train a small student it drifts, by squares it does not.
+            the rates of Adam that train a small student it drifts, by squares far less (experiments/README.md).
 
     Raises:
         UserError: a number is out of range.
