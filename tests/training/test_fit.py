@@ -359,6 +359,7 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
             ["optimizer.lr=-1"],
             r"optimizer \(torch.optim.AdamW\), or its schedule, cannot be made: Invalid learning rate",
         ),
+        (["trainer.val_check_interval=0"], "val_check_interval=0 is no interval"),
         (["+optimizer.lrr=1"], "cannot be made: .* unexpected keyword argument 'lrr'"),
         (["optimizer.lr=high"], "optimizer .* cannot be made"),
         (["processor.front_features=0"], "residual needs a Processor with a front"),

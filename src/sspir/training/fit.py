@@ -240,7 +240,8 @@ def _built(nodes: DictConfig) -> list[Any]:
 
 def _interval(trainer: DictConfig) -> Any:
     """Batches between validations, which Lightning counts, of optimizer steps; a share of an epoch stays one."""
-    steps = trainer.get("val_check_interval")
+    if (steps := trainer.get("val_check_interval")) == 0:
+        raise UserError("trainer.val_check_interval=0 is no interval; trainer.limit_val_batches=0 validates never.")
     return steps * trainer.get("accumulate_grad_batches", 1) if isinstance(steps, int) else steps
 
 

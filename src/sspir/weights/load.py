@@ -83,8 +83,9 @@ def require_weights(path: str | Path) -> None:
     if all((folder / part).is_dir() for part in authors.PARTS):
         return
     raise UserError(
-        f"{folder} holds no weights: name a run folder (with {CONFIG}), a saved pipeline (with model_index.json), "
-        f"or the authors' checkpoint (with {', '.join(authors.PARTS)})."
+        f"{folder} {'holds no weights' if folder.exists() else 'is not there'}: name shipped or shipped/tiny, which "
+        f"come along, a run folder (with {CONFIG}), a saved pipeline (with {INDEX}), or the authors' checkpoint (with "
+        f"{', '.join(authors.PARTS)})."
     )
 
 
