@@ -15,8 +15,9 @@ from sspir.errors import UserError
 from sspir.models.latent import upscale
 from sspir.models.prediction import ddim_step, pred_original_sample
 from sspir.objectives.frozen import FrozenDenoiser
+from sspir.training.checkpoint import load_checkpoint
 from sspir.training.module import RestorationModule
-from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
+from sspir.training.run import build_module, find_checkpoint, load_run
 from tests.needs import needs
 from tests.networks import wake
 from tests.pipelines import photo

@@ -15,8 +15,9 @@ from sspir.config.build import build
 from sspir.errors import UserError
 from sspir.models.latent import decode_latents, encode_latents, upscale
 from sspir.objectives import OneStep, PictureLoss, PixelLoss, Term
+from sspir.training.checkpoint import load_checkpoint
 from sspir.training.module import RestorationModule
-from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
+from sspir.training.run import build_module, find_checkpoint, load_run
 from tests.networks import wake
 from tests.peers.networks import rrdbnet_file
 from tests.pipelines import photo

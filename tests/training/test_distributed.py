@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sspir.errors import UserError
-from sspir.training.run import find_checkpoint, load_checkpoint
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.run import find_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
 from tests.needs import needs
 from tests.runs import CONSISTENCY, ONE_STEP, OVERRIDES, SCORE, tiny_run

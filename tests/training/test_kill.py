@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sspir.training.run import CHECKPOINTS, find_checkpoint, load_checkpoint
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.run import CHECKPOINTS, find_checkpoint
 from tests.processes import Process, start
 from tests.runs import ONE_STEP, OVERRIDES, tiny_run
 

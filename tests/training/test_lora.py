@@ -13,9 +13,10 @@ from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.models.lora import base_names, lora_layers
 from sspir.pretrained import load_unet
+from sspir.training.checkpoint import load_checkpoint
 from sspir.training.fit import train
 from sspir.training.parts import trained_weights
-from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
+from sspir.training.run import build_module, find_checkpoint, load_run
 from sspir.training.warm_start import warm_start
 from sspir.weights.load import load_pipeline
 from tests.needs import needs

@@ -17,9 +17,10 @@ from sspir.metrics.psnr_ssim import PSNR, SSIM
 from sspir.metrics.structural import VIF
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale
+from sspir.training.checkpoint import load_checkpoint
 from sspir.training.fit import train
 from sspir.training.module import RestorationModule
-from sspir.training.run import find_checkpoint, load_checkpoint
+from sspir.training.run import find_checkpoint
 from sspir.training.validation import Validation
 from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.runs import tiny_run

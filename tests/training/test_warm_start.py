@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sspir.errors import UserError
-from sspir.training.run import build_module, find_checkpoint, load_checkpoint, load_run
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.run import build_module, find_checkpoint, load_run
 from sspir.training.warm_start import warm_start
 from sspir.weights.export import export
 from tests.runs import tiny_config, tiny_run
