@@ -78,12 +78,9 @@ ROOMS = {"config": "config.compose", "pretrained": "pretrained.load", "weights":
 
 NAMES = {
     "metrics.learned.LearnedFullReference": "metrics.distance.PerceptualMetric",
-    **{
-        f"{room}callbacks.{name}": f"training.saving.{name}"
-        for room in ("", "training.")
-        for name in ("Milestones", "SaveAtEnd")
-    },
     "callbacks.LogRestorations": "training.panels.LogRestorations",
+    "callbacks.Milestones": "training.saving.Milestones",
+    "callbacks.SaveAtEnd": "training.saving.SaveAtEnd",
     "callbacks.SkipNaN": "training.updates.SkipNaN",
     "callbacks.StepProgress": "training.progress.StepProgress",
     "config.EvaluateConfig": "config.schema.EvaluateConfig",
