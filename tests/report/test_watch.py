@@ -231,7 +231,7 @@ def test_a_real_training_is_watched(photo_folder: Path, tmp_path: Path) -> None:
     ]
     watching = start("report", "--watch", folder, "--every", 0.1, "--out", out, log=tmp_path / "log")
     wait_until(lambda: out.is_file() and "Nothing is there yet" in out.read_text(), watching)
-    training = start("train", *OVERRIDES, "trainer.max_steps=12", *places, log=tmp_path / "train.log")
+    training = start("train", *OVERRIDES, "trainer.max_steps=40", *places, log=tmp_path / "train.log")
     seen: set[tuple[str, ...]] = set()
 
     def done() -> bool:
@@ -243,7 +243,7 @@ def test_a_real_training_is_watched(photo_folder: Path, tmp_path: Path) -> None:
     assert watching.wait(60) == 0, (tmp_path / "log").read_text()
     assert len([1 for state, _ in seen if state == "running"]) >= 3
     page = out.read_text()
-    assert re.findall(ROW, page) == [("run", "12 of 12", "finished", "–", "")]
+    assert re.findall(ROW, page) == [("run", "40 of 40", "finished", "–", "")]
     assert '<body data-renewed="0">' in page
     assert "val/psnr_y" in page
     assert f"{folder} does not exist yet; waiting for it." in (tmp_path / "log").read_text()

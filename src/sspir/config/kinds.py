@@ -1,5 +1,6 @@
 """The classes and functions that each setting of a training may name."""
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from hydra.utils import get_object
@@ -128,9 +129,14 @@ def fits(target: Any, kind: Kind) -> bool:
         return True
     return (
         isinstance(found, type)
-        and issubclass(found, tuple(map(get_object, kind.bases)))
+        and issubclass(found, _classes(kind.bases))
         and defined.startswith(tuple(f"{package}." for package in kind.packages))
     )
+
+
+@cache
+def _classes(paths: tuple[str, ...]) -> tuple[type, ...]:
+    return tuple(map(get_object, paths))
 
 
 def _found(target: str) -> Any:
