@@ -1,6 +1,5 @@
 """Callbacks of training: averaged weights, stopping early."""
 
-import logging
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,8 +10,6 @@ from torch import Tensor
 
 from sspir.training.parts import trained_weights
 from sspir.training.strategy import full_tensor, shared_as
-
-log = logging.getLogger(__name__)
 
 
 class EMA(Callback):

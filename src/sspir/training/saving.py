@@ -27,7 +27,8 @@ class SaveAtEnd(Checkpoint):
     before the last validation, which may be long, and again with its results. A signal may come amid gradients that are
     accumulated, which no checkpoint holds: then the last whole step is saved, and nothing where it came within an
     update; in a single process Ctrl-C waits for the end of that step. Other exceptions, such as for a loss that is not
-    a number, leave the last good checkpoint as it is.
+    a number, leave the last good checkpoint as it is. A checkpoint notes whether its step was still to be validated:
+    then that is done first when a run goes on from it.
 
     Args:
         folder: of the checkpoints.
