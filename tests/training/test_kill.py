@@ -1,9 +1,11 @@
 """A run that is killed again and again ends as one that was not."""
 
 import json
+import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import CHECKPOINTS, find_checkpoint
-from tests.processes import Process, start
+from tests.processes import Process, start, wait_until
 from tests.runs import ONE_STEP, OVERRIDES, tiny_run
 
 CHANGES = [
@@ -28,10 +30,12 @@ def length(steps: int) -> list[str]:
     return [f"trainer.max_steps={steps}", f"schedule.num_training_steps={steps}"]
 
 
-def start_training(folder: Path, photos: Path, steps: int, *others: str) -> Process:
+def start_training(
+    folder: Path, photos: Path, steps: int, *others: str, prepare: Callable[[], None] | None = None
+) -> Process:
     places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
     log = folder.parent / f"{folder.name}.log"
-    return start("train", *OVERRIDES, *CHANGES, *others, *length(steps), *places, log=log)
+    return start("train", *OVERRIDES, *CHANGES, *others, *length(steps), *places, log=log, prepare=prepare)
 
 
 def steps_made(folder: Path) -> int:
@@ -52,6 +56,16 @@ def kill_at_random(process: Process, folder: Path, luck: random.Random, how: int
 def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert kill_at_random(start_training(folder, photo_folder, 100), folder, random.Random(0), signal.SIGTERM) == 143
+    assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
+
+
+def test_sigterm_to_every_process_saves_too(photo_folder: Path, tmp_path: Path) -> None:
+    """As Slurm, systemd and `timeout` send it: the workers that make the batches get it as well."""
+    folder = tmp_path / "run"
+    process = start_training(folder, photo_folder, 100, "checkpoint_every=1000", prepare=os.setpgrp)
+    wait_until(lambda: steps_made(folder) > 5, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143, (tmp_path / "run.log").read_text()
     assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
 
 

@@ -1,8 +1,10 @@
 """From keys of samples to batches; broken files are skipped and named."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator, Sequence
+from threading import Thread
 from typing import Any, TypedDict
 
 import cv2
@@ -130,10 +132,21 @@ def collate(views: list[tuple[Sample, int, list[str]]]) -> Loaded:
 def begin_worker(worker: int) -> None:
     """Keep OpenCV's thread pool, which does not survive a fork, out of worker processes; torch does so itself.
 
-    A Ctrl-C is the main process's, which needs its workers to end a step.
+    Ctrl-C and a SIGTERM that every process of a job is sent, as Slurm does, are the main process's, which needs its
+    workers to end a step and to save; only its own SIGTERM ends them.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process at a SIGTERM of its parent's, which torch sends to workers that it waits for."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class CountingLoader(DataLoader[Any]):
