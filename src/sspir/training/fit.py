@@ -46,6 +46,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
+from sspir.training.strategy import require_processes
 from sspir.training.warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
+    require_processes(trainer)
     _introduce(trainer, module, config)
     _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
     try:

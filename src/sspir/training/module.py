@@ -229,7 +229,8 @@ class RestorationModule(pl.LightningModule):
             bicubic = upscale(batch.lq, batch.size)
             captions = self.captioner(bicubic, batch.captions)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-        self.validation.enter(data.validation_names[dataloader_idx], data.shares[dataloader_idx].counts(batch_idx))
+        counts = data.shares[dataloader_idx].counts(batch_idx)
+        self.validation.enter(data.validation_names[dataloader_idx], counts, batch.lq.device)
         restored = self.validation.restore(self.pipeline, batch.lq, captions, batch.size, batch.ids)
         self.validation.measure(restored, bicubic, batch.hq)
         return restored

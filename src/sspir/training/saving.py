@@ -16,6 +16,7 @@ from sspir.files import led
 from sspir.numbers import LIMIT
 from sspir.training.checkpoint import LAST, VALIDATION_DUE, link_or_copy
 from sspir.training.run import is_first_process
+from sspir.training.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ class SaveAtEnd(Checkpoint):
     The checkpoint is written within the step, as Lightning's count of batches has moved on after the fit. It is written
     before the last validation, which may be long, and again with its results. A signal may come amid gradients that are
     accumulated, which no checkpoint holds: then the last whole step is saved, and nothing where it came within an
-    update; in a single process Ctrl-C waits for the end of that step. Other exceptions, such as for a loss that is not
-    a number, leave the last good checkpoint as it is. A checkpoint notes whether its step was still to be validated:
-    then that is done first when a run goes on from it.
+    update, whose end Ctrl-C waits for; several processes stop after the same batch. Other exceptions, such as for a
+    loss that is not a number, leave the last good checkpoint as it is. A checkpoint notes whether its step was still to
+    be validated: then that is done first when a run goes on from it.
 
     Args:
         folder: of the checkpoints.
@@ -42,6 +43,7 @@ class SaveAtEnd(Checkpoint):
         self._last = False  # whether it was an epoch's last batch
         self._stopped = False
         self._interrupted = False  # by Ctrl-C, amid a step
+        self._stopping: Stopping | None = None  # of several processes
         self._due: dict[str, Any] = {}  # counts of the step that the run goes on from, until it is validated
         self._before: dict[str, Any] = {}  # states of callbacks before this validation
         self._amid = False  # stopped in the validation of the last whole step
@@ -54,12 +56,13 @@ class SaveAtEnd(Checkpoint):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step
+        self._stopping = Stopping(trainer) if trainer.world_size > 1 else None
         if self._due and trainer.enable_validation:
             self._validate(trainer)
             trainer.save_checkpoint(self.path, weights_only=False)
         self._due = {}
         own = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread() and not own:
+        if threading.current_thread() is threading.main_thread() and not own:
             signal.signal(signal.SIGINT, self._on_interrupt)  # Lightning takes it back
 
     def _validate(self, trainer: pl.Trainer) -> None:
@@ -74,10 +77,7 @@ class SaveAtEnd(Checkpoint):
         loop._has_run = False  # or an epoch without a length, that ends here, would never end
 
     def _on_interrupt(self, number: int, frame: Any) -> None:
-        """Stop at once where there is a whole step to save, else after this one.
-
-        Several processes would stop after different steps, and wait for each other for ever: they stop at once.
-        """
+        """Stop at once where there is a whole step to save, else after this one."""
         if self._whole or self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -110,6 +110,7 @@ class SaveAtEnd(Checkpoint):
             self._whole = {part: getattr(loop.batch_progress, part).processed for part in ("total", "current")}
             self._updated, self._steps = False, loop._batches_that_stepped
             self._last = loop.batch_progress.is_last_batch
+        self._heed(trainer)
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or last_epoch:
             trainer.should_stop = True
@@ -118,6 +119,19 @@ class SaveAtEnd(Checkpoint):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep what callbacks know, as this validation may be broken off."""
         self._before = deepcopy(call._call_callbacks_state_dict(trainer))
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Stop amid a validation, too."""
+        self._heed(trainer)
+
+    def _heed(self, trainer: pl.Trainer) -> None:
+        """Stop where a signal has come to any of several processes."""
+        number = self._stopping.agreed() if self._stopping else 0
+        if number == signal.SIGTERM:
+            trainer._signal_connector.received_sigterm = True  # which Lightning heeds after this batch
+        self._interrupted |= number == signal.SIGINT
+        if self._interrupted and trainer.validating:
+            raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save after the last validation, which may itself have ended the training."""

@@ -2,16 +2,34 @@
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch.distributed
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sspir.errors import UserError
+
 UNITS = (ResnetBlock2D, Transformer2DModel)
 """Gathered as a whole just before they run; our forward calls no larger part of a U-Net."""
+
+
+def require_processes(trainer: pl.Trainer) -> None:
+    """Refuse several devices without a process for each: Lightning would start them by a command that is not ours.
+
+    Raises:
+        UserError: to be raised before a training.
+    """
+    strategy = trainer.strategy
+    environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
+    if trainer.world_size > 1 and environment and not environment.creates_processes_externally:
+        raise UserError(
+            f"{trainer.world_size} devices take a process each, which torchrun starts: torchrun --standalone "
+            f"--nproc-per-node {trainer.num_devices} -m sspir train ...; one device: trainer.devices=1."
+        )
 
 
 def gathered(item: Any) -> list[Any]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from sspir.errors import UserError
@@ -21,22 +21,22 @@ from sspir.training.strategy import gathered
 log = logging.getLogger(__name__)
 
 
-class Validation(nn.Module):
+class Validation:
     """Measures restored images, bicubic upscaling and the Processor's own images by every metric.
 
     Processes share the images; each goes through the same sets in the same order, and gets the numbers of all images.
+    It is no part of the network, whose buffers DDP has processes share at every step: a metric loads a network of its
+    own once it measures, which a process without an image of its own never does.
 
     Args:
         metrics: by name.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
-        super().__init__()
         # No groups: torchmetrics would take metrics that agree on the first image for one
         self.rows = {
             row: MetricCollection(dict(metrics), prefix=f"{row}/", compute_groups=False).clone() for row in ROWS
         }
-        self._rows = nn.ModuleList(self.rows.values())  # moves with the module
         self.measured: Counter[str] = Counter()  # row -> batches, of the current set
         self.troubles: Counter[str] = Counter()  # "repaired" and "failed" -> images
         self.of_sets: dict[str, dict[str, Tensor]] = {}  # name of a set -> ROW/METRIC -> number, once it is through
@@ -75,18 +75,21 @@ class Validation(nn.Module):
             raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
         return "max" if known[monitor].higher_is_better else "min"
 
-    def enter(self, name: str, counts: bool = True) -> None:
+    def enter(self, name: str, counts: bool = True, device: torch.device | str = "cpu") -> None:
         """Begin a batch of a set; the sets come one after the other.
 
         Args:
             name: of the set.
             counts: whether the batch is measured and counted here; another process does it otherwise.
+            device: of the images.
 
         Raises:
             UserError: another process measures different metrics, so that each would wait for ever.
         """
         self.counts = counts
         if not self.of_sets:
+            for metrics in self.rows.values():
+                metrics.to(device)
             names = [set(found) for found in gathered(list(self.rows["val"].keys(keep_base=True)))]
             if lacking := set.union(*names) - set.intersection(*names):
                 raise UserError(

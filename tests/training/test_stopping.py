@@ -1,0 +1,73 @@
+"""Two processes that are stopped stop after the same step, and go on as if nothing had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sspir.errors import UserError
+from sspir.training.checkpoint import load_checkpoint
+from sspir.training.run import find_checkpoint
+from tests.distances import random_network
+from tests.runs import OVERRIDES, tiny_run
+
+SETTINGS = [
+    "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=24",
+    "trainer.val_check_interval=8",
+    "trainer.limit_val_batches=1", "schedule.num_training_steps=24", "checkpoint_every=1000", "workers=1",
+    "data.passes=200",
+]  # fmt: skip
+
+
+def start(folder: Path, photos: Path, distance: Path) -> "subprocess.Popen[bytes]":
+    """A group of processes: torchrun, two that train, one without a photo to measure, and their workers."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir", "train",
+        *OVERRIDES, *SETTINGS, f"folder={folder}", f"dataset.train.root={photos}",
+        f"dataset.validation.photos.root={photos}", f"+metric.lpips.path={distance}",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with folder.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_two_processes_that_are_stopped_go_on_exactly(number: int, photo_folder: Path, tmp_path: Path) -> None:
+    distance = tmp_path / "lpips.safetensors"
+    save_file(random_network("lpips").features.state_dict(), distance)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, photo_folder, distance).wait(150) == 0, whole.with_suffix(".log").read_text()
+
+    process, log = start(broken, photo_folder, distance), broken.with_suffix(".log")
+    while len(lines(broken)) < 12 and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    process.wait(25)  # torchrun kills after 30
+    assert "Stopped by" in log.read_text(), log.read_text()
+    assert 0 < load_checkpoint(find_checkpoint(broken))["global_step"] < 24
+    assert start(broken, photo_folder, distance).wait(150) == 0, log.read_text()
+
+    ours, theirs = (load_checkpoint(find_checkpoint(folder))["state_dict"] for folder in (broken, whole))
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    measured = [[line for line in lines(folder) if "val/lpips" in line] for folder in (broken, whole)]
+    assert [line["step"] for line in measured[1]] == [8, 16, 24]
+    assert measured[0] == measured[1]
+
+
+def test_devices_without_processes_of_their_own_are_refused(photo_folder: Path, tmp_path: Path) -> None:
+    two = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    with pytest.raises(UserError, match="torchrun --standalone --nproc-per-node 2 -m sspir train"):
+        tiny_run(tmp_path / "run", photo_folder, *two)
