@@ -54,6 +54,8 @@ def test_restoring_imports_no_part_of_training(tmp_path: Path) -> None:
         (["train", *OVERRIDES, "dataset.train.root=/nowhere/photos"], "/nowhere/photos"),
         (["train", *OVERRIDES, "processor.channels=[4,8]"], "do not fit"),
         (["train", *OVERRIDES, "folder=afile"], "afile cannot be made, as a file is in its place"),
+        (["train", *OVERRIDES, "callbacks=3"], "There is no callbacks 3; choose one of default, early_stopping."),
+        (["train", *OVERRIDES, "+optimizer.lrr=1"], "There is no setting optimizer.lrr, but optimizer.lr."),
         (["evaluate", "run=/nowhere/run", "benchmark=skimage"], "/nowhere/run"),
         (["restore", "/nowhere/photo.jpg", "--weights", "/nowhere/run", "--out", "out"], "/nowhere"),
     ],

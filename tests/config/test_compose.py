@@ -10,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sspir.config.build import build
-from sspir.config.compose import compose_config, config_root, load_choice
+from sspir.config.compose import compose_config, config_root, load_choice, told
 from sspir.errors import UserError
 from sspir.pretrained.hub import KNOWN
 
@@ -177,6 +177,11 @@ def test_a_single_file_holds_no_text_encoder(tmp_path: Path) -> None:
 def test_what_cannot_be_composed_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         compose_config("train", ["experiments=tiny", override])
+
+
+def test_what_stands_in_the_way_on_the_disk_is_one_sentence() -> None:
+    assert str(told(NotADirectoryError(20, "Not a directory", "a/b"))).startswith("a/b: Not a directory; name another")
+    assert told(FileNotFoundError(2, "No such file or directory", "a")) is None  # may be a fault of ours
 
 
 def test_what_others_name_may_be_added() -> None:

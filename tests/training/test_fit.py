@@ -362,6 +362,9 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
         (["trainer.val_check_interval=0"], "val_check_interval=0 is no interval"),
         (["+optimizer.lrr=1"], "cannot be made: .* unexpected keyword argument 'lrr'"),
         (["optimizer.lr=high"], "optimizer .* cannot be made"),
+        (["callbacks.panels=3"], "callbacks.panels: 3 is no Callback"),
+        (["callbacks.panels.count=-1"], "callbacks.panels.count: -1 is no whole number"),
+        (["init_skip=[vae]"], "init_skip names weights of another model, and init names none"),
         (["processor.front_features=0"], "residual needs a Processor with a front"),
     ],
 )

@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sspir.commands.stop import Stop
 from sspir.config import outside
+from sspir.config.arguments import require_arguments
 from sspir.config.build import refusal
-from sspir.config.compose import compose_config, config_root, known, modern, register, told
+from sspir.config.compose import compose_config, config_root, known, modern, register, require_choices, told
 from sspir.config.sentence import sentence, ungiven
 from sspir.config.sweep import job_overrides
 from sspir.errors import NotApplicableError, UserError
@@ -44,6 +45,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         UserError: the configuration is not sound, or the function says so; of a multirun, with a line for each job.
     """
     register()
+    require_choices(arguments)
     if _shows_job(arguments):
         return _show(config_name, arguments)
     module, _, name = function.partition(":")
@@ -102,6 +104,7 @@ def _show(config_name: str, arguments: list[str]) -> int:
 def _call(module: str, name: str, config: DictConfig) -> Any:
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(ungiven(missing))
+    require_arguments(config)
     try:
         return getattr(import_module(module), name)(config)
     except InstantiationException as error:  # of a constructor that Hydra called

@@ -1,13 +1,16 @@
 """Objects from configurations, with one sentence where a constructor refuses."""
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from sspir.config import outside
 from sspir.errors import UserError
+
+T = TypeVar("T")
 
 
 def build(node: Any) -> Any:
@@ -20,6 +23,24 @@ def build(node: Any) -> Any:
         return instantiate(node)
     except InstantiationException as error:
         raise refusal(error) from error
+
+
+def build_all(group: str, config: DictConfig, kind: type[T]) -> list[T]:
+    """Build the nodes of a mapping; an experiment switches a node off by setting it to null.
+
+    Args:
+        group: its name in the configuration.
+        config: which has it.
+        kind: what each node must come to.
+
+    Raises:
+        UserError: a node is something else, or cannot be made.
+    """
+    made = {name: built for name, built in build(config[group]).items() if built is not None}
+    for name, built in made.items():
+        if not isinstance(built, kind):
+            raise UserError(f"{group}.{name}: {built!r} is no {kind.__name__}; name one by _target_, or write null.")
+    return list(made.values())
 
 
 def refusal(error: InstantiationException) -> UserError:

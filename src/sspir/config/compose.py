@@ -1,5 +1,6 @@
 """Configurations are composed of the files in `conf/` and `experiments/`, sspir's and people's own."""
 
+import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from sspir.moved import present_config, present_overrides, renamed
 
 log = logging.getLogger(__name__)
 _SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 def config_root() -> Path:
@@ -85,16 +87,30 @@ def choices(group: str) -> list[str]:
 
 
 def told(error: Exception) -> UserError | None:
-    """The `UserError` in an error, where there is one: our own, or one with Hydra's message; else None."""
+    """The `UserError` in an error, where there is one: our own, or one with Hydra's or the disk's words; else None."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, YAMLError | OmegaConfBaseException):
         return UserError(sentence(error))
+    if isinstance(error, OSError) and error.filename and error.errno in _IN_THE_WAY:
+        return UserError(f"{error.filename}: {error.strerror}; name another place, or make room there.")
     if not isinstance(error, HydraException):
         return None
     if isinstance(error, InstantiationException):
         return refusal(error)
     return error.__cause__ if isinstance(error.__cause__, UserError) else None
+
+
+def require_choices(overrides: Sequence[str]) -> None:
+    """Refuse a number as the choice of a group, over which Hydra stumbles.
+
+    Raises:
+        UserError: there is such a one.
+    """
+    for override in overrides:
+        given = re.fullmatch(r"\+?([\w/]+)(?:@[\w.]+)?=(-?[\d.]+|true|false)", override)
+        if given and (known := choices(given[1])):
+            raise UserError(f"There is no {given[1]} {given[2]}; choose one of {', '.join(known)}.")
 
 
 def load_choice(group: str, name: str) -> DictConfig:
@@ -178,6 +194,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         UserError: a key, a choice or a value is not known.
     """
     register()
+    require_choices(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:

@@ -33,13 +33,13 @@ def sentence(error: Exception) -> str:
     return f"{cause.full_key}: {first.rstrip('.')}."
 
 
-def unknown(key: str, settings: list[str]) -> str:
-    """The sentence for a setting that there is not, by those that there are beside it."""
+def unknown(key: str, settings: list[str], more: bool = True) -> str:
+    """The sentence for a setting that there is not, by those that are beside it, and whether there may be more."""
     place, dot, name = key.rpartition(".")
     if near := get_close_matches(name, settings, n=1):
         return f"There is no setting {key}, but {place}{dot}{near[0]}."
     there = f"{place or 'the configuration'} has {', '.join(sorted(settings))}" if settings else ""
-    added = f"+{key}=VALUE adds one" if place else ""
+    added = f"+{key}=VALUE adds one" if place and more else ""
     return f"There is no setting {key}; {'; '.join(filter(None, (there, added)))}."
 
 

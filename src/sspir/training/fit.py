@@ -15,11 +15,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
-from sspir.config.build import refusal
+from sspir.config.build import build_all, refusal
 from sspir.config.sweep import name_variant
 from sspir.config.trust import composed
 from sspir.data.manifest import Manifest, difference, manifest_of
@@ -100,9 +101,9 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     if not checkpoint:
         if not config.init:
             require_pretrained(module.backbone)
-        _note(folder, init=warm_start(module, config.init, config.init_skip) if config.init else None)
+        _note(folder, init=warm_start(module, config.init, config.init_skip))
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *_built(config.callbacks), *more]
+    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
@@ -111,7 +112,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=has_bar,  # none of Lightning's for ours
-        logger=_built(config.logger),
+        logger=build_all("logger", config, Logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
@@ -233,11 +234,6 @@ def _require_optimizer(module: Any, config: DictConfig) -> None:
     except (TypeError, ValueError) as error:
         target = config.optimizer.get("_target_")
         raise UserError(f"optimizer ({target}), or its schedule, cannot be made: {error}.") from error
-
-
-def _built(nodes: DictConfig) -> list[Any]:
-    """Build the nodes of a mapping; an experiment switches a node off by setting it to null."""
-    return [built for built in instantiate(nodes).values() if built is not None]
 
 
 def _interval(trainer: DictConfig) -> Any:

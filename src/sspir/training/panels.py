@@ -12,6 +12,7 @@ from sspir.batch import Batch
 from sspir.images.io import Picture, write_image
 from sspir.images.panel import panel, to_pil
 from sspir.models.latent import upscale
+from sspir.numbers import COUNT, LIMIT
 from sspir.sampling.output import RestorationOutput
 from sspir.training.loggers import StepLogger, wandb_runs
 from sspir.training.strategy import gathered
@@ -47,7 +48,8 @@ class LogRestorations(Callback):
 
     def __init__(self, folder: str, count: int = 4, table_size: int = 256) -> None:
         self.folder = Path(folder) / "panels"
-        self.count, self.table_size = count, table_size
+        self.count = LIMIT.require("callbacks.panels.count", count)
+        self.table_size = COUNT.require("callbacks.panels.table_size", table_size)
         self.taken: dict[str, tuple[int, int]] = {}  # name of a panel -> places of its set and batch
         self.rows: list[dict[str, Any]] = []  # of the table of this validation
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _SHOWN = 8
 
 
-def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, Any]:
+def warm_start(module: Any, source: str | None, skip: Sequence[str] = ()) -> dict[str, Any] | None:
     """Give a module the weights of another model, where name and shape are the same.
 
     Adapters begin anew on what the other model computes, its own adapters included. Where that is not what the
@@ -29,16 +29,21 @@ def warm_start(module: Any, source: str, skip: Sequence[str] = ()) -> dict[str, 
     Args:
         module: a `RestorationModule`, before it is trained.
         source: folder of a run, whose averaged weights are taken, or of a saved or exported pipeline, or the name of
-            one that comes along, see `folder_of`.
+            one that comes along, see `folder_of`; None leaves the module as it is.
         skip: patterns such as "backbone.unet_pixel.*" of weights that may begin anew here, may be left over there, or
             may differ where they are frozen.
 
     Returns:
-        What is to be recorded: where the weights came from, sixteen digits of their hash, and what was left out.
+        What is to be recorded: where the weights came from, sixteen digits of their hash, and what was left out; None
+        without a model.
 
     Raises:
         UserError: there is no such model, or something does not fit that `skip` does not name.
     """
+    if not source:
+        if skip:
+            raise UserError("init_skip names weights of another model, and init names none; give init=RUN.")
+        return None
     pipeline = _pipeline(folder_of(source))
     parts = {**{f"backbone.{name}": part for name, part in pipeline.backbone.named_children()}, **pipeline.components}
     frozen = module.frozen_by_setting()
