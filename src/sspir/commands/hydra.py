@@ -19,7 +19,16 @@ from sspir.commands.stop import Stop
 from sspir.config import outside
 from sspir.config.arguments import require_arguments
 from sspir.config.build import refusal
-from sspir.config.compose import compose_config, config_root, known, modern, register, require_choices, told
+from sspir.config.compose import (
+    choices,
+    compose_config,
+    config_root,
+    known,
+    modern,
+    register,
+    require_choices,
+    told,
+)
 from sspir.config.sentence import sentence, ungiven
 from sspir.config.sweep import job_overrides
 from sspir.errors import NotApplicableError, UserError
@@ -78,7 +87,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         with Stop.passed_on(arguments):
             task()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(sentence(error)) from error
+        raise UserError(sentence(error, choices)) from error
     except (FileExistsError, NotADirectoryError) as error:  # of Hydra, which makes the folder
         raise UserError(f"{error.filename} cannot be made, as a file is in its place; name another folder.") from error
     finally:

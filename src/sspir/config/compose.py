@@ -91,7 +91,7 @@ def told(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, YAMLError | OmegaConfBaseException):
-        return UserError(sentence(error))
+        return UserError(sentence(error, choices))
     if isinstance(error, OSError) and error.filename and error.errno in _IN_THE_WAY:
         return UserError(f"{error.filename}: {error.strerror}; name another place, or make room there.")
     if not isinstance(error, HydraException):
@@ -200,4 +200,4 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         try:
             return known(name, modern(compose(name, overrides=list(present_overrides(overrides)))), overrides)
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            raise UserError(sentence(error)) from error
+            raise UserError(sentence(error, choices)) from error

@@ -1,7 +1,7 @@
 """What Hydra and OmegaConf have against a setting, as one sentence that says what to write."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -9,11 +9,17 @@ from omegaconf import Container
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 
-def sentence(error: Exception) -> str:
-    """The sentence for a configuration that cannot be composed, or changed."""
+def sentence(error: Exception, choices: Callable[[str], list[str]]) -> str:
+    """The sentence for a configuration that cannot be composed, or changed.
+
+    Args:
+        error: of Hydra or OmegaConf.
+        choices: of a group, which Hydra does not tell of a list.
+    """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        others = f"; choose one of {', '.join(error.options)}" if error.options else ""
+        known = error.options or choices(group)
+        others = f"; choose one of {', '.join(known)}" if known else ""
         return f"There is no {group} {name}{others}."
     if isinstance(error, OverrideParseException):
         reason = " ".join(line for line in error.message.split("\n") if not line.startswith("See https"))

@@ -72,7 +72,7 @@ def split_space(arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
     try:
         parsed = {each.key_or_group: each for each in OverridesParser.create().parse_overrides(list(arguments))}
     except HydraException as error:
-        raise UserError(sentence(error)) from error
+        raise UserError(sentence(error, choices)) from error
     fixed = [str(each.input_line) for each in parsed.values() if not each.is_sweep_override()]
     space = [_parameter(each) for each in parsed.values() if each.is_sweep_override()]
     if not space:

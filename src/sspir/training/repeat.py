@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sspir.config.compose import config_root
+from sspir.config.compose import choices, config_root
 from sspir.config.schema import TrainConfig
 from sspir.config.sentence import sentence
 from sspir.config.trust import check_places, check_record, read_record
@@ -59,5 +59,5 @@ def repetition(folder: Path, changes: Sequence[str]) -> Any:
     except UserError:
         raise
     except Exception as error:  # OmegaConf's
-        raise UserError(sentence(error)) from error
+        raise UserError(sentence(error, choices)) from error
     return changed

@@ -32,7 +32,8 @@ class Stopping:
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._note)  # Lightning takes it back
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                    signal.signal(number, self._note)  # Lightning takes it back
 
     def _note(self, number: int, frame: Any) -> None:
         now = time.monotonic()
