@@ -30,9 +30,27 @@ def test_what_a_class_does_not_take_is_refused(overrides: list[str], sentence: s
         require_arguments(compose_config("train", ["experiments=tiny", *overrides]))
 
 
-@pytest.mark.parametrize("node", ["{_target_:nowhere.Nothing,a:b}", "{_target_:builtins.dict,size:abc}", "null"])
-def test_what_cannot_be_told_is_left_to_the_constructor(node: str) -> None:
+@pytest.mark.parametrize(
+    "node",
+    [
+        "{_target_:nowhere.Nothing,a:b}",
+        "{_target_:'${name}',a:b}",
+        "{_target_:builtins.dict,size:abc}",
+        "{_target_:sspir.data.Crop,size:'64'}",
+        "{_target_:sspir.data.Crop,size:'${batch_size}'}",
+        "{_target_:sspir.data.Crop,size:{_target_:math.isqrt,_args_:[4096]}}",
+        "{_target_:sspir.data.Crop,_args_:[64]}",
+        "{_target_:sspir.degradation.Degradation.mixture,_partial_:true,parts:{}}",
+        "{_target_:tests.config.test_arguments.Own,size:abc}",
+    ],
+)
+def test_what_may_be_right_passes(node: str) -> None:
     require_arguments(compose_config("train", ["experiments=tiny", f"+callbacks.own={node}"]))
+
+
+class Own(dict[str, object]):
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
 
 
 @pytest.mark.parametrize("experiment", ["tiny", "small_one_step", "ssp_ir", "tiny_consistency"])

@@ -181,6 +181,7 @@ def test_what_cannot_be_composed_is_one_sentence(override: str, sentence: str) -
 
 def test_what_stands_in_the_way_on_the_disk_is_one_sentence() -> None:
     assert str(told(NotADirectoryError(20, "Not a directory", "a/b"))).startswith("a/b: Not a directory; name another")
+    assert str(told(OSError(28, "No space left on device"))) == "The disk: No space left on device; make room there."
     assert told(FileNotFoundError(2, "No such file or directory", "a")) is None  # may be a fault of ours
 
 

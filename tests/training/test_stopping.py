@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def start(folder: Path, photos: Path, distance: Path) -> "subprocess.Popen[bytes
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
+def finish(process: "subprocess.Popen[bytes]") -> int:
+    """The exit status; a group that hangs is killed."""
+    try:
+        return process.wait(150)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def lines(folder: Path) -> list[dict[str, float]]:
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -49,16 +59,20 @@ def test_two_processes_that_are_stopped_go_on_exactly(number: int, photo_folder:
     distance = tmp_path / "lpips.safetensors"
     save_file(random_network("lpips").features.state_dict(), distance)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole, photo_folder, distance).wait(150) == 0, whole.with_suffix(".log").read_text()
+    assert finish(start(whole, photo_folder, distance)) == 0, whole.with_suffix(".log").read_text()
 
     process, log = start(broken, photo_folder, distance), broken.with_suffix(".log")
-    while len(lines(broken)) < 12 and process.poll() is None:
-        time.sleep(0.01)
-    os.killpg(process.pid, number)
-    process.wait(25)  # torchrun kills after 30
+    try:
+        while len(lines(broken)) < 12 and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        process.wait(25)  # torchrun kills after 30
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert "Stopped by" in log.read_text(), log.read_text()
     assert 0 < load_checkpoint(find_checkpoint(broken))["global_step"] < 24
-    assert start(broken, photo_folder, distance).wait(150) == 0, log.read_text()
+    assert finish(start(broken, photo_folder, distance)) == 0, log.read_text()
 
     ours, theirs = (load_checkpoint(find_checkpoint(folder))["state_dict"] for folder in (broken, whole))
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())

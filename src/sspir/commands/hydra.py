@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sspir.commands.stop import Stop
 from sspir.config import outside
-from sspir.config.arguments import require_arguments
 from sspir.config.build import refusal
 from sspir.config.compose import (
     choices,
@@ -113,7 +112,6 @@ def _show(config_name: str, arguments: list[str]) -> int:
 def _call(module: str, name: str, config: DictConfig) -> Any:
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(ungiven(missing))
-    require_arguments(config)
     try:
         return getattr(import_module(module), name)(config)
     except InstantiationException as error:  # of a constructor that Hydra called

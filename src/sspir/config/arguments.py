@@ -1,11 +1,11 @@
 """The settings of a configuration's nodes, held against what their classes and functions take, before any work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.config.sentence import unknown
@@ -23,37 +23,53 @@ def require_arguments(config: DictConfig) -> None:
         UserError: with a line for each such setting.
     """
     nodes = _nodes(OmegaConf.to_container(config))  # what is interpolated is judged where it stands
-    faults = [_fault(key, name, value, node["_target_"]) for key, node in nodes for name, value in node.items()]
-    if found := list(filter(None, faults)):
-        raise UserError("\n".join(found))
+    if faults := [fault for key, node in nodes for fault in _faults(key, node)]:
+        raise UserError("\n".join(faults))
 
 
-def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
     """Every node with a `_target_`, by its dotted key."""
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         yield key, node
     below = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for name, child in below:
-        yield from _nodes(child, f"{key}.{name}".removeprefix("."))
+        yield from _nodes(child, f"{key}.{name}".lstrip("."))
 
 
-def _fault(key: str, name: str, value: Any, target: str) -> str:
-    """What is wrong with one setting; nothing where that cannot be told."""
+def _faults(key: str, node: dict[Any, Any]) -> Iterator[str]:
+    parameters = _parameters(node["_target_"])
+    for name, value in node.items() if parameters else ():
+        if str(name).startswith("_"):
+            continue
+        if name not in parameters:
+            yield unknown(f"{key}.{name}", list(parameters), more=False)
+        elif _takes_numbers_alone(parameters[name].annotation) and not _may_be_number(value):
+            yield f"{key}.{name}: {value!r} is no number."
+
+
+def _parameters(target: str) -> Mapping[str, Parameter]:
+    """What a class or function takes; nothing where that is anything, or cannot be told."""
     try:
-        parameters = signature(get_object(target)).parameters
+        found = signature(resolve_name(target)).parameters
     except Exception:  # whatever importing has raised: the constructor will say it
-        return ""
-    if name.startswith("_") or any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values()):
-        return ""
-    if name not in parameters:
-        return unknown(f"{key}.{name}", list(parameters), more=False)
-    interpolated = isinstance(value, str) and "${" in value
-    if isinstance(value, str | list | dict) and not interpolated and _takes_numbers_alone(parameters[name].annotation):
-        return f"{key}.{name}: {value!r} is no number."
-    return ""
+        return {}
+    return {} if any(one.kind is Parameter.VAR_KEYWORD for one in found.values()) else found
 
 
 def _takes_numbers_alone(hint: Any) -> bool:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     names = {getattr(kind, "__name__", str(kind)) for kind in kinds}
     return bool(names & NUMBERS) and names <= NUMBERS | {"NoneType", "Tensor"}
+
+
+def _may_be_number(value: Any) -> bool:
+    """False for a list, a mapping that makes nothing, and a text that is neither a number nor interpolated."""
+    if isinstance(value, dict):
+        return "_target_" in value
+    if not isinstance(value, str) or "${" in value:
+        return not isinstance(value, list)
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Objects from configurations, with one sentence where a constructor refuses."""
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -9,8 +9,6 @@ from omegaconf import DictConfig
 
 from sspir.config import outside
 from sspir.errors import UserError
-
-T = TypeVar("T")
 
 
 def build(node: Any) -> Any:
@@ -25,22 +23,16 @@ def build(node: Any) -> Any:
         raise refusal(error) from error
 
 
-def build_all(group: str, config: DictConfig, kind: type[T]) -> list[T]:
-    """Build the nodes of a mapping; an experiment switches a node off by setting it to null.
-
-    Args:
-        group: its name in the configuration.
-        config: which has it.
-        kind: what each node must come to.
+def build_all(group: str, config: DictConfig) -> list[Any]:
+    """Build the nodes of a group; an experiment switches a node off by setting it to null.
 
     Raises:
-        UserError: a node is something else, or cannot be made.
+        UserError: a node is a mere value, or cannot be made.
     """
-    made = {name: built for name, built in build(config[group]).items() if built is not None}
-    for name, built in made.items():
-        if not isinstance(built, kind):
-            raise UserError(f"{group}.{name}: {built!r} is no {kind.__name__}; name one by _target_, or write null.")
-    return list(made.values())
+    for name, node in config[group].items():
+        if node is not None and "_target_" not in (node if isinstance(node, DictConfig) else ()):
+            raise UserError(f"{group}.{name}={node} names no class; give it a _target_, or write null.")
+    return [built for built in build(config[group]).values() if built is not None]
 
 
 def refusal(error: InstantiationException) -> UserError:

@@ -30,7 +30,8 @@ from sspir.moved import present_config, present_overrides, renamed
 
 log = logging.getLogger(__name__)
 _SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
-_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def config_root() -> Path:
@@ -92,8 +93,10 @@ def told(error: Exception) -> UserError | None:
         return error
     if isinstance(error, YAMLError | OmegaConfBaseException):
         return UserError(sentence(error, choices))
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return UserError(f"{error.filename or 'The disk'}: {error.strerror}; make room there.")
     if isinstance(error, OSError) and error.filename and error.errno in _IN_THE_WAY:
-        return UserError(f"{error.filename}: {error.strerror}; name another place, or make room there.")
+        return UserError(f"{error.filename}: {error.strerror}; name another, or mend this one.")
     if not isinstance(error, HydraException):
         return None
     if isinstance(error, InstantiationException):
@@ -108,9 +111,9 @@ def require_choices(overrides: Sequence[str]) -> None:
         UserError: there is such a one.
     """
     for override in overrides:
-        given = re.fullmatch(r"\+?([\w/]+)(?:@[\w.]+)?=(-?[\d.]+|true|false)", override)
-        if given and (known := choices(given[1])):
-            raise UserError(f"There is no {given[1]} {given[2]}; choose one of {', '.join(known)}.")
+        given = re.fullmatch(r"\+?([\w/]+)(?:@[\w.]+)?=(-?\d+(\.\d*)?(e-?\d+)?|true|false)", override, re.IGNORECASE)
+        if given and (there := choices(given[1])):
+            raise UserError(f"There is no {given[1]} {given[2]}; choose one of {', '.join(there)}.")
 
 
 def load_choice(group: str, name: str) -> DictConfig:

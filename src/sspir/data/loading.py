@@ -1,6 +1,7 @@
 """From keys of samples to batches; broken files are skipped and named."""
 
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -133,11 +134,12 @@ def begin_worker(worker: int) -> None:
     """Keep OpenCV's thread pool, which does not survive a fork, out of worker processes; torch does so itself.
 
     Ctrl-C and a SIGTERM that every process of a job is sent, as Slurm does, are the main process's, which needs its
-    workers to end a step and to save; only its own SIGTERM ends them.
+    workers to end a step and to save; of forked workers only its own SIGTERM ends them. Those that are started
+    otherwise, and those of macOS, still die of any.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if hasattr(signal, "sigwaitinfo") and multiprocessing.get_start_method() == "fork":  # with no thread but this one
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from sspir.batch import Batch
+from sspir.config.arguments import require_arguments
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.costs import costs_of_run
@@ -55,6 +56,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         What `summary.json` holds.
     """
     SEED.require("seed", config.seed)
+    require_arguments(config)
     device = choose_device(config.device)
     if config.limit is not None:
         COUNT.require("limit", config.limit)

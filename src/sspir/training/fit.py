@@ -15,11 +15,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
+from sspir.config.arguments import require_arguments
 from sspir.config.build import build_all, refusal
 from sspir.config.sweep import name_variant
 from sspir.config.trust import composed
@@ -76,6 +76,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
         UserError: the configuration asks for what cannot be done.
     """
     SEED.require("seed", config.seed)
+    require_arguments(config)
     name_variant(config)
     if config.init and folder_of(config.init) == SHIPPED:
         config.init = f"shipped/{SHIPPED.name}"  # what `shipped` means changes with time
@@ -103,7 +104,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             require_pretrained(module.backbone)
         _note(folder, init=warm_start(module, config.init, config.init_skip))
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config, Callback), *more]
+    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
@@ -112,7 +113,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=has_bar,  # none of Lightning's for ours
-        logger=build_all("logger", config, Logger),
+        logger=build_all("logger", config),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )

@@ -48,6 +48,10 @@ class SaveAtEnd(Checkpoint):
         self._before: dict[str, Any] = {}  # states of callbacks before this validation
         self._amid = False  # stopped in the validation of the last whole step
 
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Have several processes stop together."""
+        self._stopping = Stopping(trainer) if trainer.world_size > 1 else None
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Validate the step that a run goes on from where a stop prevented that; keep Lightning from saving it again.
 
@@ -56,7 +60,8 @@ class SaveAtEnd(Checkpoint):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step
-        self._stopping = Stopping(trainer) if trainer.world_size > 1 else None
+        if self._stopping:
+            self._stopping.listen()
         if self._due and trainer.enable_validation:
             self._validate(trainer)
             trainer.save_checkpoint(self.path, weights_only=False)
@@ -110,7 +115,7 @@ class SaveAtEnd(Checkpoint):
             self._whole = {part: getattr(loop.batch_progress, part).processed for part in ("total", "current")}
             self._updated, self._steps = False, loop._batches_that_stepped
             self._last = loop.batch_progress.is_last_batch
-        self._heed(trainer)
+        self._ask(trainer)
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or last_epoch:
             trainer.should_stop = True
@@ -122,13 +127,12 @@ class SaveAtEnd(Checkpoint):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Stop amid a validation, too."""
-        self._heed(trainer)
+        self._ask(trainer)
 
-    def _heed(self, trainer: pl.Trainer) -> None:
-        """Stop where a signal has come to any of several processes."""
-        number = self._stopping.agreed() if self._stopping else 0
-        if number == signal.SIGTERM:
-            trainer._signal_connector.received_sigterm = True  # which Lightning heeds after this batch
+    def _ask(self, trainer: pl.Trainer) -> None:
+        """Ask several processes whether a signal has come to any; at a SIGTERM Lightning stops after this batch."""
+        number = self._stopping.ask(trainer) if self._stopping else 0
+        trainer._signal_connector.received_sigterm |= number == signal.SIGTERM
         self._interrupted |= number == signal.SIGINT
         if self._interrupted and trainer.validating:
             raise KeyboardInterrupt
@@ -172,7 +176,8 @@ class SaveAtEnd(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Save when stopped by SIGTERM or by Ctrl-C."""
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self._whole:
+        alone = self._stopping and self._stopping.at_once  # where several processes save together
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self._whole and not alone:
             self._stopped = True
             loop = trainer.fit_loop.epoch_loop
             self._amid = trainer.validating and loop.batch_progress.total.ready == self._whole["total"]

@@ -23,11 +23,12 @@ def require_processes(trainer: pl.Trainer) -> None:
     Raises:
         UserError: to be raised before a training.
     """
-    strategy = trainer.strategy
+    strategy, launcher = trainer.strategy, trainer.strategy.launcher
     environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
-    if trainer.world_size > 1 and environment and not environment.creates_processes_externally:
+    started = environment is None or environment.creates_processes_externally
+    if trainer.num_devices > 1 and not started and launcher and not launcher.is_interactive_compatible:
         raise UserError(
-            f"{trainer.world_size} devices take a process each, which torchrun starts: torchrun --standalone "
+            f"{trainer.num_devices} devices take a process each, which torchrun starts: torchrun --standalone "
             f"--nproc-per-node {trainer.num_devices} -m sspir train ...; one device: trainer.devices=1."
         )
 

@@ -89,7 +89,7 @@ class Validation:
         self.counts = counts
         if not self.of_sets:
             for metrics in self.rows.values():
-                metrics.to(device)
+                metrics.to(device).eval()
             names = [set(found) for found in gathered(list(self.rows["val"].keys(keep_base=True)))]
             if lacking := set.union(*names) - set.intersection(*names):
                 raise UserError(

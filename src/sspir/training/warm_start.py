@@ -42,7 +42,9 @@ def warm_start(module: Any, source: str | None, skip: Sequence[str] = ()) -> dic
     """
     if not source:
         if skip:
-            raise UserError("init_skip names weights of another model, and init names none; give init=RUN.")
+            raise UserError(
+                "init_skip names weights of another model, and init names none; give init=RUN or init_skip=[]."
+            )
         return None
     pipeline = _pipeline(folder_of(source))
     parts = {**{f"backbone.{name}": part for name, part in pipeline.backbone.named_children()}, **pipeline.components}
