@@ -36,7 +36,14 @@ def start(folder: Path, photos: Path, distance: Path) -> "subprocess.Popen[bytes
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with folder.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=heed_ctrl_c
+        )
+
+
+def heed_ctrl_c() -> None:
+    """What runs behind a shell script is born deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: "subprocess.Popen[bytes]") -> int:
