@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import save_file
 
 from sspir.errors import UserError
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import find_checkpoint
+from sspir.training.stopping import Stopping
 from tests.distances import random_network
 from tests.runs import OVERRIDES, tiny_run
 
@@ -92,3 +94,24 @@ def test_devices_without_processes_of_their_own_are_refused(photo_folder: Path, 
     two = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     with pytest.raises(UserError, match="torchrun --standalone --nproc-per-node 2 -m sspir train"):
         tiny_run(tmp_path / "run", photo_folder, *two)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_a_signal_that_is_passed_on_is_no_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    stopping, now = Stopping(trainer), [10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    note = trainer._signal_connector._sigterm_notifier_fn
+    assert stopping.ask(trainer) == 0
+    note(signal.SIGINT, None)
+    now[0] += 0.2
+    note(signal.SIGINT, None)
+    assert stopping.ask(trainer) == signal.SIGINT
+    note(signal.SIGTERM, None)
+    assert stopping.ask(trainer) == signal.SIGTERM
+    assert not stopping.at_once
+    now[0] += 2
+    with pytest.raises(KeyboardInterrupt):
+        note(signal.SIGINT, None)
+    assert stopping.at_once
