@@ -7,9 +7,10 @@ From shipped/tiny each row is trained on patches of 64 px, and measured on Set14
 The values of every image stand in experiments/objectives.csv: what is there is not trained again, what is not is added
 as it comes out, and a training that was stopped goes on. The tables are made of that file; --seeds 0 makes them alone.
 A second table is at equal CPU seconds: those of the cheapest row, by each row's last checkpoint before them, whose
-learning rate has not come down; costs within 5 % count as equal. Intervals are over images: how much trainings differ
-is in none. Rows with DISTS or a discriminator have one seed. Needs `sspir weights get lpips dists realesrgan`,
-'sspir[lora,peers]'.
+learning rate has not come down; costs within 5 % count as equal. Intervals are over images; how far trainings of two
+seeds are apart stands in a last table. Rows with DISTS or a discriminator have one seed.
+
+Needs `sspir weights get lpips dists realesrgan` and 'sspir[lora,peers]'.
 """
 
 import argparse
@@ -59,6 +60,7 @@ SETS = {
     "Set14 strong": ["benchmark=set14", "degradation@benchmark.degradation=realesrgan_strong"],
 }
 METRICS = {"psnr_y": 2, "ssim_y": 3, "lpips": 3, "dists": 3, "niqe": 2, "grid4": 2, "seams4": 3}  # digits
+APART = ("psnr_y", "lpips", "dists")  # of which is told how far two seeds are apart
 HIGHER = ("psnr_y", "ssim_y")  # is better; of the others lower
 BATCH = 16
 MILESTONES = 10
@@ -234,6 +236,24 @@ def row_of(row: str, lines: list[Line], base: list[Line]) -> str:
     return f"| {row} | {seeds} | {' | '.join(cells)} | {cost:.0f} | {', '.join(wins) or 'nothing'} |"
 
 
+def seeds_table(there: list[Line]) -> list[str]:
+    """How far apart the trainings of two seeds end: what the intervals, which are over images, do not hold."""
+    text = ["**Seed 1 minus seed 0, the same number of samples**", ""]
+    text += ["| | " + " | ".join(f"{name}: {', '.join(APART)}" for name in SETS) + " |", "|---" * (len(SETS) + 1) + "|"]
+    for row in ROWS:
+        cells = []
+        for name in SETS:
+            first, second = (select(there, row=row, set=name, seed=seed) for seed in range(2))
+            if second:
+                apart = [
+                    values(second, "restored", each).mean() - values(first, "restored", each).mean() for each in APART
+                ]
+                cells.append(", ".join(f"{gap:+.{METRICS[each]}f}" for each, gap in zip(APART, apart, strict=True)))
+        if cells:
+            text.append(f"| {row} | {' | '.join(cells)} |")
+    return text
+
+
 def report(options: argparse.Namespace) -> None:
     """Write the tables of what is there."""
     there = select(read(options.values), samples=options.samples)
@@ -250,6 +270,7 @@ def report(options: argparse.Namespace) -> None:
                 text += [f"**{title.format(samples=options.samples)}: {name}**", ""]
                 text += ["| | seeds | " + " | ".join(METRICS) + " | CPU-s | better than noise in |"]
                 text += ["|---" * (len(METRICS) + 4) + "|", *rows, ""]
+    text += seeds_table(select(there, budget="samples", method="restored"))
     write_text(options.out / "objectives.md", "\n".join(text))
 
 

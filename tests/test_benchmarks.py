@@ -104,6 +104,8 @@ def test_rows_are_compared_over_seeds_and_at_equal_cost(objectives: ModuleType, 
         f"| consistency | 1 | {same} | {level} | {worse} | {level} | {same} | {same} | {level} | 80 | nothing |"
     )
     assert equal.count(consistency) == 3
+    assert "| consistency |" + " +0.00, +0.100, +0.000 |" * 3 in equal  # the last table: one seed minus the other
+    assert equal.count("| pixel |") == 3  # which has one seed, and is not in it
 
 
 def test_the_last_checkpoint_within_a_budget_is_kept(objectives: ModuleType, tmp_path: Path) -> None:
