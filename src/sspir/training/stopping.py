@@ -1,6 +1,5 @@
 """Signals that stop a training of several processes, after the same batch in all of them."""
 
-import logging
 import signal
 import threading
 import time
@@ -8,8 +7,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-
-log = logging.getLogger(__name__)
 
 PAUSE = 1.0  # seconds within which Ctrl-C counts once: torchrun sends on what each process has had from the terminal
 
