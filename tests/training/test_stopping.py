@@ -18,8 +18,9 @@ from sspir.errors import UserError
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import find_checkpoint
 from sspir.training.stopping import Stopping
+from sspir.training.strategy import require_processes
 from tests.distances import random_network
-from tests.runs import OVERRIDES, tiny_run
+from tests.runs import OVERRIDES
 
 SETTINGS = [
     "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=24",
@@ -90,10 +91,15 @@ def test_two_processes_that_are_stopped_go_on_exactly(number: int, photo_folder:
     assert measured[0] == measured[1]
 
 
-def test_devices_without_processes_of_their_own_are_refused(photo_folder: Path, tmp_path: Path) -> None:
-    two = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+def test_devices_without_processes_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):  # a launcher's, or left by one
+        monkeypatch.delenv(name, raising=False)
+    two = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match="torchrun --standalone --nproc-per-node 2 -m sspir train"):
-        tiny_run(tmp_path / "run", photo_folder, *two)
+        require_processes(two)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    require_processes(two)
+    require_processes(pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_signal_that_is_passed_on_is_no_second(
