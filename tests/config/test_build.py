@@ -25,7 +25,7 @@ CROP = {"_target_": "sspir.data.Crop", "size": 0}
             "outer.inner (fractions.Fraction) cannot be made",
         ),
         (FRACTION, "fractions.Fraction cannot be made: Fraction(1, 0)"),
-        ({"crop": CROP}, "Crop.size is 0: give the side of the patch"),
+        ({"crop": CROP}, "crop: Crop.size is 0: give the side of the patch"),
         ({"part": {"_target_": "sspir.data.Nothing"}}, "sspir.data.Nothing, the _target_ of part, cannot be imported"),
         ({"part": CROP | {"sise": 3}}, "part (sspir.data.crop.Crop) cannot be made: Crop.__init__() got an unexpected"),
     ],

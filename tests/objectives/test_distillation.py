@@ -270,7 +270,7 @@ def test_a_run_goes_on_exactly_and_is_loaded(changes: list[str], photo_folder: P
         ([*SCORE, "objective.distillation=-1"], "objective.distillation: -1"),
         ([*SCORE, "objective.clip=x"], "objective.clip: 'x'"),
         ([*SCORE, "objective.teacher_steps=x"], "objective.teacher_steps: 'x'"),
-        ([*SCORE, "objective.terms.pixel.weight=x"], "weight of objective.terms: 'x'"),
+        ([*SCORE, "objective.terms.pixel.weight=x"], "objective.terms.pixel: weight: 'x'"),
         ([*CONSISTENCY, "objective.guidance=abc"], "objective.guidance: 'abc'"),
         ([*CONSISTENCY, "module.freeze=[*]"], "leaves nothing to train"),
         ([*CONSISTENCY, "backbone.lora=8"], "give it as {rank: 8}"),

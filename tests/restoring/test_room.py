@@ -69,8 +69,8 @@ def test_results_have_the_size_that_was_asked_for(
     command = ["restore", str(tmp_path / "in"), "--weights", str(weights), "--steps", "1", "--out"]
     assert main([*command, str(tmp_path / "two"), "--size", "30x40", "--scale", "2"]) == 2
     assert "--scale: not allowed with argument --size" in capsys.readouterr().err
-    assert main([*command, str(tmp_path / "two"), "--size", "30"]) == 2
-    assert "'30' is not WxH, such as 1920x1080" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "two"), "--size", "30x"]) == 2
+    assert "'30x' is not WxH, such as 1920x1080" in capsys.readouterr().err
     out = tmp_path / "out"
     assert main([*command, str(out), "--size", "40x30"]) == 0
     assert {name: read_size(out / name) for name in ("wide.png", "high.png")} == {

@@ -362,7 +362,10 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
         (["trainer.val_check_interval=0"], "val_check_interval=0 is no interval"),
         (["+optimizer.lrr=1"], "There is no setting optimizer.lrr, but optimizer.lr"),
         (["optimizer.lr=high"], "optimizer.lr: 'high' is no number"),
-        (["callbacks.panels=3"], "callbacks.panels=3 names no class; give it a _target_"),
+        (
+            ["callbacks.panels=3", "metric.psnr_y=null"],
+            "callbacks.panels=3 names no class.*\n.*metric.psnr_y=None names",
+        ),
         (["callbacks.panels.count=-1"], "callbacks.panels.count: -1 is no whole number"),
         (["init_skip=[vae]"], "init_skip names weights of another model, and init names none"),
         (["processor.front_features=0"], "residual needs a Processor with a front"),

@@ -214,8 +214,8 @@ def size_asked(options: argparse.Namespace, default: float) -> "float | Size":
 
 
 def _box(text: str) -> tuple[int, int]:
-    width, cross, height = text.lower().partition("x")
-    if not cross:
+    width, _, height = text.lower().partition("x")
+    if not (width and height):
         raise argparse.ArgumentTypeError(f"{text!r} is not WxH, such as 1920x1080")
     return COUNT(width), COUNT(height)
 

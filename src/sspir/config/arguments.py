@@ -12,19 +12,29 @@ from sspir.config.sentence import unknown
 from sspir.errors import UserError
 
 NUMBERS = {"int", "float", "bool"}
+GROUPS = {"callbacks": True, "logger": True, "metric": False}  # of nodes by name -> whether null switches one off
 
 
 def require_arguments(config: DictConfig) -> None:
-    """Refuse settings that a `_target_` does not take, and words where it takes numbers.
+    """Refuse settings that a `_target_` does not take, words where it takes numbers, and values in place of a node.
 
     What cannot be imported, and what takes any setting, is left to its own constructor.
 
     Raises:
         UserError: with a line for each such setting.
     """
-    nodes = _nodes(OmegaConf.to_container(config))  # what is interpolated is judged where it stands
-    if faults := [fault for key, node in nodes for fault in _faults(key, node)]:
+    container = OmegaConf.to_container(config)  # what is interpolated is judged where it stands
+    assert isinstance(container, dict)
+    faults = [*_values(container), *(fault for key, node in _nodes(container) for fault in _faults(key, node))]
+    if faults:
         raise UserError("\n".join(faults))
+
+
+def _values(config: dict[Any, Any]) -> Iterator[str]:
+    for group, nullable in GROUPS.items():
+        for name, node in (config.get(group) or {}).items():
+            if "_target_" not in (node if isinstance(node, dict) else ()) and not (node is None and nullable):
+                yield f"{group}.{name}={node} names no class; give it a _target_, or leave it out by ~{group}.{name}."
 
 
 def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:

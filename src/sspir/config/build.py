@@ -23,32 +23,31 @@ def build(node: Any) -> Any:
         raise refusal(error) from error
 
 
-def build_all(group: str, config: DictConfig) -> list[Any]:
+def build_all(nodes: DictConfig) -> list[Any]:
     """Build the nodes of a group; an experiment switches a node off by setting it to null.
 
     Raises:
-        UserError: a node is a mere value, or cannot be made.
+        UserError: one of them cannot be made.
     """
-    for name, node in config[group].items():
-        if node is not None and "_target_" not in (node if isinstance(node, DictConfig) else ()):
-            raise UserError(f"{group}.{name}={node} names no class; give it a _target_, or write null.")
-    return [built for built in build(config[group]).values() if built is not None]
+    return [built for built in build(nodes).values() if built is not None]
 
 
 def refusal(error: InstantiationException) -> UserError:
-    """The sentence for a constructor that failed: its own `UserError`, else one that names what cannot be made."""
+    """The sentence for a constructor that failed: its own, with the node's key, or one that names what failed."""
     cause = error.__cause__ or error
     while isinstance(cause, InstantiationException) and cause.__cause__:
         error, cause = cause, cause.__cause__
-    if isinstance(cause, UserError):
-        return cause
     text = str(error)
+    found = re.search(r"full_key: (?:module\.)?(\S+)", text)  # what makes the module up stands outside it
+    key = found[1] if found else ""
+    if isinstance(cause, UserError):
+        named = not key or key in str(cause) or key.startswith("data.")  # whose sets and degradation stand elsewhere
+        return cause if named else UserError(f"{key}: {cause}")
     if missing := re.match(r"Error locating target '(.+?)'.*?(?:\nfull_key: (.*))?$", text, re.DOTALL):
         reasons = str(error.__cause__).splitlines()[1:] or [str(error.__cause__)]
         return outside.not_found(missing[1], f"the _target_ of {missing[2] or 'the configuration'}", reasons[0])
     target = re.search(r"target '([^']+)'", text)
-    key = re.search(r"full_key: (\S+)", text)
     if not target:
         return UserError(" ".join(text.split()))
-    what = f"{key[1]} ({target[1]})" if key else target[1]
+    what = f"{key} ({target[1]})" if key else target[1]
     return UserError(f"{what} cannot be made: {' '.join(str(cause).split()) or type(cause).__name__}")

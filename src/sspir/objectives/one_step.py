@@ -49,11 +49,11 @@ class Term:
     ) -> None:
         if target not in (None, *TARGETS):
             raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
-        self.loss, self.weight, self.target = loss, WEIGHT.require("weight of objective.terms", weight), target
+        self.loss, self.weight, self.target = loss, WEIGHT.require("weight", weight), target
         if steps is not None and (isinstance(steps, int) or [type(step) for step in steps] != [int, int]):
             raise UserError(f"Term: steps={steps} must be its first step and the first without it, such as [0,1000].")
         self.first, self.end = steps or (0, sys.maxsize)
-        self.every = COUNT.require("every of objective.terms", 1 if every is None else every)
+        self.every = COUNT.require("every", 1 if every is None else every)
 
     def acts(self, step: int) -> bool:
         """Whether the part counts at a step."""

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
 
 from sspir.config.arguments import require_arguments
-from sspir.config.build import build_all, refusal
+from sspir.config.build import build, build_all, refusal
 from sspir.config.sweep import name_variant
 from sspir.config.trust import composed
 from sspir.data.manifest import Manifest, difference, manifest_of
@@ -104,7 +104,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             require_pretrained(module.backbone)
         _note(folder, init=warm_start(module, config.init, config.init_skip))
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config), *more]
+    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all(config.callbacks), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
@@ -113,7 +113,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=has_bar,  # none of Lightning's for ours
-        logger=build_all("logger", config),
+        logger=build_all(config.logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
@@ -172,7 +172,7 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
     Raises:
         UserError: the run that goes on has measured one of them.
     """
-    _, missing = usable(instantiate(config.metric))
+    _, missing = usable(build(config.metric))
     before = glance(checkpoint)["config"].get("metric", {}) if missing and checkpoint else {}
     for name, why in missing.items():
         if name in before:
