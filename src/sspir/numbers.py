@@ -57,7 +57,7 @@ class Numbers(Generic[N]):
     def _sentence(self, value: object) -> str:
         kind = "whole number" if self.kind is int else "number"
         least, most = (format(bound, "," if self.kind is int else ",g") for bound in (self.least, self.most))
-        return f"{value!r} is no {kind} {'above' if self.above else 'from'} {least} to {most}"
+        return f"{value!r} is no {kind} {f'above {least}, up' if self.above else f'from {least}'} to {most}"
 
 
 SEED = Numbers(int, 0, 2**63 - 1)

@@ -40,7 +40,7 @@ class Elsewhere(Captioner):
         return [self.word] * len(images)
 
 
-def with_captioner(run: Path, folder: Path, node: dict[str, str]) -> Path:
+def with_captioner(run: Path, folder: Path, node: dict[str, object]) -> Path:
     """A copy of a run that was trained with another captioner."""
     shutil.copytree(run, folder)
     config = OmegaConf.load(folder / "config.yaml")
@@ -66,6 +66,25 @@ def test_a_run_comes_back_with_its_captioner_and_no_weights_before_they_are_need
     pipeline = load_pipeline(with_captioner(run, tmp_path / "run", node))
     assert pipeline(torch.rand(3, 8, 8), steps=1).captions == ["a tree"]
     assert not warnings(caplog)
+
+
+def words(images: Images, known: Sequence[str]) -> list[str]:
+    """A captioner that is a mere function."""
+    return ["a tree"] * len(images)
+
+
+def test_a_function_is_named_where_an_export_lacks_it(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[2]))
+    name = "tests.captioners.test_trained_captioner.words"
+    trained = with_captioner(run, tmp_path / "run", {"_target_": name, "_partial_": True})
+    assert load_pipeline(trained).captioner.provenance() == {"captioner": name}
+    assert not warnings(caplog)
+    export(trained, tmp_path / "exported")
+    load_pipeline(tmp_path / "exported")
+    (said,) = warnings(caplog)
+    assert f"was trained with captions by {name}, which does not come with it" in said
 
 
 def test_photos_are_sent_to_no_machine_that_a_record_names(

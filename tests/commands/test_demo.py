@@ -20,3 +20,9 @@ def test_the_demo_says_in_words_what_it_restored(
     assert captions.keys() == {"0", "1"}
     assert all("photo" in caption for caption in captions.values())
     assert Image.open(demo(tmp_path / "demo", str(photo_folder), count=1)).height < height
+    flat = str(photo_folder / "train")  # of which none is set aside
+    there = {path.stem for path in (photo_folder / "train").iterdir()}
+    demo(tmp_path / "flat", flat, count=2)
+    captions = json.loads((tmp_path / "flat" / "evaluation" / "captions.json").read_text())
+    assert len(captions) == 2 <= len(there)
+    assert captions.keys() <= there

@@ -5,6 +5,7 @@ import pytest
 from sspir.config.arguments import require_arguments
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
+from sspir.training import RestorationLoss
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_what_a_class_does_not_take_is_refused(overrides: list[str], sentence: s
         "{_target_:sspir.data.Crop,_args_:[64]}",
         "{_target_:sspir.degradation.Degradation.mixture,_partial_:true,parts:{}}",
         "{_target_:tests.config.test_arguments.Own,size:abc}",
+        "{_target_:tests.config.test_arguments.OwnLoss,extra:1,other:abc}",
     ],
 )
 def test_what_may_be_right_passes(node: str) -> None:
@@ -51,6 +53,19 @@ def test_what_may_be_right_passes(node: str) -> None:
 class Own(dict[str, object]):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
+
+
+class OwnLoss(RestorationLoss):
+    def __init__(self, extra: float, **settings: float) -> None:
+        super().__init__(**settings)
+        self.extra = extra
+
+
+@pytest.mark.parametrize("setting", ["extra", "rgb"])  # its own, and one that it hands on
+def test_a_class_that_hands_settings_on_takes_numbers_for_numbers(setting: str) -> None:
+    node = f"{{_target_:tests.config.test_arguments.OwnLoss,{setting}:abc}}"
+    with pytest.raises(UserError, match=rf"^callbacks\.own\.{setting}: 'abc' is no number\.$"):
+        require_arguments(compose_config("train", ["experiments=tiny", f"+callbacks.own={node}"]))
 
 
 @pytest.mark.parametrize("experiment", ["tiny", "small_one_step", "ssp_ir", "tiny_consistency"])

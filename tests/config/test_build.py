@@ -1,14 +1,17 @@
 """What a configuration names and cannot be made; and what fails later, which keeps its traceback."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.__main__ import main
 from sspir.commands.hydra import hydra_command
-from sspir.config.build import build
+from sspir.config.build import build, build_all
+from sspir.degradation import Operation
 from sspir.errors import UserError
 from tests.pipelines import write_photo
 from tests.runs import OVERRIDES
@@ -27,6 +30,10 @@ CROP = {"_target_": "sspir.data.Crop", "size": 0}
         (FRACTION, "fractions.Fraction cannot be made: Fraction(1, 0)"),
         ({"crop": CROP}, "crop: Crop.size is 0: give the side of the patch"),
         ({"part": {"_target_": "sspir.data.Nothing"}}, "sspir.data.Nothing, the _target_ of part, cannot be imported"),
+        (
+            {"part": {"_target_": "sspir.data.Crops"}},
+            "cannot be imported: the module sspir.data has no Crops, but Crop.",
+        ),
         ({"part": CROP | {"sise": 3}}, "part (sspir.data.crop.Crop) cannot be made: Crop.__init__() got an unexpected"),
     ],
 )
@@ -35,6 +42,41 @@ def test_a_constructor_that_refuses_is_one_sentence_with_its_key(node: dict[str,
         build(OmegaConf.create(node))
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@dataclass
+class Fade(Operation):
+    """A dataclass, which Hydra would take for a configuration."""
+
+    amount: float
+
+
+@dataclass
+class Tell(pl.Callback):
+    """Another."""
+
+    word: str
+
+
+def test_dataclasses_are_objects_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    operations = [{"_target_": "tests.config.test_build.Fade", "amount": 0.5}]
+    built = build(OmegaConf.create({"_target_": "sspir.degradation.Chain", "operations": operations}))
+    assert built.leaves() == [Fade(0.5)]
+    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer", **quiet}}).trainer
+    assert Tell("a") in build(trainer, callbacks=[Tell("a")]).callbacks
+
+
+def test_what_is_no_callback_is_named() -> None:
+    nodes = {
+        "none": None,
+        "tell": {"_target_": "tests.config.test_build.Tell", "word": "a"},
+        "crop": CROP | {"size": 8},
+    }
+    with pytest.raises(UserError, match=r"^callbacks\.crop is a Crop, and no Callback of Lightning\.$"):
+        build_all("callbacks", OmegaConf.create({"callbacks": nodes}), pl.Callback)
+    del nodes["crop"]
+    assert build_all("callbacks", OmegaConf.create({"callbacks": nodes}), pl.Callback) == [Tell("a")]
 
 
 def test_a_library_s_refusal_names_the_key_of_a_run(

@@ -1,8 +1,9 @@
 """Data sets that can be counted and indexed, and no more."""
 
+import numpy as np
 import torch
 
-from sspir.data import ImageFolder, Mixture, RestorationDataModule
+from sspir.data import Crop, CroppedPhotos, ImageFolder, Mixture, Photo, RestorationDataModule
 from sspir.data.manifest import manifest_of
 from sspir.data.sample import photos_of
 from sspir.degradation import Degradation, Resize
@@ -39,6 +40,20 @@ def test_a_changed_set_is_noticed_where_it_says_what_it_holds() -> None:
     few = Told(samples()[:2])
     assert manifest_of({"train": photos_of(few)}) != manifest_of({"train": photos_of(Told(reversed(few)))})
     assert list(photos_of(few).contents()) == [("0.png", ""), ("1.png", "")]
+
+
+def test_a_class_that_reads_photos_may_say_no_more_than_that() -> None:
+    class Two(CroppedPhotos):
+        def __len__(self) -> int:
+            return 2
+
+        def load(self, index: int) -> Photo:
+            return Photo(f"{index}.png", "", np.full((40, 40, 3), index, np.uint8))
+
+    data = RestorationDataModule(Two(Crop(16)), {}, DEGRADATION, batch_size=2)
+    (batch,) = data.train_dataloader()
+    assert data.prepare(batch, training=True).hq.shape == (2, 3, 16, 16)
+    assert manifest_of({"train": data.train})["train"]["photos"] == 2
 
 
 def test_it_is_mixed_with_folders(tmp_path) -> None:

@@ -155,3 +155,8 @@ def test_an_operation_that_has_the_name_of_another_is_refused() -> None:
     with pytest.raises(UserError, match="Several operations are called Resize: rename yours"):
         Degradation([ops.Resize(["bicubic"]), Resize(["bicubic"])], 4)
     assert Degradation([Resize(["bicubic"]), Resize(["area"])], 4).appliers.keys() == {"Resize"}
+
+
+def test_what_is_no_operation_is_refused() -> None:
+    with pytest.raises(UserError, match="dict is no operation; derive it"):
+        Degradation([Sometimes([{}], 0.5)], 4)  # type: ignore[list-item]  # what people hand in

@@ -57,6 +57,13 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
         return run
 
     left("good", 0)
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused" / "train.log").write_text(
+        "[2026][a][INFO] - b\n[2026][a][ERROR] - loss.rgb: x is no number.\n"
+    )
+    shutil.copy(tmp_path / "refused" / "train.log", left("early", 5, "metrics.jsonl", "summary.json"))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "train.log").touch()
     left("failed", 1, "metrics.jsonl", "summary.json")
     stopped = left("stopped", 2, "summary.json")
     (stopped / "metrics.jsonl").write_text(
@@ -75,6 +82,8 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     said = capsys.readouterr().err
     for sentence in (
         f"{tmp_path}/failed has logged nothing: its training failed at the start, or has only begun.",
+        f"{tmp_path}/early has logged nothing: loss.rgb: x is no number.",
+        f"{tmp_path}/refused was never trained: loss.rgb: x is no number.",
         f"{tmp_path}/stopped is not finished: it has logged up to step 10 of 20.",
         f"The configuration {tmp_path}/broken/config.yaml cannot be read",
         f"The results in {evaluation}/set14 cannot be read",
@@ -83,6 +92,6 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     ):
         assert sentence in said
         assert sentence in page
-    assert len(said.splitlines()) == 6, said
+    assert len(said.splitlines()) == 8, said
     assert "<h2>set5</h2>" in page
     assert [row[0] for row in table(page, "Last validation")[1:]] == ["good", "stopped", "torn"]

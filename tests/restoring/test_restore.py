@@ -379,7 +379,7 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, we
         (["in", "--colour", "adain:2"], "--colour: '2' is no number from 0 to 1"),
         (["in", "--start", "soon"], "--start: 'soon' is no whole number"),
         (["in", "--start", "2000"], "from 1 to 999"),
-        (["in", "--tile", "4"], "below tile=4"),
+        (["in", "--tile", "4"], "tile=4 is not above what tiles share, overlap=8"),
         (["in", "--captions", "no.jsonl"], "no.jsonl"),
         (["in", "--device", "cuda:7"], "'cuda:7' cannot be used"),
         (["in", "--device", "nonsense"], "'nonsense' cannot be used"),

@@ -115,5 +115,9 @@ def test_models_that_come_along_have_names(tmp_path: Path, monkeypatch: pytest.M
     require_weights("shipped/tiny")
     with pytest.raises(UserError, match=r"shipped/other is no model that comes along; there are .*shipped/tiny"):
         load_pipeline("shipped/other")
+    with pytest.raises(UserError, match="shipped is no run, and so has no checkpoint 'best'"):
+        load_pipeline("shipped", "best")
+    with pytest.raises(UserError, match="shipped has frozen networks of its own"):
+        load_pipeline("shipped", clip="clip")
     (tmp_path / "shipped" / "config.yaml").touch()  # a run of somebody's own
     assert folder_of("shipped") == Path("shipped")

@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", default="demo", type=Path, help="folder for everything it writes (default: demo)")
     parser.add_argument("--photos", help="folder of good photos (default: $SSPIR_PHOTOS, else scikit-image's)")
     parser.add_argument("--bad", type=Path, help="a bad photo, or a folder of them, to restore as it is")
-    parser.add_argument("--count", default=6, type=COUNT, help="number of validation photos to restore (default: 6)")
+    parser.add_argument("--count", default=6, type=COUNT, help="good photos to degrade and restore (default: 6)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     demo(options.out, options.photos, options.bad, options.count)
@@ -41,13 +41,14 @@ def run(arguments: list[str]) -> int:
 
 
 def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: int = 6) -> Path:
-    """Restore validation photos that were degraded, and bad ones as they are.
+    """Restore good photos that are degraded for it, and bad ones as they are.
 
     Args:
         out: folder for the restored files and the panels.
-        photos: folder of photos; None takes those of SSPIR_PHOTOS, else the few that scikit-image carries.
+        photos: folder of photos, of which its `val` counts where it has `train` and `val`; None takes those of
+            SSPIR_PHOTOS, else the few that scikit-image carries.
         bad: a photo or a folder of photos to restore as they are.
-        count: of validation photos.
+        count: of good photos.
 
     Returns:
         The picture that shows it all.
@@ -70,6 +71,8 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
     log.info("Photos: %s", root or "the few that scikit-image carries")
     evaluation = out / "evaluation"
     measured = [f"run={SHIPPED}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
+    if root:  # whose photos the model has not seen: none is set aside for training
+        measured.append("+benchmark.photos.other_root=''")
     evaluate(compose_config("evaluate", measured))
     captions = json.loads((evaluation / "captions.json").read_text(encoding="utf-8"))
     panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]

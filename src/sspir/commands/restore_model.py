@@ -42,6 +42,8 @@ def models_of(options: argparse.Namespace) -> dict[str, argparse.Namespace]:
             refuse_for_peer(model)  # before anything is loaded
     if len(models) > 1:
         _require_there(models.values())
+        for model in models.values():
+            _leave_out_of_others(model)
     return models
 
 
@@ -67,6 +69,18 @@ def _require_there(models: Iterable[argparse.Namespace]) -> None:
             find_peer(model.weights)
         elif model.weights:
             require_weights(model.weights)
+
+
+def _leave_out_of_others(model: argparse.Namespace) -> None:
+    """Leave out what only another of several models has a use for."""
+    from sspir.training.saved import SHIPPED, folder_of
+    from sspir.weights.load import is_run, is_saved
+
+    folder = folder_of(model.weights or SHIPPED)
+    if not is_run(folder):
+        model.checkpoint = "last"
+    if is_run(folder) or is_saved(folder):
+        model.stable_diffusion = model.clip = None
 
 
 def _means_peer(weights: str | None) -> bool:

@@ -1,6 +1,6 @@
 """The settings of a configuration's nodes, held against what their classes and functions take, before any work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from inspect import Parameter, signature
 from pkgutil import resolve_name
 from types import UnionType
@@ -18,7 +18,7 @@ GROUPS = {"callbacks": True, "logger": True, "metric": False}  # of nodes by nam
 def require_arguments(config: DictConfig) -> None:
     """Refuse settings that a `_target_` does not take, words where it takes numbers, and values in place of a node.
 
-    What cannot be imported, and what takes any setting, is left to its own constructor.
+    What cannot be imported, and a name that a class takes among `**settings`, is left to the constructor.
 
     Raises:
         UserError: with a line for each such setting.
@@ -47,23 +47,30 @@ def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
 
 
 def _faults(key: str, node: dict[Any, Any]) -> Iterator[str]:
-    parameters = _parameters(node["_target_"])
-    for name, value in node.items() if parameters else ():
+    parameters, is_all = _parameters(node["_target_"])
+    for name, value in node.items():
         if str(name).startswith("_"):
             continue
         if name not in parameters:
-            yield unknown(f"{key}.{name}", list(parameters), more=False)
+            if is_all:
+                yield unknown(f"{key}.{name}", list(parameters), more=False)
         elif _takes_numbers_alone(parameters[name].annotation) and not _may_be_number(value):
             yield f"{key}.{name}: {value!r} is no number."
 
 
-def _parameters(target: str) -> Mapping[str, Parameter]:
-    """What a class or function takes; nothing where that is anything, or cannot be told."""
+def _parameters(target: str) -> tuple[dict[str, Parameter], bool]:
+    """What a class or function is known to take, and whether that is all; `**settings` may be those of a base class."""
+    parameters: dict[str, Parameter] = {}
     try:
-        found = signature(resolve_name(target)).parameters
+        made = resolve_name(target)
+        for one in made.__mro__ if isinstance(made, type) else (made,):
+            found = signature(one).parameters
+            parameters = {**found, **parameters}
+            if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in found.values()):
+                return parameters, one is made
     except Exception:  # whatever importing has raised: the constructor will say it
-        return {}
-    return {} if any(one.kind is Parameter.VAR_KEYWORD for one in found.values()) else found
+        pass
+    return parameters, False
 
 
 def _takes_numbers_alone(hint: Any) -> bool:

@@ -1,7 +1,7 @@
 """Objects from configurations, with one sentence where a constructor refuses."""
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -10,26 +10,49 @@ from omegaconf import DictConfig
 from sspir.config import outside
 from sspir.errors import UserError
 
+T = TypeVar("T")
 
-def build(node: Any) -> Any:
-    """Build the object that a configuration node describes.
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Build the object that a configuration node describes; its lists and mappings are Python's own.
+
+    In one of Hydra's, and among arguments that it is given, a dataclass would be taken for a configuration.
+
+    Args:
+        node: of the configuration.
+        arguments: more of them, or others.
 
     Raises:
         UserError: its constructor, or one further in, raised something.
     """
     try:
-        return instantiate(node)
+        if not arguments:
+            return instantiate(node, _convert_="all")
+        part = instantiate(node, _convert_="all", _partial_=True)
     except InstantiationException as error:
         raise refusal(error) from error
+    try:
+        return part(**arguments)
+    except Exception as error:
+        raise UserError(f"{node._get_full_key(None)} ({node._target_}) cannot be made: {error}") from error
 
 
-def build_all(nodes: DictConfig) -> list[Any]:
+def build_all(group: str, config: DictConfig, kind: type[T]) -> list[T]:
     """Build the nodes of a group; an experiment switches a node off by setting it to null.
 
+    Args:
+        group: a key of the configuration.
+        config: the whole.
+        kind: what each must be.
+
     Raises:
-        UserError: one of them cannot be made.
+        UserError: one of them cannot be made, or is something else.
     """
-    return [built for built in build(nodes).values() if built is not None]
+    found = {name: built for name, built in build(config[group]).items() if built is not None}
+    for name, built in found.items():
+        if not isinstance(built, kind):
+            raise UserError(f"{group}.{name} is a {type(built).__name__}, and no {kind.__name__} of Lightning.")
+    return list(found.values())
 
 
 def refusal(error: InstantiationException) -> UserError:
@@ -41,7 +64,8 @@ def refusal(error: InstantiationException) -> UserError:
     found = re.search(r"full_key: (?:module\.)?(\S+)", text)  # what makes the module up stands outside it
     key = found[1] if found else ""
     if isinstance(cause, UserError):
-        named = not key or key in str(cause) or key.startswith("data.")  # whose sets and degradation stand elsewhere
+        of_whole = key in ("", "module") or key.startswith("data.")  # whose sets and degradation stand elsewhere
+        named = of_whole or key in str(cause) or type(cause) is not UserError
         return cause if named else UserError(f"{key}: {cause}")
     if missing := re.match(r"Error locating target '(.+?)'.*?(?:\nfull_key: (.*))?$", text, re.DOTALL):
         reasons = str(error.__cause__).splitlines()[1:] or [str(error.__cause__)]

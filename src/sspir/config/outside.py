@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def not_found(target: str, use: str, reason: str = "") -> UserError:
         use: what names it.
         reason: of the import.
     """
+    module, _, name = target.rpartition(".")
+    if module in sys.modules:
+        near = get_close_matches(name, dir(sys.modules[module]), 1)
+        but = f", but {near[0]}" if near else ""
+        return UserError(f"{target}, {use}, cannot be imported: the module {module} has no {name}{but}.")
     named = f"the folders of {VARIABLE} ({', '.join(map(str, folders()))})" if folders() else f"no folder of {VARIABLE}"
     why = f": {reason}" if reason else ""
     return UserError(

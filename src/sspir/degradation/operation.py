@@ -44,10 +44,17 @@ class Operation:
 
 
 class Composite(Operation):
-    """An operation made of others: it draws which of them happen, and in which order."""
+    """An operation made of others: it draws which of them happen, and in which order.
+
+    Raises:
+        UserError: one of them is no operation.
+    """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = list(operations)
+        for each in self.operations:
+            if not isinstance(each, Operation):
+                raise UserError(f"{type(each).__name__} is no operation; derive it from sspir.degradation.Operation.")
 
     def leaves(self) -> list[Operation]:
         """The operations at the ends of the tree."""

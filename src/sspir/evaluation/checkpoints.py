@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from sspir.config.build import build
 from sspir.config.compose import told
 from sspir.errors import UserError
 from sspir.evaluation.curve import CURVE, best_steps, read_curve, sentences
@@ -79,7 +79,7 @@ def evaluate_all(config: DictConfig) -> dict[str, Any]:
         point = {"step": record["step"], "checkpoint": name, "methods": summary["methods"]}
         curve["points"] = sorted([*curve["points"], point], key=lambda each: int(each["step"]))
         if point not in before.get("points", []):  # W&B has the others
-            logger = logger or instantiate(config.wandb)
+            logger = logger or build(config.wandb)
             _send(logger, point, summary)
             _write(out, curve)
     if logger:

@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.config.arguments import require_arguments
+from sspir.config.build import build
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.costs import costs_of_run
@@ -62,8 +62,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         COUNT.require("limit", config.limit)
     out = Path(config.out)
     captioner = json.dumps(OmegaConf.to_container(config.captioner, resolve=True)) if config.captioner else ""
-    peers, benchmark = find_peers(config.peers), instantiate(config.benchmark)
-    metrics, unavailable = usable(instantiate(config.metric))
+    peers, benchmark = find_peers(config.peers), build(config.benchmark)
+    metrics, unavailable = usable(build(config.metric))
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     record = record_of(config, pipeline, benchmark, sampler, device.type, peers)
@@ -87,7 +87,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if config.cost:
         results.cost = costs_of_run(pipeline.to(device), sampler, peers)
     write_bytes(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
-    if logger := instantiate(config.wandb):  # before the folder says that all is done
+    if logger := build(config.wandb):  # before the folder says that all is done
         log_evaluation(logger, results.summary(), results.rows(), out)
     summary = results.write(out, record)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
@@ -97,7 +97,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _loaded(run: str, checkpoint: str, captioner: str, written: str) -> RestorationPipeline:
     """Load a pipeline, once for all benchmarks in a row; `written`, the time of its weights, tells newer files."""
-    pipeline = load_pipeline(run, checkpoint, captioner=instantiate(json.loads(captioner)) if captioner else None)
+    pipeline = load_pipeline(run, checkpoint, captioner=build(json.loads(captioner)) if captioner else None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

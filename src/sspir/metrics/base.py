@@ -153,9 +153,16 @@ def metric_of(metric: Metric) -> ImageMetric:
 
 
 def usable(metrics: Mapping[str, Metric]) -> tuple[dict[str, ImageMetric], dict[str, str]]:
-    """Load the metrics' networks; returns the metrics that can run, and name -> reason of the metrics that cannot."""
+    """Load the metrics' networks; returns the metrics that can run, and name -> reason of the metrics that cannot.
+
+    Raises:
+        UserError: one of them is no metric of torchmetrics, or does not say which values are the good ones.
+    """
     ready: dict[str, ImageMetric] = {}
     missing: dict[str, str] = {}
+    for name, metric in metrics.items():
+        if not isinstance(metric, Metric):
+            raise UserError(f"metric.{name} is a {type(metric).__name__}; derive its class from torchmetrics.Metric.")
     for name, metric in ((name, metric_of(metric)) for name, metric in metrics.items()):
         try:
             metric.require()

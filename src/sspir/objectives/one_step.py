@@ -36,7 +36,7 @@ class Term:
             much, such as DISTS on a CPU. What is logged of it is of its last step.
 
     Raises:
-        UserError: the target is not known, or a number is out of range.
+        UserError: the target is not known, a number is out of range, or the loss is none of pictures.
     """
 
     def __init__(
@@ -47,6 +47,10 @@ class Term:
         steps: tuple[int, int] | None = None,
         every: int | None = None,
     ) -> None:
+        if not isinstance(loss, PictureLoss):
+            raise UserError(
+                f"Term: {type(loss).__name__} is no loss of pictures; derive it from sspir.objectives.PictureLoss."
+            )
         if target not in (None, *TARGETS):
             raise UserError(f"Term: target={target!r} is not known; choose {', '.join(TARGETS)}.")
         self.loss, self.weight, self.target = loss, WEIGHT.require("weight", weight), target

@@ -17,6 +17,7 @@ from sspir.report.search import Search, read_searches
 from sspir.training.study import DATABASE
 
 LOGS = ("metrics.jsonl", "metrics.csv")
+TRAIN_LOG = "train.log"
 RESULTS = ("per_image.csv", "images.csv")
 BEGUN = ("hydra.log", "evaluate.log", "restored")  # what an evaluation leaves before it has results
 T = TypeVar("T")
@@ -138,11 +139,16 @@ def _read_all(folders: Sequence[Path], read: Callable[[Path], T], problems: list
 
 def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterator[str]:
     """Sentences about trainings and evaluations that failed or were stopped, and evaluations that are not done yet."""
+    for folder in _holders(roots, TRAIN_LOG):
+        why = _last_error(folder / TRAIN_LOG)
+        if why and folder not in runs and not any((folder / name).is_file() for name in (*LOGS, "config.yaml")):
+            yield f"{folder} was never trained: {why}"
     for folder, run in runs.items():
         if run.state == RUNNING:
             continue
         if not run.curves and run.trained and not run.refused:
-            yield f"{folder} has logged nothing: its training failed at the start, or has only begun."
+            why = _last_error(folder / TRAIN_LOG) or "its training failed at the start, or has only begun."
+            yield f"{folder} has logged nothing: {why}"
         elif STOPPED in run.settings:
             steps = run.settings["trainer.max_steps"]
             yield f"{folder} is not finished: it has logged up to step {run.settings[STOPPED]} of {steps}."
@@ -151,6 +157,13 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
             note = folder / FAILED
             why = f": {note.read_text(encoding='utf-8').strip()}" if note.is_file() else ", or has only begun."
             yield f"{folder} holds no results: its evaluation failed{why}"
+
+
+def _last_error(log: Path) -> str:
+    """The sentence with which a training ended, as its log has it; "" where it has none."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    _, error, why = text.rpartition("][ERROR] - ")
+    return why.strip().splitlines()[0] if error and why.strip() else ""
 
 
 def _named(found: Mapping[Path, N]) -> list[N]:

@@ -28,6 +28,9 @@ def given_captions(caption: str | None, source: str | None, names: Sequence[str]
         caption: of every photo.
         source: where there is no such caption, a folder of .txt files, or as for `find_captions`.
         names: see `find_captions`.
+
+    Raises:
+        UserError: there is no such source.
     """
     if caption is not None:
         return lambda job: caption
@@ -36,6 +39,10 @@ def given_captions(caption: str | None, source: str | None, names: Sequence[str]
     folder = Path(source)
     if folder.is_dir():
         return lambda job: _text(folder / Path(job.name).with_suffix(".txt"))
+    if source != "beside" and not folder.is_file():
+        raise UserError(
+            f"The captions {source} are missing; give a .jsonl or .parquet file, a folder of .txt or beside."
+        )
     find = find_captions(source, names)
     return lambda job: find(job.source, job.name) or None
 

@@ -89,9 +89,11 @@ def find_jobs(
     photos: list[tuple[Path, Path]] = []
     for text in inputs:
         own = Path(text).expanduser()
-        found = [(root, path) for root, path in _photos(text) if path == own or not lies_in(out, path)]
+        there = list(_photos(text))
+        found = [(root, path) for root, path in there if path == own or not lies_in(out, path)]
         if not found:
-            raise UserError(f"{text} holds no photos to restore (those in {out} are results); name another input.")
+            results = f" (those in {out} are results)" if there else ""
+            raise UserError(f"{text} holds no photos to restore{results}; name another input.")
         photos += found
     return jobs_of(photos, out, form, known)
 

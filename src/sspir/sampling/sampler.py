@@ -101,7 +101,9 @@ class Sampler:
         if self.tile not in (None, "auto") and not isinstance(self.tile, int):
             raise UserError(f"tile={self.tile!r} is no side of a tile; give a number, auto, or null for no tiles.")
         if isinstance(self.tile, int) and self.overlap >= self.tile:
-            raise UserError(f"overlap={self.overlap} must be at least 0 and below tile={self.tile}.")
+            raise UserError(
+                f"tile={self.tile} is not above what tiles share, overlap={self.overlap}; give a larger one."
+            )
         if self.region is not None and COUNT.require("region", self.region) < 64:
             raise UserError(f"region={self.region} is too small for regions to overlap; give 64 pixels or more.")
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torchmetrics import Metric
@@ -91,7 +91,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
 def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback]) -> dict[str, float]:
     checkpoint = starting_point(folder, config)
     _leave_out_missing(config, checkpoint)
-    data = instantiate(config.data)
+    data = build(config.data)
     _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like)
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
@@ -104,16 +104,16 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             require_pretrained(module.backbone)
         _note(folder, init=warm_start(module, config.init, config.init_skip))
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all(config.callbacks), *more]
+    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    trainer = instantiate(
+    trainer = build(
         config.trainer,
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=has_bar,  # none of Lightning's for ours
-        logger=build_all(config.logger),
+        logger=build_all("logger", config, Logger),
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )

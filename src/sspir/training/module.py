@@ -162,7 +162,7 @@ class RestorationModule(pl.LightningModule):
         return RestorationPipeline.from_parts(
             self.backbone, self.sampler, vae=self.vae, tokenizer=self.tokenizer, text_encoder=self.text_model,
             image_encoder=self.image_encoder, refine=self.refine, scheduler=self.noise_schedule,
-            residual=self.residual, scale=self.scale, captioner=type(self.captioner).__name__,
+            residual=self.residual, scale=self.scale, captioner=self.captioner.provenance()["captioner"],
             one_step=self.objective.one_step, noised=self.objective.noised,
         )  # fmt: skip
 

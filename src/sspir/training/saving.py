@@ -57,6 +57,8 @@ class SaveAtEnd(Checkpoint):
 
         It would save after the next batch, amid gradients that are accumulated, which no checkpoint holds.
         """
+        if trainer.global_step and trainer.is_global_zero:
+            log.info("Going on after step %d", trainer.global_step)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback._last_global_step_saved = trainer.global_step

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
@@ -125,7 +124,7 @@ class ReportToTrial(Callback):
 def _as_trial(config: DictConfig, options: DictConfig) -> float | list[float] | None:
     """Train and tell the study how it went; a process that is stopped leaves the trial running."""
     package, place = optuna(), Path(options.folder)
-    study = load_study(place, options.study, instantiate(options.pruner))
+    study = load_study(place, options.study, build(options.pruner))
     frozen = study.trials[options.trial]
     trial = package.trial.Trial(study, frozen._trial_id)
     trial.set_user_attr(FOLDER, os.path.relpath(config.folder, place))

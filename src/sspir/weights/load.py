@@ -33,13 +33,18 @@ def load_pipeline(
             and a warning says so.
 
     Raises:
-        UserError: the folder is none of these, or its files do not match its SHA256SUMS.
+        UserError: the folder is none of these, its files do not match its SHA256SUMS, or an argument is for another.
     """
-    pipeline = _load_pipeline(folder_of(path), checkpoint, stable_diffusion, clip)
+    folder = folder_of(path)
+    if checkpoint != "last" and not is_run(folder):
+        raise UserError(f"{path} is no run, and so has no checkpoint {checkpoint!r}; leave that out.")
+    if (stable_diffusion or clip) and (is_run(folder) or is_saved(folder)):
+        raise UserError(f"{path} has frozen networks of its own; leave out those that are for the authors' checkpoint.")
+    pipeline = _load_pipeline(folder, checkpoint, stable_diffusion, clip)
     trained_with = pipeline.config.captioner
     if captioner is not None:
         pipeline.captioner = captioner
-    elif type(pipeline.captioner).__name__ != trained_with:
+    elif pipeline.captioner.provenance()["captioner"] != trained_with:
         log.warning(
             "%s was trained with captions by %s, which does not come with it: photos without words get none; name a "
             "captioner by --captioner (restore), captioner=NAME (evaluate) or load_pipeline(captioner=...).",
@@ -52,7 +57,7 @@ def load_pipeline(
 def _load_pipeline(
     folder: Path, checkpoint: str, stable_diffusion: str | None, clip: str | None
 ) -> RestorationPipeline:
-    if (folder / CONFIG).is_file():
+    if is_run(folder):
         from sspir.training.module import RestorationModule
 
         module = RestorationModule.from_run(folder, checkpoint)
@@ -60,7 +65,7 @@ def _load_pipeline(
         if isinstance(module.captioner, Captioner) and not module.captioner.remote:
             pipeline.captioner = module.captioner
         return pipeline
-    if (folder / INDEX).is_file():
+    if is_saved(folder):
         return load_saved(folder)
     require_weights(folder)
     if stable_diffusion and clip:
@@ -71,6 +76,16 @@ def _load_pipeline(
     )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training."""
+    return (folder / CONFIG).is_file()
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_pretrained` wrote a folder; a run may hold the same file, and counts as a run."""
+    return not is_run(folder) and (folder / INDEX).is_file()
+
+
 def require_weights(path: str | Path) -> None:
     """Refuse a path that is clearly nothing `load_pipeline` takes, without loading anything.
 
@@ -78,7 +93,7 @@ def require_weights(path: str | Path) -> None:
         UserError: it holds no weights.
     """
     folder = folder_of(path)
-    if any((folder / name).is_file() for name in (CONFIG, INDEX)):
+    if is_run(folder) or is_saved(folder):
         return
     if all((folder / part).is_dir() for part in authors.PARTS):
         return
