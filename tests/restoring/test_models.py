@@ -141,3 +141,14 @@ def test_what_one_of_several_refuses_is_said_with_its_name(tmp_path: Path, capsy
     both = ["--weights", "shipped", "--weights", "shipped/tiny"]
     assert main(["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out", *both, "--samples", "2"]) == 2
     assert capsys.readouterr().err.startswith("sspir restore: shipped: This model adds no noise")
+
+
+def test_what_only_one_of_several_has_a_use_for_is_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    given = ["--weights", f"{tmp_path}/run", "--weights", "shipped", "--checkpoint", "best", "--clip", "clip"]
+    models = models_of(parser("").parse_args(["a.png", "--out", "out", *given]))
+    assert {name: (model.checkpoint, model.clip) for name, model in models.items()} == {
+        "run": ("best", None),
+        "shipped": ("last", None),
+    }
