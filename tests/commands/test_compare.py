@@ -173,6 +173,15 @@ def test_noise_control_matches_the_psnr(folders: Path) -> None:
     assert not any(verdict["beaten"] for verdict in verdicts)  # NIQE was not measured
 
 
+def test_noise_that_cannot_be_added_is_said(folders: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([*arguments(folders), "--noise-control", "bad"]) == 0
+    assert (
+        "noise@good is no control on 7 of 7 images, where bad has no higher PSNR than good" in capsys.readouterr().err
+    )
+    assert main([*arguments(folders), "--noise-control", "good"]) == 0
+    assert "no control" not in capsys.readouterr().err
+
+
 def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:
     big = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
     save(folders / "photos/a.png", big)

@@ -356,7 +356,9 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, caps
         assert "0 restored" in capsys.readouterr().out
 
 
-def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, weights: Path) -> None:
+def test_a_captioner_that_fails_costs_the_words_not_the_photo(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
     write_photo(tmp_path / "a.png")
     (tmp_path / "gone.yaml").write_text(
         "_target_: sspir.captioners.EndpointCaptioner\nurl: http://127.0.0.1:9/v1\nmodel: m\nretries: 0\n"
@@ -365,7 +367,9 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(tmp_path: Path, we
     assert restore(tmp_path / "a.png", *flags) == 0
     (line,) = lines(tmp_path / "out")
     assert line["caption"] == ""
-    assert "restored without a caption: The captioner at http://127.0.0.1:9" in line["warnings"][0]
+    sentence = "restored without a caption: The captioner at http://127.0.0.1:9"
+    assert sentence in line["warnings"][0]
+    assert f"a photo: {sentence}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

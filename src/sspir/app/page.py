@@ -199,7 +199,7 @@ class Page:
             session.take(files or [], self.restorer.max_pixels)
             if not session.photos:
                 told = " ".join(f"{name}: {sentence}" for name, sentence in session.refused.items())
-                raise gr.Error(told or "There is no photo to restore.")
+                raise gr.Error(told or "There is no photo to restore.", print_exception=False)
         photos = session.photos
         names = [photo.name for photo in photos]
         words = {names[0]: caption} if len(names) == 1 else {row[0]: row[1] for row in captions}

@@ -5,6 +5,7 @@ import gc
 import signal
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sspir.commands.restore_flags import parser
@@ -113,6 +114,15 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
     return states[0] if len(set(states)) == 1 else 1
 
 
+def _warn(jobs: "list[Job]", journal: "Journal", prefix: str) -> None:
+    """Say what was less than asked for, the same sentence once for all its photos."""
+    told = Counter(text for job in jobs for text in journal.entries[job.output]["warnings"])
+    for text, count in told.most_common(_MOST_WARNINGS):
+        sys.stderr.write(f"{prefix}{f'{count} photos' if count > 1 else 'a photo'}: {text}\n")
+    if len(told) > _MOST_WARNINGS:
+        sys.stderr.write(f"{prefix}... and {len(told) - _MOST_WARNINGS} more warnings in {journal.path}\n")
+
+
 def _require_own(model: argparse.Namespace, jobs: "list[Job]", journal: "Journal") -> None:
     from sspir.restoring.checks import require_own
 
@@ -144,6 +154,7 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
         failed = _run(restorer, left, bar)
     for photo, sentence in failed.items():
         sys.stderr.write(f"{prefix}failed: {photo}: {sentence}\n")
+    _warn([job for job in left if job.name not in failed], journal, prefix)
     done, skipped = len(left) - len(failed), len(jobs) - len(left)
     sys.stdout.write(f"{prefix}{done} restored, {skipped} were done before, {len(failed)} failed; see {options.out}.\n")
     return 0 if not failed else 1 if done or skipped else 2
@@ -221,6 +232,7 @@ def _run(restorer: "JobRunner", left: "list[Job]", bar: Any) -> dict[str, str]:
     return restorer.run(left)
 
 
+_MOST_WARNINGS = 5
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} photos, {elapsed} gone, {remaining} left"
 
 

@@ -33,7 +33,11 @@ def parser(epilog: str) -> Parser:
         metavar="DIR|FILE",
         help="folder of the results, where trees are mirrored; of one photo also the result itself, such as new.png",
     )
-    add_weights(flags.add_argument_group("model"))
+    add_weights(
+        flags.add_argument_group("model"),
+        ". Repeated, each model writes into a folder of its own below --out, and the folder sheets shows them side by "
+        "side; settings of diffusion are then for the models that have it",
+    )
     _of_the_look(flags.add_argument_group("look"))
     _of_the_words(flags.add_argument_group("words"))
     add_machine(flags.add_argument_group("machine"))
@@ -41,17 +45,15 @@ def parser(epilog: str) -> Parser:
     return flags
 
 
-def add_weights(group: "argparse._ArgumentGroup") -> None:
-    """Add the flags that name the model."""
+def add_weights(group: "argparse._ArgumentGroup", more: str = "") -> None:
+    """Add the flags that name the model; `more` is said of several."""
     add = group.add_argument
     add(
         "--weights",
         action="append",
         metavar="DIR|FILE|PEER",
         help="run folder, saved pipeline, the authors' checkpoint, or somebody else's network: a file that spandrel "
-        "reads, or a peer such as span (default: shipped, the small model that comes along). Repeated, each model "
-        "writes into a folder of its own below --out, and the folder sheets shows them side by side; settings of "
-        "diffusion are then for the models that have it",
+        f"reads, or a peer such as span (default: shipped, the small model that comes along){more}",
     )
     add("--checkpoint", default="last", metavar="NAME", help="of a run folder: last (default), best or a file name")
     add(
