@@ -140,7 +140,11 @@ def test_what_one_of_several_refuses_is_said_with_its_name(tmp_path: Path, capsy
     write_photo(tmp_path / "a.png", 8, 8)
     both = ["--weights", "shipped", "--weights", "shipped/tiny"]
     assert main(["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out", *both, "--samples", "2"]) == 2
-    assert capsys.readouterr().err.startswith("sspir restore: shipped: This model adds no noise")
+    assert capsys.readouterr().err.startswith("sspir restore: shipped: --samples: This model adds no noise")
+    assert main(["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out", "--steps", "4"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "sspir restore: --steps: This model restores in one step and takes no steps"
+    )
 
 
 def test_what_only_one_of_several_has_a_use_for_is_left_to_it(tmp_path: Path) -> None:

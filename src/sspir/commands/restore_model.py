@@ -189,5 +189,9 @@ def _settings(options: argparse.Namespace, pipeline: "RestorationPipeline") -> "
     flags = {"steps": "steps", "guidance": "guidance", "negative": "negative_caption", "fidelity": "fidelity"}
     changes |= {field: getattr(options, flag) for flag, field in flags.items() if getattr(options, flag) is not None}
     if options.samples > 1 and not pipeline.config.noised:
-        raise UserError("This model adds no noise, so that all --samples would be the same picture; leave it out.")
-    return pipeline.settings(**changes)
+        raise UserError("--samples: This model adds no noise, so that all would be the same picture; leave it out.")
+    try:
+        return pipeline.settings(**changes)
+    except UserError as error:
+        refused = [flag for flag, field in flags.items() if field in changes and f" {field}" in str(error)]
+        raise UserError(f"--{refused[0]}: {error}" if refused else str(error)) from error

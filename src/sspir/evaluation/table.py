@@ -45,7 +45,8 @@ def summary_table(summary: dict[str, Any]) -> str:
     if border := summary["settings"].get("crop_border"):
         lines.append(["crop_border", *[str(border) for _ in methods]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*rows, "* the best mean, and all that print alike"] if any("*" in row for row in rows) else rows)
 
 
 def cost_cells(cost: Mapping[str, Any], method: str) -> dict[str, str]:
