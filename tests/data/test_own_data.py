@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.errors import InstantiationException
 
+from sspir.errors import UserError
 from sspir.training.module import RestorationModule
 from sspir.training.run import find_checkpoint
 from tests.pipelines import write_photo
@@ -84,9 +84,7 @@ def test_the_shipped_model_goes_on_with_own_pairs_and_says_which_do_not_fit(
 
 def test_pairs_smaller_than_their_crop_are_refused_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:
     places = [f"dataset.{part}={photos}/{place}" for part, place in SMALL.items()]
-    with pytest.raises(
-        InstantiationException, match=r"40x48 pixels at scale 4: set dataset.validation.pairs.crop.size to a multi"
-    ):
+    with pytest.raises(UserError, match=r"40x48 pixels at scale 4: set dataset.validation.pairs.crop.size to a multi"):
         run(tmp_path / "run", "dataset=pairs", *places, "dataset.train.crop.size=32")
     assert not (tmp_path / "run" / "config.yaml").exists()
 

@@ -367,8 +367,8 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
             "callbacks.panels=3 names no class.*\n.*metric.psnr_y=None names",
         ),
         (
-            ["metric.psnr_y={_target_:builtins.dict,_partial_:true}"],
-            "metric.psnr_y is a partial; derive its class from",
+            ["+metric.own={_target_:math.isqrt,_partial_:true}"],
+            "metric.own is a .*; derive its class from",
         ),
         (["callbacks.panels.count=-1"], "callbacks.panels.count: -1 is no whole number"),
         (["init_skip=[vae]"], "init_skip names weights of another model, and init names none"),

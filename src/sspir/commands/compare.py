@@ -65,6 +65,7 @@ def run(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from sspir.evaluation.costs import costs_of_peers
+    from sspir.evaluation.measure import without_noise
     from sspir.evaluation.pairing import match
     from sspir.evaluation.results import Results
     from sspir.evaluation.table import comparison_text, summary_table
@@ -82,17 +83,15 @@ def run(arguments: list[str]) -> int:
     noiseless: Counter[str] = Counter()  # method -> images whose noise row has no noise
     for rows, problems, found in tqdm(measured, total=len(matches), desc="measuring", unit="image", disable=None):
         results.add(rows, _files(found))
-        noiseless.update(_noiseless(rows, options.noise_control))
+        noiseless.update(without_noise(rows, options.noise_control))
         for method, problem in problems:
             results.add_problem(found.name, method, problem)
     _measure_folders(results, methods, options.hq)
     summary = results.write(options.out)
     sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
     for method, count in noiseless.items():
-        sys.stderr.write(
-            f"noise@{method} is no control on {count} of {len(matches)} images, where {options.noise_control} has no "
-            f"higher PSNR than {method} that noise could lower.\n"
-        )
+        where = f"{count} of {len(matches)} images, where {options.noise_control} has no higher PSNR than {method}"
+        sys.stderr.write(f"noise@{method} is no control on {where} that noise could lower.\n")
     _warn(results, options.out)
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")
@@ -222,15 +221,6 @@ def _measure_one(
             return measure_image(metrics, found.name, pictures, hq, lq, noise_base, border), problems
         except UserError as error:
             return [], [*problems, ("hq", str(error))]
-
-
-def _noiseless(rows: "list[Row]", base: str | None) -> "Iterator[str]":
-    """The methods at whose PSNR an image's base has no room for noise, so that their noise row is the base's."""
-    values = {row.method: row.values for row in rows}
-    for method in values:
-        control, plain = values.get(f"noise@{method}"), values.get(base or "")
-        if control and plain and all(value == plain.get(metric) for metric, value in control.items()):
-            yield method
 
 
 def _measure_folders(results: "Results", methods: dict[str, Path], hq: Path | None) -> None:

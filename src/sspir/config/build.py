@@ -34,7 +34,9 @@ def build(node: Any, **arguments: Any) -> Any:
     try:
         return part(**arguments)
     except Exception as error:
-        raise UserError(f"{node._get_full_key(None)} ({node._target_}) cannot be made: {error}") from error
+        raise UserError(
+            f"{node._get_full_key(None)} ({node._target_}) cannot be made: {' '.join(str(error).split())}"
+        ) from error
 
 
 def build_all(group: str, config: DictConfig, kind: type[T]) -> list[T]:
@@ -64,7 +66,9 @@ def refusal(error: InstantiationException) -> UserError:
     found = re.search(r"full_key: (?:module\.)?(\S+)", text)  # what makes the module up stands outside it
     key = found[1] if found else ""
     if isinstance(cause, UserError):
-        of_whole = key in ("", "module") or key.startswith("data.")  # whose sets and degradation stand elsewhere
+        of_whole = key in ("", "module", "data") or key.startswith(
+            "data."
+        )  # whose sets and degradation stand elsewhere
         named = of_whole or key in str(cause) or type(cause) is not UserError
         return cause if named else UserError(f"{key}: {cause}")
     if missing := re.match(r"Error locating target '(.+?)'.*?(?:\nfull_key: (.*))?$", text, re.DOTALL):
