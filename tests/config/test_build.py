@@ -58,7 +58,7 @@ class Tell(pl.Callback):
     word: str
 
 
-def test_dataclasses_are_objects_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataclasses_are_objects_like_others() -> None:
     operations = [{"_target_": "tests.config.test_build.Fade", "amount": 0.5}]
     built = build(OmegaConf.create({"_target_": "sspir.degradation.Chain", "operations": operations}))
     assert built.leaves() == [Fade(0.5)]

@@ -157,6 +157,10 @@ def test_a_sweep_is_followed_into_its_next_run(tmp_path: Path) -> None:
             page.until(lambda page: list(page.rows) == ["a"])
             finish(first)
         page.until(lambda page: page.rows["a"][0] == "finished")
+        (tmp_path / "sweep" / "refused").mkdir()
+        (tmp_path / "sweep" / "refused" / "train.log").write_text("[2026][a][ERROR] - loss.rgb: x is no number.\n")
+        page.until(lambda page: page.found.problems != [])
+        assert page.found.problems == [f"{tmp_path}/sweep/refused was never trained: loss.rgb: x is no number."]
         with trained(tmp_path / "sweep" / "b"):
             second = begin(tmp_path / "sweep" / "b", seed=1)
             page.until(lambda page: page.rows.get("b", [""])[0] == "running")

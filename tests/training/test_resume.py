@@ -155,7 +155,9 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     for folder in (run, held):
         tiny_run(folder, photo_folder, "resume=never", *shape, "trainer.max_steps=3")
     caplog.clear()
+    caplog.set_level("INFO", "sspir")
     tiny_run(run, photo_folder, *shape, "trainer.max_steps=6")
+    assert "Going on after step 3" in caplog.text
     assert "The learning rate jumps from 0.0005 to 0.001 at step 3" in caplog.text
     caplog.clear()
     tiny_run(held, photo_folder, *shape, "trainer.max_steps=6", "schedule.after=hold")

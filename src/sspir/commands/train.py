@@ -51,12 +51,12 @@ def _repeat(arguments: list[str]) -> int:
 
     from sspir.training.fit import train
     from sspir.training.repeat import repetition
-    from sspir.training.run import unwritable
+    from sspir.training.run import TRAIN_LOG, unwritable
 
     config = repetition(folder, arguments)
     try:
         Path(config.folder).mkdir(parents=True, exist_ok=True)
-        handlers = (logging.StreamHandler(sys.stdout), logging.FileHandler(Path(config.folder, "train.log")))
+        handlers = (logging.StreamHandler(sys.stdout), logging.FileHandler(Path(config.folder, TRAIN_LOG)))
     except OSError as error:
         raise unwritable(Path(config.folder), error) from error
     root = logging.getLogger()

@@ -14,10 +14,10 @@ from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import RUNNING, STOPPED, Run, read_run
 from sspir.report.search import Search, read_searches
+from sspir.training.run import CONFIG, TRAIN_LOG
 from sspir.training.study import DATABASE
 
 LOGS = ("metrics.jsonl", "metrics.csv")
-TRAIN_LOG = "train.log"
 RESULTS = ("per_image.csv", "images.csv")
 BEGUN = ("hydra.log", "evaluate.log", "restored")  # what an evaluation leaves before it has results
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def gather(paths: Sequence[Path]) -> Collected:
     curves = list(_read_all(_holders(roots, CURVE), read_points, problems).values())
     results = _read_all(_holders(roots, *RESULTS), read_results, problems)
     results = {folder: result for folder, result in results.items() if not _is_point(result, covered(curves))}
-    runs = _read_all(_holders(roots, *LOGS, "config.yaml"), read_run, problems)
+    runs = _read_all(_holders(roots, *LOGS, CONFIG), read_run, problems)
     problems += _without_numbers(roots, runs)
     shown = {folder: run for folder, run in runs.items() if run.curves or run.refused}
     silent = {folder: run for folder, run in runs.items() if folder not in shown and run.trained}
@@ -141,7 +141,7 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
     """Sentences about trainings and evaluations that failed or were stopped, and evaluations that are not done yet."""
     for folder in _holders(roots, TRAIN_LOG):
         why = _last_error(folder / TRAIN_LOG)
-        if why and folder not in runs and not any((folder / name).is_file() for name in (*LOGS, "config.yaml")):
+        if why and not any((folder / name).is_file() for name in (*LOGS, CONFIG)):
             yield f"{folder} was never trained: {why}"
     for folder, run in runs.items():
         if run.state == RUNNING:

@@ -11,12 +11,12 @@ from sspir.files import NOT_APPLICABLE, REPLACED
 from sspir.report.collect import LOGS, RESULTS, Collected, gather, roots_of
 from sspir.report.progress import Speeds, ended, progress_section
 from sspir.report.runs import RUNNING
-from sspir.training.run import CONFIG, ENVIRONMENT, LOCK, SUMMARY, is_trained_in
+from sspir.training.run import CONFIG, ENVIRONMENT, LOCK, SUMMARY, TRAIN_LOG, is_trained_in
 from sspir.training.study import DATABASE
 
 PATIENCE = 60.0  # seconds for which nothing goes on, as between two runs of a sweep, before that is the end
 SHARE = 0.2  # of one core that looking and writing take at most
-_LOOKED_AT = frozenset((*LOGS, *RESULTS, CONFIG, ENVIRONMENT, SUMMARY, NOT_APPLICABLE, CURVE, DATABASE))
+_LOOKED_AT = frozenset((*LOGS, *RESULTS, CONFIG, ENVIRONMENT, SUMMARY, TRAIN_LOG, NOT_APPLICABLE, CURVE, DATABASE))
 
 Publish = Callable[[Collected, str, float], None]
 """Writes the page of what was found, with a section about progress, to be loaded again after so many seconds."""

@@ -33,6 +33,7 @@ CHECKPOINTS = "checkpoints"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+TRAIN_LOG = "train.log"  # Hydra names it so, after its job (conf/train.yaml)
 WANDB_ID = "wandb.id"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
