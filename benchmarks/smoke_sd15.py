@@ -291,6 +291,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the weights go, and stay (default: a temporary folder)")
     parser.add_argument("--part", choices=PARTS, help="only this part, in this process")
     options = parser.parse_args()
+    if options.part not in (None, "count") and not options.folder:
+        parser.error("--part needs --folder, where --part prepare writes the weights that the others read")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.part:
         found = PARTS[options.part](options.folder)
         options.out.write_text(json.dumps(found))
@@ -301,7 +304,6 @@ def main() -> int:
         if not (folder / "prepare.json").exists():
             run("prepare", folder)
         results = {part: run(part, folder) for part in PARTS if part != "prepare"}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     return report(results)
 
