@@ -58,8 +58,9 @@ class Told(NamedTuple):
 
 
 def told(folder: Path) -> list[Told]:
-    """What the W&B runs below a folder were told, in the order in which they began."""
-    return [_told(list(records(path))) for path in sorted(folder.rglob("run-*.wandb"))]
+    """What the W&B runs below a folder were told, in the order in which they began; those without a word are none."""
+    written = [list(records(path)) for path in sorted(folder.rglob("run-*.wandb"))]
+    return [_told(found) for found in written if any(record.WhichOneof("record_type") == "run" for record in found)]
 
 
 def _told(found: list[Record]) -> Told:

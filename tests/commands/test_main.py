@@ -93,12 +93,12 @@ def test_the_log_of_a_run_says_why_it_ended(
     monkeypatch.chdir(tmp_path)
     assert main(["train", *OVERRIDES, "dataset.train.root=/nowhere/photos", "folder=refused"]) == 2
     assert "[ERROR] - /nowhere/photos is not a folder" in Path("refused/train.log").read_text()
-    Path("lost.py").write_text(
+    Path("crashing.py").write_text(
         "from pytorch_lightning import Callback\n"
-        "class Lost(Callback):\n    def on_fit_start(self, *_):\n        raise RuntimeError('the disk is gone')\n"
+        "class Crash(Callback):\n    def on_fit_start(self, *_):\n        raise RuntimeError('the disk is gone')\n"
     )
     photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
-    own = ["--path", ".", "train", *OVERRIDES, *photos, "folder=crashed", "+callbacks.lost={_target_: lost.Lost}"]
+    own = ["--path", ".", "train", *OVERRIDES, *photos, "folder=crashed", "+callbacks.crash={_target_: crashing.Crash}"]
     with pytest.raises(RuntimeError):
         main(own)
     assert Path("crashed/train.log").read_text().rstrip().endswith("RuntimeError: the disk is gone")

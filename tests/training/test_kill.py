@@ -1,6 +1,7 @@
 """A run that is killed again and again ends as one that was not."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -59,11 +60,17 @@ def test_sigterm_saves_first_and_says_so(photo_folder: Path, tmp_path: Path) -> 
     assert load_checkpoint(find_checkpoint(folder))["global_step"] >= 1
 
 
+def lead_group_without_fork() -> None:
+    """Python 3.14 forks no more by default; of its forkserver ours, which starts the tests' processes, would be one."""
+    os.setpgrp()
+    multiprocessing.set_start_method("spawn", force=True)
+
+
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="on macOS workers die of any SIGTERM")
 def test_sigterm_to_every_process_saves_too(photo_folder: Path, tmp_path: Path) -> None:
     """As Slurm, systemd and `timeout` send it: the workers that make the batches get it as well."""
     folder = tmp_path / "run"
-    process = start_training(folder, photo_folder, 100, "checkpoint_every=1000", prepare=os.setpgrp)
+    process = start_training(folder, photo_folder, 100, "checkpoint_every=1000", prepare=lead_group_without_fork)
     wait_until(lambda: steps_made(folder) > 5, process)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == 143, (tmp_path / "run.log").read_text()

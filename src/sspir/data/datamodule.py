@@ -8,7 +8,16 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from sspir.batch import Batch
-from sspir.data.loading import CountingLoader, Degrade, Loaded, TrainingViews, ValidationViews, begin_worker, collate
+from sspir.data.loading import (
+    WORKERS,
+    CountingLoader,
+    Degrade,
+    Loaded,
+    TrainingViews,
+    ValidationViews,
+    begin_worker,
+    collate,
+)
 from sspir.data.order import EpochSampler, Position, Share
 from sspir.data.paired_folder import PairedFolder
 from sspir.data.sample import Photos, photos_of
@@ -138,6 +147,7 @@ class RestorationDataModule(pl.LightningDataModule):
             "num_workers": self.workers,
             "collate_fn": collate,
             "worker_init_fn": begin_worker,
+            "multiprocessing_context": WORKERS if self.workers else None,
             "persistent_workers": self.workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

@@ -1,9 +1,9 @@
 """From keys of samples to batches; broken files are skipped and named."""
 
 import logging
-import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from threading import Thread
 from typing import Any, TypedDict
@@ -23,6 +23,9 @@ from sspir.seeding import sample_seed
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 100  # broken files in a row before a worker gives up
+# How workers are started; Linux' default up to Python 3.13. They share the memory of the main process, need nothing to
+# be pickled, and have no other thread that a signal might come to.
+WORKERS = "fork" if sys.platform == "linux" else None
 
 
 class Loaded(TypedDict):
@@ -134,12 +137,12 @@ def begin_worker(worker: int) -> None:
     """Keep OpenCV's thread pool, which does not survive a fork, out of worker processes; torch does so itself.
 
     Ctrl-C and a SIGTERM that every process of a job is sent, as Slurm does, are the main process's, which needs its
-    workers to end a step and to save; of forked workers only its own SIGTERM ends them. Those that are started
-    otherwise, and those of macOS, still die of any.
+    workers to end a step and to save; of forked workers only its own SIGTERM ends them. Those of macOS and Windows
+    still die of any.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo") and multiprocessing.get_start_method() == "fork":  # with no thread but this one
+    if WORKERS == "fork":  # with no thread but this one
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
