@@ -61,6 +61,7 @@ def objectives() -> ModuleType:
     return module
 
 
+@pytest.mark.thorough
 def test_every_row_of_the_comparison_is_a_training(objectives: ModuleType) -> None:
     for changes in objectives.ROWS.values():
         compose_config("train", [text.replace("HALF", "5") for text in changes])

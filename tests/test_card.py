@@ -94,6 +94,7 @@ def sampled(
     return waits, sample(backbone, module.noise_schedule, settings, given["sample"], priors, seeds, look)
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_tiles_and_xl_wait_for_nothing(card: FakeCard, module: RestorationModule) -> None:
     backbone = tiny_network(unet=tiny_unet(**XL)).to("cuda")
@@ -101,6 +102,7 @@ def test_tiles_and_xl_wait_for_nothing(card: FakeCard, module: RestorationModule
     assert sampled(card, backbone, module, settings)[0] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["bsrgan", "camera_light_and_strong", "light_and_strong", "realesrgan_strong"])
 def test_a_degradation_waits_once_for_photons_of_images_of_one_size(card: FakeCard, name: str) -> None:
     degradation = instantiate(load_choice("degradation", name))
@@ -126,10 +128,17 @@ def test_a_photo_is_restored_on_a_card_whole_and_in_regions(module: RestorationM
         assert done.images.device.type == "cuda"
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(  # peft cannot move a LoRA of fake weights to the card: the score is the kind without
     "changes",
-    [[], ONE_STEP, [*ONE_STEP, "objective.noised=true"], [*SCORE, "objective.kind=csd"], CONSISTENCY],
+    [
+        [],
+        ONE_STEP,
+        *(
+            pytest.param(changes, marks=pytest.mark.thorough)
+            for changes in ([*ONE_STEP, "objective.noised=true"], [*SCORE, "objective.kind=csd"], CONSISTENCY)
+        ),
+    ],
 )
 def test_a_training_step_runs_on_a_card(changes: list[str], half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
@@ -151,6 +160,7 @@ def test_a_training_step_runs_on_a_card(changes: list[str], half: bool, monkeypa
     assert loss.device.type == "cuda"  # gradients need a driver: autograd's thread of the device asks for it
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_training_step_waits_for_nothing_but_captions(
     card: FakeCard, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

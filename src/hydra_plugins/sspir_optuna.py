@@ -127,7 +127,7 @@ class OptunaSweeper(Sweeper):
 
     def _launch(self, jobs: dict[int, list[str]]) -> list[str]:
         for number, overrides in jobs.items():
-            log.info("Trial %d: %s", number, " ".join(overrides[len(self.fixed) : -1]))
+            log.info("Trial %d: %s", number, " ".join(overrides[len(self.fixed) :][: len(self.space)]))
         done = self.launcher.launch(list(jobs.values()), initial_job_idx=min(jobs))
         failed = {number: job for number, job in zip(jobs, done, strict=True) if job.status is JobStatus.FAILED}
         return [f"Trial {number}: {job._return_value}" for number, job in failed.items()]
@@ -158,9 +158,12 @@ class OptunaSweeper(Sweeper):
         from sspir.training.study import OBJECTIVES
 
         names = list(self.study.user_attrs[OBJECTIVES])
-        for trial in self.study.best_trials:
+        twins = {
+            ", ".join(f"{key}={value}" for key, value in trial.params.items()): trial
+            for trial in reversed(self.study.best_trials)
+        }
+        for words, trial in reversed(twins.items()):
             values = ", ".join(f"{name} {value:.5g}" for name, value in zip(names, trial.values, strict=True))
-            words = ", ".join(f"{key}={value}" for key, value in trial.params.items())
             log.info("Best of %d: trial %d, %s with %s", len(self.study.trials), trial.number, values, words)
 
 

@@ -17,6 +17,8 @@ from PIL import Image
 from tests.app.conftest import TOKEN, Server, wait_until
 from tests.browser import chromium
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:

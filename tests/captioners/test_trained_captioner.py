@@ -114,6 +114,7 @@ def test_an_exported_pipeline_says_that_its_captioner_stayed_behind(
     assert told["caption"].startswith("a ")
 
 
+@pytest.mark.thorough
 def test_an_evaluation_asks_the_captioner_of_the_run_and_stops_where_it_cannot(
     run: Path, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_what_judges_pictures_is_looked_for(tmp_path: Path, monkeypatch: pytest.
     assert "copy config.json and its weights" in dinov2["facebook/dinov2-small"][0]
 
 
+@pytest.mark.thorough
 def test_the_model_to_begin_with_is_looked_for() -> None:
     for init, advice in (("shipped", 0), ("runs/nowhere", 1)):
         config = compose_config("train", ["experiments=tiny_consistency", f"init={init}"])

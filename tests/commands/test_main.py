@@ -35,6 +35,7 @@ def test_importing_the_package_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.thorough
 def test_restoring_imports_no_part_of_training(tmp_path: Path) -> None:
     write_photo(tmp_path / "a.png", 8, 8)
     command = ["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out"]
@@ -74,17 +75,21 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert "Traceback" not in told
 
 
-def test_each_job_of_a_multirun_that_fails_is_told(
+def test_each_job_of_a_multirun_that_fails_is_told_at_once_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "--multirun", *OVERRIDES, "dataset.train.root=/nowhere/a,/nowhere/b"]) == 2
+    assert main(["train", "--multirun", *OVERRIDES, "dataset.train.root=/nowhere/a,/nowhere/b,/nowhere/a"]) == 2
     errors = capsys.readouterr().err
     assert "Error executing job" not in errors
-    first, second = errors.strip().splitlines()[-2:]
-    assert first.startswith("sspir train: ")
-    for told, root in ((first, "/nowhere/a"), (second, "/nowhere/b")):
-        assert f"dataset.train.root={root}: {root} is not a folder" in told
+    first, second = (f"dataset.train.root=/nowhere/{name}: /nowhere/{name} is not a folder" for name in "ab")
+    at_once = [line for line in errors.splitlines() if line.startswith("Failed: ")]
+    assert [line[8:].startswith(told) for line, told in zip(at_once, (first, second, first), strict=True)] == [True] * 3
+    head, *lines = errors.strip().splitlines()[-3:]
+    assert head == "sspir train: 3 runs failed:"
+    assert lines[0].startswith(f"  {first}")
+    assert lines[0].endswith(" (2 times)")
+    assert lines[1].startswith(f"  {second}")
 
 
 def test_the_log_of_a_run_says_why_it_ended(

@@ -94,6 +94,7 @@ def test_a_teachers_pictures_reach_the_batch(whole: Path) -> None:
         collate([(photo, 0, []), ({**photo, "teacher": photo["hq"]}, 1, [])])
 
 
+@pytest.mark.thorough
 def test_killed_and_started_again_it_ends_with_the_same_files(whole: Path) -> None:
     out = whole / "broken"
     process = start(*command(whole, "broken"))

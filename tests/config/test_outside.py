@@ -136,6 +136,7 @@ def shout(images, known, word):
 """
 
 
+@pytest.mark.thorough
 def test_plain_objects_of_a_second_folder_train_evaluate_and_restore(
     place: Path, photo_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

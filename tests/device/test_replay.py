@@ -88,6 +88,7 @@ def test_what_steps_return_is_not_overwritten_by_the_next(pipeline: RestorationP
     assert all(map(torch.equal, seen, alone))
 
 
+@pytest.mark.thorough
 def test_a_change_of_weights_is_seen(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
     for seed in (0, 1):
         restored(pipeline, seed)

@@ -243,6 +243,7 @@ def test_the_content_counts_not_the_name(tmp_path: Path, kind: str) -> None:
         read(tmp_path, b"not a picture at all", f"text.{kind}")
 
 
+@pytest.mark.thorough
 def test_avif_is_the_first_that_a_process_reads(tmp_path: Path) -> None:
     (tmp_path / "a.avif").write_bytes(photo("avif"))
     code = f"from sspir.images.io import read_size; print(read_size({str(tmp_path / 'a.avif')!r}))"

@@ -189,6 +189,7 @@ def known_peers(*names: str) -> dict[str, Any]:
         raise
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("cache_of_user")
 def test_real_esrgan_in_torch_is_that_of_ncnn(tmp_path: Path) -> None:
     needs("spandrel", "peers")

@@ -204,6 +204,7 @@ def test_the_command_names_what_there_is(capsys: pytest.CaptureFixture) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_training_measures_what_it_has_weights_for_and_keeps_to_it(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -80,6 +80,7 @@ def predicted(unet: UNet2DConditionModel) -> torch.Tensor:
     return unet(sample, 321, texts).sample
 
 
+@pytest.mark.thorough
 def test_a_lora_becomes_a_part_of_the_base_in_every_format(
     sd: Path, lora: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

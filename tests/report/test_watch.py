@@ -209,6 +209,7 @@ def test_durations_have_two_units() -> None:
     assert found == ["0 s", "0 s", "8 s", "2 min 10 s", "1 h 0 min", "3 h 20 min", "1 d 3 h"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_page_that_loads_no_more(number: int, status: int, tmp_path: Path) -> None:
     folder, out = begin(tmp_path / "run"), tmp_path / "page.html"

@@ -301,6 +301,7 @@ def test_captions_come_first_together_and_their_model_is_freed(
     assert told["8.png"].startswith("32 x 64")
 
 
+@pytest.mark.thorough
 def test_captions_outlive_a_stop(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         write_photo(tmp_path / "in" / f"{number}.png", seed=number)
@@ -321,6 +322,7 @@ def test_captions_outlive_a_stop(tmp_path: Path, weights: Path, monkeypatch: pyt
     assert Recorded.notes == ["asked about 3", "freed"]  # it is shown smaller images
 
 
+@pytest.mark.thorough
 def test_what_is_described_is_a_choice(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "a.png")
     (tmp_path / "recorded.yaml").write_text(f"_target_: {Recorded.__module__}.Recorded\n")

@@ -121,6 +121,7 @@ def test_a_pruned_run_goes_on_as_if_it_had_not_been(
         assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items()), part
 
 
+@pytest.mark.thorough
 def test_what_a_model_refuses_and_what_cannot_be_composed_fails_and_the_rest_goes_on(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -168,6 +169,7 @@ hydra: {sweeper: {params: {callbacks.fragile.breaks: "choice(true,false)"}}}
 """
 
 
+@pytest.mark.thorough
 def test_an_experiment_from_outside_says_what_varies_and_any_error_fails_its_trial_alone(
     photo_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

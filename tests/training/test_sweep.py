@@ -58,6 +58,7 @@ def test_finished_runs_are_skipped_and_what_a_model_refuses_is_passed_over(
     assert summary["step"] == 2
 
 
+@pytest.mark.thorough
 def test_what_a_sweep_varies_names_its_runs(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ def test_what_a_sweep_varies_names_its_runs(
     assert recorded.module.optimizer.lr == 0.001
 
 
+@pytest.mark.thorough
 def test_ablations_combine_and_name_the_run_in_any_order(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def another_set(folder: Path, name: str = "more") -> list[str]:
     return [f"+dataset.validation={{{name}:{{_target_:sspir.data.ImageFolder,roots:{folder},crop:{crop}}}}}"]
 
 
+@pytest.mark.thorough
 def test_each_set_has_its_numbers_and_panels_and_the_mean_is_over_sets(photo_folder: Path, tmp_path: Path) -> None:
     changes = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
     alone = tiny_run(tmp_path / "alone", photo_folder, *changes)

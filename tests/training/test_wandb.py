@@ -130,6 +130,7 @@ def test_what_is_no_choice_of_artifacts_is_said(tmp_path: Path) -> None:
         wandb_logger(str(tmp_path), "sspir", "group", "name", ["tag"], artifacts="all")
 
 
+@pytest.mark.thorough
 def test_broken_steps_alert_once_a_run_and_are_counted_on(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

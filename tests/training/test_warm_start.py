@@ -47,6 +47,7 @@ def test_a_run_and_its_export_begin_a_training_of_another_kind(run: Path, photo_
         assert json.loads((folder / "environment.json").read_text())["init"] == told
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_is_listed_and_refused_unless_it_is_named(run: Path, photo_folder: Path) -> None:
     config = tiny_config(run.parent / "other", photo_folder, "refine.dim=8", "backbone.pixel_attention=[]")
     with pytest.raises(UserError) as told:
@@ -79,6 +80,7 @@ def test_a_folder_without_weights_is_told(photo_folder: Path, tmp_path: Path) ->
         tiny_run(tmp_path / "run", photo_folder, f"init={tmp_path}", *QUICK)
 
 
+@pytest.mark.thorough
 def test_weights_can_be_kept_still(run: Path, photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     changes = [*QUICK, f"init={run}", "module.structure_steps=0", "schedule=null"]

@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
@@ -29,7 +31,7 @@ from sspir.config.compose import (
     told,
 )
 from sspir.config.sentence import sentence, ungiven
-from sspir.config.sweep import job_overrides
+from sspir.config.sweep import varied
 from sspir.errors import NotApplicableError, UserError
 from sspir.moved import present_overrides
 
@@ -50,7 +52,8 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         0, the exit status.
 
     Raises:
-        UserError: the configuration is not sound, or the function says so; of a multirun, with a line for each job.
+        UserError: the configuration is not sound, or the function says so; of a multirun, with a line for each of the
+            jobs that failed and each reason.
     """
     register()
     require_choices(arguments)
@@ -68,14 +71,16 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
                 return _call(module, name, known(config_name, modern(config), HydraConfig.get().overrides.hydra))
         except Exception as error:
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
-                log.warning("Passed over: %s", _sentence(error))
+                log.warning("Passed over: %s", _sentence(error, arguments))
                 return None
             keep_in_log(error)
             if not isinstance(error, UserError):
                 raise
             if of_launcher:  # which passes exceptions to the process that started it
                 raise
-            failed.append(_sentence(error))  # Hydra would put a line of its own before it
+            failed.append(_sentence(error, arguments))  # Hydra would put a line of its own before it
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                sys.stderr.write(f"Failed: {failed[-1]}\n")  # the end of all jobs may be days away
             return None
 
     if os.environ.get("RANK", "0") != "0":  # of torchrun: the first rank's log is the record
@@ -91,8 +96,12 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         raise UserError(f"{error.filename} cannot be made, as a file is in its place; name another folder.") from error
     finally:
         sys.argv = before
+    if len(failed) > 1:
+        count = Counter(failed)
+        lines = (f"  {told}" + (f" ({count[told]} times)" if count[told] > 1 else "") for told in count)
+        raise UserError("\n".join([f"{len(failed)} runs failed:", *lines]))
     if failed:
-        raise UserError("\n".join(failed))
+        raise UserError(failed[0])
     return 0
 
 
@@ -128,8 +137,9 @@ def keep_in_log(error: Exception) -> None:
             handler.handle(record)
 
 
-def _sentence(error: UserError) -> str:
-    """The error's sentence; in a multirun the job's overrides stand before it."""
+def _sentence(error: UserError, given: Sequence[str]) -> str:
+    """The error's sentence; in a multirun what it varies comes first."""
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
         return str(error)
-    return f"{' '.join(text for text in job_overrides() if not text.startswith('sweep='))}: {error}"
+    words = " ".join(varied(given))
+    return f"{words}: {error}" if words else str(error)

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,13 +23,16 @@ def with_swept(arguments: list[str]) -> list[str]:
     """
     if not {"-m", "--multirun"} & set(arguments):
         return arguments
+    return [*arguments, *naming(each.key_or_group for each in _parsed(arguments) if each.is_sweep_override())]
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
     try:
-        parsed = OverridesParser.create().parse_overrides(
+        return OverridesParser.create().parse_overrides(
             [each for each in arguments if "=" in each and not each.startswith("-")]
         )
     except HydraException:  # Hydra says it better
-        return arguments
-    return [*arguments, *naming(each.key_or_group for each in parsed if each.is_sweep_override())]
+        return []
 
 
 def naming(keys: Iterable[str]) -> list[str]:
@@ -41,6 +45,17 @@ def job_overrides() -> list[str]:
     """The overrides of the current job, as they were given: their references are not followed."""
     given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return list(given)
+
+
+def varied(arguments: Sequence[str]) -> list[str]:
+    """The current job's overrides that its command varies: those that are not among its arguments, however written.
+
+    Args:
+        arguments: of the command.
+    """
+    fixed = (each for each in _parsed(arguments) if not each.is_sweep_override())
+    given = {f"{each.get_key_element()}={each.get_value_element_as_str()}" for each in fixed}
+    return [text for text in job_overrides() if text not in given.union(arguments) and not text.startswith("sweep=")]
 
 
 def swept(keys: Sequence[str]) -> str:
