@@ -94,6 +94,7 @@ def test_the_answer_is_that_of_the_command_line(server: Server, photos: Path, tm
         (["steps=0"], "steps"),
         (["response_format=gif"], "response_format"),
         (["scle=2"], "scle"),
+        (["seed=1", "seed=2"], "seed"),
     ],
 )
 def test_a_wrong_parameter_is_422_and_named(server: Server, photos: Path, fields: list[str], param: str) -> None:
@@ -101,6 +102,21 @@ def test_a_wrong_parameter_is_422_and_named(server: Server, photos: Path, fields
     assert error["param"] == param
     assert param in error["message"]
     assert "sspir restore" not in error["message"]
+
+
+def test_one_photo_is_taken_at_a_time(server: Server, photos: Path) -> None:
+    one, two = (f"image=@{photos / name}" for name in ("one.png", "two.jpg"))
+    error = refusal(upscale(server, one, two), 422)
+    assert (error["param"], "2 times" in error["message"]) == ("image", True)
+
+
+def test_openapi_tells_of_every_answer(server: Server) -> None:
+    told = json.loads(curl(server, "/openapi.json", *BEARER)[1])["paths"][UPSCALES]["post"]["responses"]
+    assert set(told) == {"200", "400", "401", "403", "413", "415", "422", "429", "500", "503"}
+    assert set(told["200"]["content"]) == {"image/png", "image/jpeg", "application/json"}
+    for status in told.keys() - {"200"}:
+        schema = told[status]["content"]["application/json"]["schema"]
+        assert set(schema["properties"]["error"]["properties"]) == {"message", "type", "param", "code"}
 
 
 def test_what_is_no_whole_photo_is_refused(server: Server, photos: Path, tmp_path: Path) -> None:

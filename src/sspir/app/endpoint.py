@@ -5,6 +5,7 @@ import base64
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,17 @@ from sspir.images.room import enlarged
 POLL = 0.1
 """Seconds between looks at whether a restoration is done, or whoever asked has left."""
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg"}
+REFUSALS = {
+    400: "No photo, or none that is whole.",
+    401: "The token is missing or wrong.",
+    403: "Asked by a page of another address, or under another name than the server's.",
+    413: "The photo, or its result, is too large.",
+    415: "The file is no photo.",
+    422: "A parameter is wrong, unknown, or given more than once.",
+    429: "Too many wait; Retry-After says in how many seconds to ask again.",
+    500: "The photo could not be restored.",
+    503: "The restoration was cancelled, or the server ends.",
+}
 
 
 class ProblemError(Exception):
@@ -82,7 +94,8 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
 
     @router.post(
         "/v1/images/upscales",
-        responses={200: {"content": {media: {} for media in (*MEDIA.values(), "application/json")}}},
+        response_class=Response,
+        responses=_answers(),
     )
     async def upscales(
         request: Request,
@@ -100,8 +113,13 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
         asked = {"scale": scale, "size": size, "fidelity": fidelity, "steps": steps, "seed": seed, "samples": samples}
         settings = {name: value for name, value in asked.items() if value is not None}
         known = {"image", "caption", "response_format", *asked}
-        if unknown := [name for name in await request.form() if name not in known]:
-            raise ProblemError(422, f"{unknown[0]}: there is no such parameter.", unknown[0])
+        for name, times in Counter(name for name, _ in (await request.form()).multi_items()).items():
+            if name not in known:
+                raise ProblemError(422, f"{name}: there is no such parameter.", name)
+            if times > 1:
+                raise ProblemError(
+                    422, f"{name}: given {times} times; give it once, and ask once for each photo.", name
+                )
         _require_room(restorer)  # before a photo is decoded
         settings["format"] = "jpg" if response_format == "jpeg" else "png"
         folder = Path(tempfile.mkdtemp(dir=root))
@@ -114,6 +132,19 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     return router
+
+
+def _answers() -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI tells of the answers."""
+    text = {"type": "string"}
+    error = {"message": text, "type": text, "param": {"type": ["string", "null"]}, "code": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"error": {"type": "object", "properties": error}}}
+    refused = {"content": {"application/json": {"schema": schema}}}
+    media = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA.values()}
+    return {
+        200: {"description": "The photo, restored.", "content": {**media, "application/json": {}}},
+        **{status: {"description": told, **refused} for status, told in REFUSALS.items()},
+    }
 
 
 def _received(restorer: Restorer, image: UploadFile, settings: Mapping[str, str], folder: Path) -> Path:
