@@ -8,6 +8,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from sspir.encoders.drawn import draw_weights
 from sspir.encoders.patch import PatchEncoder, frozen_encoder, load_vision, preprocess
 
 
@@ -98,10 +99,11 @@ class CLIPImageEncoder(PatchEncoder, ModelMixin, ConfigMixin):
     ) -> Self:
         """Random weights, the same for the same seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(
+            made = cls(
                 dim=dim, depth=depth, heads=2, image_size=image_size, patch_size=patch_size, class_token=class_token
             ).eval()
+        draw_weights(made.vision, seed)
+        return made
 
     def pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, 3, size, size), as the authors'."""

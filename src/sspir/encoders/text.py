@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sspir.device import replayed, sent
+from sspir.encoders.drawn import draw_weights
 from sspir.encoders.dual_text import DualTextEncoder
 from sspir.errors import UserError
 from sspir.models.offload import execution_device
@@ -218,5 +219,6 @@ def tiny_text_encoder(dim: int = 32, layers: int = 2, heads: int = 2, seed: int 
         pad_token_id=_VOCABULARY - 1,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CLIPTextModel(config).eval()
+        model = CLIPTextModel(config).eval()
+    draw_weights(model, seed)
+    return model
