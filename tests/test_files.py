@@ -1,8 +1,15 @@
 """Files that are whole or not there."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-from sspir.files import replacing
+import pytest
+
+from sspir.__main__ import main
+from sspir.errors import UserError
+from sspir.files import alone_in, replacing
 
 
 def test_two_that_write_one_file_at_once_both_succeed(tmp_path: Path) -> None:
@@ -14,3 +21,31 @@ def test_two_that_write_one_file_at_once_both_succeed(tmp_path: Path) -> None:
         assert path.read_text() == "second"
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_a_folder_is_one_process_alone_until_that_ends_however_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "out"
+    hold = "import sys, time; from pathlib import Path; from sspir.files import alone_in\n"
+    hold += "with alone_in(Path(sys.argv[1]), '--out'): print(flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        refused = pytest.raises(UserError, match=f"Another process writes into {folder}; .* folder by --out")
+        with refused, alone_in(folder, "--out"):
+            pass
+        with alone_in(tmp_path / "made", "--out"):  # not what stands above
+            pass
+        process.send_signal(signal.SIGKILL)
+    with alone_in(folder, "--out"):
+        pass
+    assert not list(folder.iterdir())
+
+
+def test_a_set_is_packed_by_one_process_at_a_time(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with alone_in(tmp_path, "--out"):
+        assert main(["pack", str(photo_folder), "--out", str(tmp_path)]) == 2
+        assert f"Another process writes into {tmp_path}" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+    assert main(["pack", str(photo_folder), "--out", str(tmp_path)]) == 0

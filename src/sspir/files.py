@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -15,6 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 NOT_APPLICABLE = "not_applicable.txt"  # file in a run's folder that says why its model cannot be
 FAILED = "failed.txt"  # file in an evaluation's folder that says why it failed
@@ -67,6 +75,34 @@ def append_bytes(path: Path, data: bytes) -> bool:
         return os.write(handle, data) == len(data)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path, remedy: str) -> Iterator[None]:
+    """Make a folder, and keep other processes that ask for it out until the end; one that was killed leaves no trace.
+
+    Where the system or a network disk has no such locks nobody is kept out.
+
+    Args:
+        folder: that is written into.
+        remedy: what names another folder, such as "--out".
+
+    Raises:
+        UserError: another process writes into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if fcntl:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                what = f"Another process writes into {folder}; let it finish or end it"
+                raise UserError(f"{what}, or name another folder by {remedy}.") from error
+            except OSError as error:
+                log.debug("%s cannot be locked: %s", folder, error)
+        yield
 
 
 def sha256(path: Path) -> str:

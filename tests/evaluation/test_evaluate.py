@@ -15,7 +15,7 @@ from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
 from sspir.evaluation.record import identity_of, record_of
-from sspir.files import sha256
+from sspir.files import alone_in, sha256
 from sspir.images.io import read_image
 from sspir.metrics.psnr_ssim import psnr
 from sspir.peers import find_peers, restored
@@ -223,6 +223,8 @@ def test_a_stopped_evaluation_goes_on_and_a_finished_one_is_left_alone(
     lines = (out / "evaluate.jsonl").read_bytes()
     (out / "evaluate.jsonl").write_bytes(lines[:-30])  # what a kill within the last line leaves
     (out / "summary.json").unlink()
+    with alone_in(out, "out=FOLDER"), pytest.raises(UserError, match=f"Another process writes into {out}"):
+        evaluate(config)
     assert evaluate(config) == summary
     after = times(out)
     assert after["restored/0.png"] == before["restored/0.png"]

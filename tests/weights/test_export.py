@@ -8,6 +8,7 @@ from skimage import data
 
 from sspir.__main__ import main
 from sspir.errors import UserError
+from sspir.files import alone_in
 from sspir.images.io import read_image
 from sspir.images.photo import to_tensor
 from sspir.metrics.detail import GradientRatio
@@ -69,6 +70,8 @@ def test_an_export_touches_nothing_beside_it_and_leaves_nothing_half(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     (out.with_name(".model.part") / "left").mkdir(parents=True)  # by an export that was killed
+    with alone_in(out.with_name(".model.part"), "--out"), pytest.raises(UserError, match="Another process writes"):
+        export(run, out)
     export(run, "new/model")
     assert beside.read_text() == "mine"
     assert {path.name for path in out.parent.iterdir()} == {".model", "model"}

@@ -29,20 +29,23 @@ def run(arguments: list[str]) -> int:
 
     from sspir.captioners.tables import find_captions
     from sspir.data.shards import MANIFEST, ShardWriter, pack
+    from sspir.files import alone_in
     from sspir.images.io import list_images
 
-    old = [path for path in (options.out / MANIFEST, *options.out.glob("shard-*.tar")) if path.exists()]
-    if old and not options.overwrite:
-        raise UserError(f"{options.out} holds {old[0].name}; choose another folder, or replace its set by --overwrite.")
     files = [(path, path.relative_to(root).as_posix()) for root in options.folders for path in list_images(root)]
     names = [name for _, name in files]
     if twice := sorted({name for name in names if names.count(name) > 1})[:5] if len(set(names)) < len(names) else []:
         raise UserError(f"Several folders hold {', '.join(twice)}; pack them apart and mix the sets.")
     captions = find_captions(options.captions, names)
-    for path in old:  # the manifest first: without it what is left is no set
-        path.unlink()
-    writer = ShardWriter(options.out, int(options.shard_mb * 1e6))
-    broken = pack(iter(tqdm(files, unit="photo")), captions, writer)
+    with alone_in(options.out, "--out"):
+        old = [path for path in (options.out / MANIFEST, *options.out.glob("shard-*.tar")) if path.exists()]
+        if old and not options.overwrite:
+            found = old[0].name
+            raise UserError(f"{options.out} holds {found}; choose another folder, or replace its set by --overwrite.")
+        for path in old:  # the manifest first: without it what is left is no set
+            path.unlink()
+        writer = ShardWriter(options.out, int(options.shard_mb * 1e6))
+        broken = pack(iter(tqdm(files, unit="photo")), captions, writer)
     for sentence in broken:
         sys.stderr.write(f"left out: {sentence}\n")
     sys.stdout.write(f"{options.out}: {len(writer.index)} photos in {len(writer.shards)} shards\n")

@@ -164,17 +164,17 @@ def _watch(options: argparse.Namespace, models: dict[str, argparse.Namespace]) -
     """Restore what comes into the input folders, until a signal stops it."""
     from tqdm import tqdm
 
-    from sspir.files import Journal
+    from sspir.files import Journal, alone_in
     from sspir.restoring.describing import given_captions
     from sspir.restoring.jobs import JOURNAL, is_file
-    from sspir.restoring.watch import EVERY, Watch, only_watcher
+    from sspir.restoring.watch import EVERY, Watch
 
     if len(models) > 1 or options.dry_run or is_file(options.out):
         raise UserError("--watch takes one model and a folder as --out, and goes without --dry-run; leave them out.")
     (model,) = models.values()
     watch = Watch(model.inputs, model.out, model.format, lambda sentence: _tell(sys.stderr, sentence))
     _require_own(model, watch.all_jobs({}), Journal(model.out, JOURNAL))
-    with only_watcher(model.out), tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
+    with alone_in(model.out, "--out"), tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         journal, pipeline = Journal(model.out, JOURNAL), load(model)
         request = request_of(model, pipeline)
         journal.begin()

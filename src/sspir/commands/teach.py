@@ -35,6 +35,7 @@ def run(arguments: list[str]) -> int:
     from sspir.data.shards import ShardWriter
     from sspir.data.taught import Lessons, Taught, begin
     from sspir.errors import UserError
+    from sspir.files import alone_in
     from sspir.memory import choose_device
     from sspir.peers import Teacher
 
@@ -48,12 +49,13 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"--size {options.size} is no multiple of the teacher's scale {degradation.scale}; choose one.")
     photos = ImageFolder(options.photos, Crop(options.size, flip=False), cache=True)
     settings = _settings(options, teacher, photos, device.type)
-    begin(options.out, settings)
-    writer = ShardWriter(options.out, int(options.shard_mb * 1e6), {"kind": Taught.kind, **settings})
-    lessons = Lessons(photos, degradation, teacher, device, options.seed)
-    with tqdm(total=options.count, unit="sample", disable=None) as bar:
-        for made in lessons.write(writer, options.count, options.batch):
-            bar.update(made - bar.n)
+    with alone_in(options.out, "--out"):
+        begin(options.out, settings)
+        writer = ShardWriter(options.out, int(options.shard_mb * 1e6), {"kind": Taught.kind, **settings})
+        lessons = Lessons(photos, degradation, teacher, device, options.seed)
+        with tqdm(total=options.count, unit="sample", disable=None) as bar:
+            for made in lessons.write(writer, options.count, options.batch):
+                bar.update(made - bar.n)
     for name in writer.about["left_out"]:
         sys.stderr.write(f"left out: {name} cannot be read\n")
     sys.stdout.write(f"{options.out}: {options.count} samples in {len(writer.shards)} shards\n")

@@ -22,7 +22,7 @@ from sspir.evaluation.measure import NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
-from sspir.files import Journal, write_bytes
+from sspir.files import Journal, alone_in, write_bytes
 from sspir.images.io import write_image
 from sspir.images.panel import to_picture
 from sspir.memory import choose_device
@@ -75,21 +75,22 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         log.info("%s is finished; nothing to do. Delete it to evaluate again.", out)
         log.info("%s\n%s", summary_table(done), comparison_text(done))
         return done
-    evaluation.begin()
-    evaluation.describe(left)
-    if left:
-        pipeline.to(device)
-    for place in tqdm(left, desc=benchmark.name, unit="image"):
-        evaluation.measure(place)
-    results = Results(metrics, unavailable, config.seed, config.crop_border)
-    captions = evaluation.collect(results)
-    results.peers = {name: peer.record() for name, peer in peers.items()}
-    if config.cost:
-        results.cost = costs_of_run(pipeline.to(device), sampler, peers)
-    write_bytes(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
-    if logger := build(config.wandb):  # before the folder says that all is done
-        log_evaluation(logger, results.summary(), results.rows(), out)
-    summary = results.write(out, record)
+    with alone_in(out, "out=FOLDER"):
+        evaluation.begin()
+        evaluation.describe(left)
+        if left:
+            pipeline.to(device)
+        for place in tqdm(left, desc=benchmark.name, unit="image"):
+            evaluation.measure(place)
+        results = Results(metrics, unavailable, config.seed, config.crop_border)
+        captions = evaluation.collect(results)
+        results.peers = {name: peer.record() for name, peer in peers.items()}
+        if config.cost:
+            results.cost = costs_of_run(pipeline.to(device), sampler, peers)
+        write_bytes(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
+        if logger := build(config.wandb):  # before the folder says that all is done
+            log_evaluation(logger, results.summary(), results.rows(), out)
+        summary = results.write(out, record)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
     return summary
 

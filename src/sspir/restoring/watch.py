@@ -1,10 +1,8 @@
 """Folders that photos go on coming into: which of them are whole, and are to be restored now."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from sspir.errors import UserError
@@ -118,21 +116,3 @@ class Watch:
             self._gone.remove(root)
             self._tell(f"{root} is back.")
         return photos
-
-
-@contextmanager
-def only_watcher(out: Path) -> Iterator[None]:
-    """Within, no other process watches for this folder of results; a killed one leaves no trace that counts.
-
-    Raises:
-        UserError: another one does.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".watch.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"Another `sspir restore --watch` already writes into {out}; stop it, or choose another --out."
-            ) from error
-        yield

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.files import sha256
+from sspir.files import alone_in, sha256
 from sspir.models.lora import adapter_of
 from sspir.pretrained.adapter import NAME
 from sspir.sampling.pipeline import RestorationPipeline
@@ -42,27 +42,34 @@ def export(
         UserError: `run` is no run, or one without a LoRA where that is asked for, or `out` exists.
     """
     run, out = Path(run), Path(out)
-    if out.exists():
-        raise UserError(f"{out} exists; choose another folder, or remove it first.")
+    _require_free(out)
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the folder of a trained run.")
     files = _adapter(run, checkpoint, dtype) if adapter else {}
     pipeline = None if adapter else _pipeline(run, checkpoint, dtype)
     folder = out.with_name(f".{out.name}.part")  # always the same, so that what a kill has left is replaced
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-        if pipeline:
-            pipeline.save_pretrained(folder)
-        for name, weights in files.items():
-            save_file(weights, folder / name, {"format": "pt"})
-        (folder / CARD).write_text(card(run, checkpoint, files.get(BESIDE, ())), encoding="utf-8")
-        shutil.copy(run / CONFIG, folder / TRAINING)
-        sums = "".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder))
-        (folder / SUMS).write_text(sums, encoding="utf-8")
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with alone_in(folder, "--out"):
+        try:
+            _require_free(out)
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if pipeline:
+                pipeline.save_pretrained(folder)
+            for name, weights in files.items():
+                save_file(weights, folder / name, {"format": "pt"})
+            (folder / CARD).write_text(card(run, checkpoint, files.get(BESIDE, ())), encoding="utf-8")
+            shutil.copy(run / CONFIG, folder / TRAINING)
+            sums = "".join(f"{sha256(path)}  {name}\n" for name, path in _files(folder))
+            (folder / SUMS).write_text(sums, encoding="utf-8")
+            folder.rename(out)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _require_free(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out} exists; choose another folder, or remove it first.")
 
 
 def _pipeline(run: Path, checkpoint: str, dtype: str) -> RestorationPipeline:
