@@ -43,6 +43,20 @@ def test_interval_is_the_normal_one_for_many_values() -> None:
     assert bootstrap(values, seed=1) != found
 
 
+@pytest.mark.parametrize("n", [6, 10, 20])
+def test_equal_methods_are_called_different_in_five_of_a_hundred_comparisons(n: int) -> None:
+    gains = np.random.default_rng(1).normal(size=(1000, n))
+    verdicts = [compare(each, np.zeros(n)).significant for each in gains]
+    assert 0.03 < np.mean(verdicts) < 0.08  # plain percentiles: .13, .10, .07
+
+
+def test_intervals_of_few_values_are_as_wide_as_students() -> None:
+    values = np.random.default_rng(2).normal(size=12)
+    half = 2.201 * values.std(ddof=1) / np.sqrt(12)
+    found = bootstrap(values)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
+
+
 def test_missing_values_are_left_out_and_counted() -> None:
     assert bootstrap(np.array([1.0, np.nan, 3.0])).n == 2
     assert bootstrap(np.array([1.0, np.nan, 3.0])).mean == 2

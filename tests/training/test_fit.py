@@ -398,6 +398,12 @@ def test_gradients_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(
     assert find_checkpoint(tmp_path / "run").read_bytes() == before
 
 
+def test_a_run_that_cannot_be_measured_is_not_finished(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has made 4 steps, but its last val/psnr_y is nan: .* a lower optimizer.lr"):
+        tiny_run(tmp_path / "run", photo_folder, "optimizer.lr=1e30")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_another_configuration_does_not_pass_for_the_run(finished: Path, photo_folder: Path) -> None:
     with pytest.raises(UserError, match=r"loss.rgb was 1.0, now 0.5\); name this one by variant=NAME"):
         tiny_run(finished, photo_folder, "loss.rgb=0.5")

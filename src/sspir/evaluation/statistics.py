@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-RESAMPLES = 2000
+RESAMPLES = 5000
 CONFIDENCE = 0.95
 SMALLEST_N = 6  # with fewer pairs not even a clean sweep is significant: 2 / 2^5 > 5 %
 CHUNK = 2**20  # indices drawn at once: memory does not grow with the number of images
@@ -58,9 +59,10 @@ def orient(facts: Mapping[str, Any], values: Any) -> Any:
 
 
 def bootstrap(values: Values, seed: int = 0) -> Interval:
-    """Mean and percentile-bootstrap interval (Efron 1979) of values (n,); NaN values are left out.
+    """Mean and expanded percentile-bootstrap interval (Hesterberg 2015) of values (n,); NaN values are left out.
 
-    The resampled images depend on n and seed alone, so two methods are resampled alike.
+    The resampled images depend on n and seed alone, so two methods are resampled alike. Plain percentiles (Efron 1979)
+    are too narrow for few images: of six without a difference they call 13 % different, of ten 10 %, of twenty 7 %.
     """
     values = values[np.isfinite(values)]
     n = len(values)
@@ -72,9 +74,28 @@ def bootstrap(values: Values, seed: int = 0) -> Interval:
     for start in range(0, RESAMPLES, rows):
         chosen = generator.integers(0, n, size=(min(rows, RESAMPLES - start), n))
         means.append(values[chosen].mean(axis=1))
-    tail = (1 - CONFIDENCE) / 2
+    tail = _tail(n)
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high), n)
+
+
+def _tail(n: int) -> float:
+    """Share of the means of n resampled values that is cut off at each end.
+
+    By it an interval of normal values is as wide as Student's t with n - 1 degrees of freedom has it, whose quantile is
+    that of Abramowitz and Stegun 26.7.5.
+    """
+    normal = NormalDist()
+    if n < 2:
+        return (1 - CONFIDENCE) / 2
+    z, m = normal.inv_cdf((1 + CONFIDENCE) / 2), n - 1
+    t = (
+        z
+        + (z**3 + z) / (4 * m)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * m**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * m**3)
+    )
+    return normal.cdf(-t * (n / m) ** 0.5)
 
 
 def compare(a: Values, b: Values, seed: int = 0) -> Difference:

@@ -58,6 +58,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
         ImageError: the file cannot be read, or is no picture.
     """
     path = Path(path)
+    require_file(path)
     try:
         with path.open("rb") as file:
             start = file.read(24)
@@ -69,6 +70,16 @@ def read_size(path: str | Path) -> tuple[int, int]:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
     return height, width
+
+
+def require_file(path: Path) -> None:
+    """Refuse what would be waited for without end, such as a pipe.
+
+    Raises:
+        ImageError: the path is there, and neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ImageError(f"{path} is a pipe, a socket or a device, no photo; leave it out.")
 
 
 def _size(path: Path, file: BinaryIO) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import features
 
 from sspir.files import write_bytes
-from sspir.images.decode import decode_picture
+from sspir.images.decode import decode_picture, require_file
 from sspir.images.decode import read_size as read_size
 from sspir.images.encode import encode_picture
 from sspir.images.extra import INSTALL, has_library
@@ -130,6 +130,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
             point, or no image.
     """
     path = Path(path)
+    require_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -48,6 +48,7 @@ from sspir.training.run import (
 )
 from sspir.training.saved import SHIPPED, folder_of
 from sspir.training.strategy import require_processes
+from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             if of_last_step or not is_validated(name)
         }
         done = {"step": trainer.global_step, **metrics}
+        require_finite(folder, done, f"val/{config.monitor}")
         if trainer.is_global_zero:
             _keep_a_best(folder / CHECKPOINTS)
             write_text(folder / SUMMARY, json.dumps(done, indent=2) + "\n")

@@ -1,6 +1,8 @@
 """An update of the weights: its kernel, the norm of its gradients, and updates that are left out."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -176,3 +178,21 @@ class SkipNaN(Callback):
                 f"images {', '.join(ids)}; the last checkpoint is a good one: lower the learning rate or use bf16 "
                 f"instead of fp16, and start the same command again."
             )
+
+
+def require_finite(folder: Path, done: Mapping[str, float], monitor: str) -> None:
+    """Refuse to call a training finished whose pictures cannot be measured.
+
+    Args:
+        folder: of the run.
+        done: the step and the last validation, as far as there is one.
+        monitor: name of the value that must be finite.
+
+    Raises:
+        NotFiniteError: it is not.
+    """
+    if not math.isfinite(value := done.get(monitor, 0.0)):
+        raise NotFiniteError(
+            f"{folder} has made {done['step']:.0f} steps, but its last {monitor} is {value}: no picture of it can be "
+            f"measured. Begin anew in another folder, with a lower optimizer.lr if the losses are no numbers either."
+        )
