@@ -20,7 +20,7 @@ import sspir.sampling.pipeline
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images
 from sspir.errors import UserError
-from sspir.files import Journal
+from sspir.files import Journal, alone_in
 from sspir.images.io import read_image
 from sspir.models.latent import upscale
 from sspir.restoring.jobs import JOURNAL, find_jobs
@@ -79,7 +79,9 @@ def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: Path, 
     (out / "b.png").unlink()
     write_photo(tmp_path / "in" / "c.png", seed=99)
     before = (out / "a.png").stat().st_mtime_ns
-    capsys.readouterr()
+    with alone_in(out, "--out"):
+        assert restore(*command) == 2
+    assert f"Another process writes into {out}; let it finish" in capsys.readouterr().err
     assert restore(*command) == 0
     assert "2 restored, 1 were done before" in capsys.readouterr().out
     assert (out / "a.png").stat().st_mtime_ns == before

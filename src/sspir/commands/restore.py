@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sspir.commands.restore_flags import parser
@@ -137,7 +138,9 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
 
     from tqdm import tqdm
 
+    from sspir.files import alone_in
     from sspir.restoring.checks import require_room_for_one
+    from sspir.restoring.jobs import is_file
 
     prefix = name and f"{name}: "
     try:
@@ -151,7 +154,8 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
         require_room_for_one(left, request.scale, pipeline.max_output_pixels)
         if options.dry_run:
             return _foretell(restorer, left, len(jobs), prefix)
-        failed = _run(restorer, left, bar)
+        with alone_in(options.out, "--out") if left and not is_file(options.out) else nullcontext():
+            failed = _run(restorer, left, bar)
     for photo, sentence in failed.items():
         sys.stderr.write(f"{prefix}failed: {photo}: {sentence}\n")
     _warn([job for job in left if job.name not in failed], journal, prefix)
