@@ -44,13 +44,14 @@ def test_every_photo_that_cannot_be_restored_is_named_and_the_others_are_done(
     for name, (content, _) in REFUSED.items():
         (folder / f"{name}.png").write_bytes(content)
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
     os.mkfifo(folder / "pipe.png")
     assert restore(folder, "--out", out, "--weights", weights, "--dry-run") == 1
     assert restore(folder, "--out", out, "--weights", weights) == 1
     told, errors = lines(out), capsys.readouterr().err
     assert told["good.png"]["status"] == "done"
     failed = {output for output, line in told.items() if line["status"] == "failed"}
-    assert failed == {f"{name}.png" for name in REFUSED} | {"gone.png", "pipe.png"}
+    assert failed == {f"{name}.png" for name in REFUSED} | {"gone.png", "circle.png", "pipe.png"}
     for output in failed:
         assert f"failed: {output}: {folder / output}" in errors
     assert {path.name for path in out.iterdir()} == {"good.png", "restore.jsonl"}

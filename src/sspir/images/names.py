@@ -15,6 +15,14 @@ def place_of(photo: Path) -> Path:
     return photo.parent.resolve() / photo.name
 
 
+def resolved(path: Path) -> Path:
+    """The path without links; one that links lead round in a circle stays as it is, and fails where it is read."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return place_of(path)
+
+
 def result_names(photos: Mapping[Path, tuple[Path, str]], known: Mapping[Path, str]) -> dict[Path, Path]:
     """The name of each photo's result: the photo's with another suffix, or with both where another photo has that.
 

@@ -10,7 +10,7 @@ from typing import Any
 from sspir.errors import UserError
 from sspir.images.encode import file_format
 from sspir.images.io import OTHER_SUFFIXES, SUFFIXES, list_images, photo_suffixes, tell_left_out
-from sspir.images.names import SAME, place_of, result_names
+from sspir.images.names import SAME, place_of, resolved, result_names
 
 JOURNAL = "restore.jsonl"
 """File of JSON lines in the folder of the results: what was done to each photo."""
@@ -133,10 +133,10 @@ def placed(jobs: Sequence[Job], out: Path) -> list[Job]:
 def _only_job(inputs: Sequence[str], out: Path, form: str | None) -> Job:
     """The job of the only photo, whose result is a file of a given name."""
     found = {
-        path.resolve(): (root, path)
+        resolved(path): (root, path)
         for text in inputs
         for root, path in _photos(text)
-        if path == Path(text).expanduser() or path.resolve() != out.resolve()  # a result of before
+        if path == Path(text).expanduser() or resolved(path) != out.resolve()  # a result of before
     }
     if len(found) != 1:
         raise UserError(f"--out {out} is one picture, but there are {len(found)} photos to restore; name a folder.")
@@ -149,15 +149,15 @@ def _only_job(inputs: Sequence[str], out: Path, form: str | None) -> Job:
 
 
 def _keep_sources(jobs: Sequence[Job]) -> None:
-    sources = {job.source.resolve() for job in jobs}
+    sources = {resolved(job.source) for job in jobs}
     for job in jobs:
-        if job.target.resolve() in sources:
+        if resolved(job.target) in sources:
             raise UserError(f"{job.target} is itself a photo to restore; choose another --out so that it is kept.")
 
 
 def lies_in(out: Path, photo: Path) -> bool:
     """Whether a photo lies in the folder of the results, so that it may be one."""
-    return out.resolve() in photo.resolve().parents
+    return out.resolve() in resolved(photo).parents
 
 
 def _suffix(path: Path, form: str) -> str:
@@ -191,9 +191,9 @@ def _matching(pattern: Path) -> Iterator[tuple[Path, Path]]:
     for path in sorted(found, key=lambda path: (len(path.parts), path)):
         inner = list_images(path) if path.is_dir() and pattern.name != "**" else [path]
         for photo in inner:
-            if not photo.is_file() or photo.resolve() in seen:
+            if not photo.is_file() or resolved(photo) in seen:
                 continue
-            seen.add(photo.resolve())
+            seen.add(resolved(photo))
             if photo.suffix.lower() in photo_suffixes() or photo.suffix == pattern.suffix:  # '*.gif' names them itself
                 yield root, photo
             else:
