@@ -122,7 +122,9 @@ def test_openapi_tells_of_every_answer(server: Server) -> None:
 def test_what_is_no_whole_photo_is_refused(server: Server, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no picture")
-    assert refusal(upscale(server, "caption=x"), 400)["param"] == "image"
+    for field in ("caption=x", "image=words"):
+        error = refusal(upscale(server, field), 400)
+        assert (error["param"], "send the photo as a file" in error["message"]) == ("image", True)
     for name, status in (("text.png", 415), ("empty.png", 400)):
         assert name in refusal(upscale(server, f"image=@{tmp_path / name}"), status)["message"]
     error = refusal(upscale(server, f"image=@{photos / 'broken.jpg'}"), 400)

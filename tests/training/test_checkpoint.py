@@ -58,7 +58,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path: Path) -
 def test_a_place_that_is_no_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
     with pytest.raises(
-        UserError, match=r"cannot be written \(.*\), there is none yet: make room or correct the folder"
+        UserError, match=r"cannot be written \(.*\); there is none yet. Make room or correct the folder"
     ):
         AtomicCheckpointIO().save_checkpoint(content(1), tmp_path / "checkpoints" / LAST)
 

@@ -74,7 +74,10 @@ def endpoint(restorer: Restorer, root: Path) -> FastAPI:
     async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         name = str(first["loc"][-1])
-        status, body = problem(400 if name == "image" else 422, f"{name}: {first['msg']}.", name)
+        if name == "image":
+            status, body = problem(400, "image: send the photo as a file, such as -F image=@photo.jpg.", name)
+        else:
+            status, body = problem(422, f"{name}: {first['msg']}.", name)
         return JSONResponse(body, status)
 
     @app.exception_handler(Exception)

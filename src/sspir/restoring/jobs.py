@@ -92,8 +92,8 @@ def find_jobs(
         there = list(_photos(text))
         found = [(root, path) for root, path in there if path == own or not lies_in(out, path)]
         if not found:
-            results = f" (those in {out} are results)" if there else ""
-            raise UserError(f"{text} holds no photos to restore{results}; name another input.")
+            results = f": those in {out} count as results. Name another --out" if there else "; name another input"
+            raise UserError(f"{text} holds no photos to restore{results}.")
         photos += found
     return jobs_of(photos, out, form, known)
 

@@ -59,7 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
             before = "the one before is untouched" if target.exists() else "there is none yet"
             raise UserError(
-                f"The checkpoint {target} cannot be written ({_reason(error)}), {before}: make room or correct the "
+                f"The checkpoint {target} cannot be written ({_reason(error)}); {before}. Make room or correct the "
                 f"folder, and start the same command again."
             ) from error
 
