@@ -1,5 +1,7 @@
 """Files that are whole or not there."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.files import alone_in, replacing
+from sspir.files import Journal, alone_in, replacing
 
 
 def test_two_that_write_one_file_at_once_both_succeed(tmp_path: Path) -> None:
@@ -49,3 +51,16 @@ def test_a_set_is_packed_by_one_process_at_a_time(
         assert f"Another process writes into {tmp_path}" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
     assert main(["pack", str(photo_folder), "--out", str(tmp_path)]) == 0
+
+
+def test_a_name_that_is_no_utf_8_leaves_a_journal_that_is(tmp_path: Path) -> None:
+    name = os.fsdecode(b"lat\xe9.png")
+    journal = Journal(tmp_path, "done.jsonl")
+    for entry in ({"output": name, "source": name}, {"output": "été.png", "source": "été.jpg"}):
+        journal.append(entry)
+    lines = (tmp_path / "done.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["output"] for line in lines] == [name, "été.png"]
+    assert "été" in lines[1]
+    assert Journal(tmp_path, "done.jsonl").photos() == {name: name, "été.png": "été.jpg"}
+    (tmp_path / "done.jsonl").write_bytes(json.dumps({"output": "lat?"}).encode().replace(b"?", b"\xe9") + b"\n")
+    assert list(Journal(tmp_path, "done.jsonl").entries) == ["lat\udce9"]  # as it was written before

@@ -77,6 +77,14 @@ def append_bytes(path: Path, data: bytes) -> bool:
         os.close(handle)
 
 
+def json_line(entry: Mapping[str, Any]) -> bytes:
+    """A line of JSON in UTF-8; one with a file's name that is none is written in escapes."""
+    try:
+        return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(entry).encode() + b"\n"
+
+
 @contextmanager
 def alone_in(folder: Path, remedy: str) -> Iterator[None]:
     """Make a folder, and keep other processes that ask for it out until the end; one that was killed leaves no trace.
@@ -205,8 +213,7 @@ class Journal:
             entry: anything JSON can hold, with the name of its result under "output".
         """
         self._keep(entry)
-        line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
-        self._torn = not append_bytes(self.path, line.encode("utf-8", errors="surrogateescape"))
+        self._torn = not append_bytes(self.path, b"\n" * self._torn + json_line(entry))
 
 
 def led(node: Any, old: str, new: str) -> Any:

@@ -49,7 +49,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path: Path) -
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with files_end_at(100_000), pytest.raises(UserError) as told:
         writer.save_checkpoint(content(3, 100_000), tmp_path / LAST)
-    assert "(File too large), the one before is untouched: make room" in str(told.value)
+    assert "(File too large); the one before is untouched. Make room" in str(told.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     writer.save_checkpoint(content(3, 100_000), tmp_path / LAST)
     assert load_checkpoint(tmp_path / "last-1.ckpt")["global_step"] == 2

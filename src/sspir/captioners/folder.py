@@ -15,7 +15,7 @@ from torch import Tensor
 from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each
 from sspir.captioners.tables import same_name
 from sspir.errors import UserError
-from sspir.files import append_bytes, write_text
+from sspir.files import append_bytes, json_line, write_text
 from sspir.images.io import MAX_PIXELS, read_image
 
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ class CaptionTable:
     def append(self, row: Row) -> None:
         """Write one photo's line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogateescape"))
+        self._write(json_line(row))
         self.rows[same_name(row["file_name"])] = row
 
     def _write(self, data: bytes) -> None:
