@@ -85,9 +85,9 @@ def _tail(n: int) -> float:
     By it an interval of normal values is as wide as Student's t with n - 1 degrees of freedom has it, whose quantile is
     that of Abramowitz and Stegun 26.7.5.
     """
-    normal = NormalDist()
     if n < 2:
         return (1 - CONFIDENCE) / 2
+    normal = NormalDist()
     z, m = normal.inv_cdf((1 + CONFIDENCE) / 2), n - 1
     t = (
         z
