@@ -17,6 +17,7 @@ from PIL import Image
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
 from sspir.captioners.tables import find_captions
+from sspir.files import alone_in
 from sspir.images.io import read_image
 from tests.pipelines import describe, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
@@ -84,6 +85,9 @@ def test_done_photos_are_skipped_and_new_ones_are_not(tmp_path: Path, capsys: py
     caption(folder)
     first = (folder / "captions.jsonl").read_text()
     photos(folder, (24, 20), (9, 30))
+    with alone_in(folder, "FOLDER"):
+        assert caption(folder) == 2
+    assert f"Another process writes into {folder}" in capsys.readouterr().err
     assert caption(folder) == 0
     assert "1 captioned, 1 had a caption, 0 failed" in capsys.readouterr().out
     assert (folder / "captions.jsonl").read_text().startswith(first)

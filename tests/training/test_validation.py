@@ -19,8 +19,9 @@ from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.fit import train
+from sspir.training.history import read_history
 from sspir.training.module import RestorationModule
-from sspir.training.run import find_checkpoint
+from sspir.training.run import METRICS, find_checkpoint
 from sspir.training.validation import Validation
 from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.runs import tiny_run
@@ -94,11 +95,13 @@ def test_a_picture_that_stays_broken_counts_as_failed_and_the_run_goes_on(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     nan_where_dark(monkeypatch, 1.0)
-    summary = tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.precision=bf16-mixed")
-    assert summary["step"] == 2
-    assert summary["val/failed"] == 2
-    assert math.isnan(summary["val/psnr_y"])
-    assert "bicubic/psnr_y" not in summary
+    settings = ["trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.precision=bf16-mixed"]
+    with pytest.raises(UserError, match=r"has made 2 steps, but its last val/psnr_y is nan"):
+        tiny_run(tmp_path / "run", photo_folder, *settings)
+    rows = [row for row in read_history(tmp_path / "run" / METRICS) if "val/failed" in row]
+    assert [(row["step"], row["val/failed"]) for row in rows] == [(1, 2), (2, 2)]
+    assert all(math.isnan(row["val/psnr_y"]) for row in rows)
+    assert not any("bicubic/psnr_y" in row for row in rows)
     assert "0.png failed: The network's result holds NaN" in caplog.text
 
 

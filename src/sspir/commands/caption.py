@@ -48,10 +48,11 @@ def _caption(options: argparse.Namespace) -> int:
         raise UserError(
             "--captioner-input processor and restored need --weights, a model to restore with, and lq takes none."
         )
+    from sspir.files import alone_in
     from sspir.images.io import list_images
 
     photos = list_images(options.folder)
-    with closing(_captioner(options.captioner, options.set)) as captioner:
+    with alone_in(options.folder, "FOLDER"), closing(_captioner(options.captioner, options.set)) as captioner:
         from sspir.captioners.folder import CaptionTable, FolderCaptioner
 
         table = CaptionTable(options.out or options.folder / "captions.jsonl")

@@ -38,10 +38,9 @@ EXAMPLES = """examples:
     sspir compare --method ours=out/ours --method theirs=out/theirs --out results
 
 Numbers are those of the literature: PSNR and SSIM on BT.601 Y of 8-bit pictures. No border is cropped unless
---crop-border says so; tables of classical papers crop as many pixels as the scale. Intervals are 95 %
-bootstrap intervals over the images, widened for few of them as Student's t is (Hesterberg 2015); a difference is
-called significant if the interval of the paired differences excludes zero. Of many comparisons one in twenty does so
-by chance. Exit status: 0 all measured, 1 something was left out (it is named), 2 bad input.
+--crop-border says so; tables of classical papers crop as many pixels as the scale. Intervals are 95 % bootstrap
+intervals over the images, as wide as Student's t for few (Hesterberg 2015); a paired difference is significant if its
+interval excludes zero. Exit status: 0 all measured, 1 something was left out (it is named), 2 bad input.
 """
 
 
