@@ -97,6 +97,7 @@ def alone_in(folder: Path, remedy: str) -> Iterator[None]:
 
     Raises:
         UserError: another process writes into it.
+        OSError: it cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

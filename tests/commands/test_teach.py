@@ -14,6 +14,7 @@ from sspir.data.loading import collate
 from sspir.data.sample import Sample
 from sspir.degradation import Degradation
 from sspir.errors import UserError
+from sspir.files import alone_in
 from sspir.peers import SpandrelPeer
 from tests.peers.networks import rrdbnet_file
 from tests.processes import start, wait_until
@@ -102,6 +103,10 @@ def test_killed_and_started_again_it_ends_with_the_same_files(whole: Path) -> No
     process.kill()
     process.wait(60)
     assert not (out / "manifest.json").exists()
+    before = files(out)
+    with alone_in(out, "--out"):
+        assert main(command(whole, "broken")) == 2
+    assert files(out) == before
     assert main(command(whole, "broken")) == 1
     assert files(out) == files(whole / "whole")
     assert main(command(whole, "broken")) == 1  # nothing is missing
