@@ -92,6 +92,7 @@ def test_the_answer_is_that_of_the_command_line(server: Server, photos: Path, tm
         (["scale=2", "size=9x9"], "size"),
         (["fidelity=2"], "fidelity"),
         (["steps=0"], "steps"),
+        (["samples=9"], "samples"),
         (["response_format=gif"], "response_format"),
         (["scle=2"], "scle"),
         (["seed=1", "seed=2"], "seed"),
@@ -102,6 +103,11 @@ def test_a_wrong_parameter_is_422_and_named(server: Server, photos: Path, fields
     assert error["param"] == param
     assert param in error["message"]
     assert "sspir restore" not in error["message"]
+
+
+def test_another_method_is_405(server: Server) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        assert "takes POST" in refusal(curl(server, UPSCALES, *BEARER, "-X", method), 405)["message"]
 
 
 def test_one_photo_is_taken_at_a_time(server: Server, photos: Path) -> None:

@@ -231,3 +231,11 @@ def test_all_that_print_as_the_best_does_are_starred() -> None:
     table = summary_table(results_of({"a": values, "b": values + 0.001, "c": values - 0.01}).summary())
     stars = re.findall(r"(2\d\.\d\d)([* ]) \[", next(line for line in table.splitlines() if "psnr_y" in line))
     assert stars == [("25.00", "*"), ("25.00", "*"), ("24.99", " ")]
+
+
+def test_a_mean_over_fewer_images_is_never_the_best() -> None:
+    values = np.linspace(24.0, 26.0, 8)
+    easy = np.where(np.arange(8) < 5, np.nan, 27.0)
+    table = summary_table(results_of({"a": values, "b": values - 1, "of three": easy}).summary())
+    stars = re.findall(r"(2\d\.\d\d)([* ])", next(line for line in table.splitlines() if "psnr_y" in line))
+    assert stars == [("25.00", "*"), ("24.00", " "), ("27.00", " ")]

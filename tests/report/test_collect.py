@@ -1,6 +1,7 @@
 """What a report reads: results, runs, torn lines, names, and which images it shows."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sspir.metrics.niqe import NIQE
 from sspir.metrics.psnr_ssim import PSNR
 from sspir.report.charts import MOST_POINTS, chart, labels, thin, ticks
 from sspir.report.collect import collect
+from sspir.report.html import legend
 from sspir.report.page import build
 from sspir.report.pictures import choose, pack
 from sspir.training.history import HEADER
@@ -116,6 +118,15 @@ def test_thinning_keeps_the_mean_and_ticks_enclose() -> None:
     assert labels(ticks([27.2701, 27.2704])) == ["27.2701", "27.2702", "27.2703", "27.2704"]
     assert labels([0.0, 0.2, 0.4]) == ["0", "0.2", "0.4"]
     assert chart({"a<b": [(0, 1), (1, 2)]}, "step").count("a&lt;b") == 3
+
+
+def test_more_lines_than_colours_look_different_and_as_their_legend_says() -> None:
+    names = [f"run{number}" for number in range(20)]
+    drawn = chart({name: [(0.0, 1.0), (1.0, 2.0)] for name in names}, "step")
+    look = r'stroke="(#\w+)" stroke-width="[\d.]+" stroke-dasharray="([\d. ]*)"'
+    looks = re.findall(look, drawn)
+    assert len(set(looks)) == 20
+    assert re.findall(look, legend(names)) == looks
 
 
 def test_the_best_is_marked_only_among_results_of_the_same_images(tmp_path: Path) -> None:

@@ -149,6 +149,17 @@ def test_one_run_finishes_and_the_other_is_killed(tmp_path: Path) -> None:
     assert page.found.problems == [f"{second} is not finished: it has logged up to step 6 of 20."]
 
 
+def test_a_run_that_was_moved_away_is_no_longer_there(tmp_path: Path) -> None:
+    log(begin(tmp_path / "one"), 3)
+    with watched(tmp_path / "one", tmp_path / "two") as page, trained(tmp_path / "one"):
+        page.until(lambda page: "one" in page.rows)
+        (tmp_path / "one").rename(tmp_path / "elsewhere")
+        page.until(lambda page: f"No longer there: {tmp_path}/one<" in page.text)
+        assert f"Nothing is there yet: {tmp_path}/two<" in page.text
+        (tmp_path / "elsewhere").rename(tmp_path / "one")
+        page.until(lambda page: "No longer there" not in page.text)
+
+
 def test_a_sweep_is_followed_into_its_next_run(tmp_path: Path) -> None:
     first = begin(tmp_path / "sweep" / "a")
     log(first, 20)

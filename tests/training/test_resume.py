@@ -368,3 +368,11 @@ def test_the_best_checkpoint_goes_on_with_the_next_step(photo_folder: Path, tmp_
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.val_check_interval=2")
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=4", "trainer.val_check_interval=2", "resume=best")
     assert steps_of(tmp_path / "run") == [1, 2, 3, 4]
+
+
+def test_a_run_that_was_stopped_beyond_the_steps_asked_for_says_so_and_stays(run: Path, photo_folder: Path) -> None:
+    (run / "summary.json").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"last\.ckpt is at step 2 already, beyond trainer\.max_steps=1"):
+        tiny_run(run, photo_folder, "trainer.max_steps=1")
+    assert all(path.read_bytes() == content for path, content in before.items())

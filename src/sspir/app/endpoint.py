@@ -23,6 +23,7 @@ from sspir.images.io import ImageError, read_image, read_size
 from sspir.images.picture import FormatError
 from sspir.images.room import enlarged
 
+UPSCALES = "/v1/images/upscales"
 POLL = 0.1
 """Seconds between looks at whether a restoration is done, or whoever asked has left."""
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg"}
@@ -61,9 +62,7 @@ def endpoint(restorer: Restorer, root: Path) -> FastAPI:
         restorer: that it asks.
         root: folder for the photos of requests, each of which is deleted when it was answered.
     """
-    app = FastAPI(
-        title="sspir", version=version("sspir"), docs_url=None, redoc_url=None
-    )  # whose pages load from elsewhere
+    app = FastAPI(title="sspir", version=version("sspir"), docs_url=None, redoc_url=None)  # pages load from elsewhere
     app.include_router(_router(restorer, root))
 
     @app.exception_handler(ProblemError)
@@ -95,11 +94,7 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
         """Whether the server answers, and how many restorations it has before it."""
         return {"status": "ok", "queue": len(restorer.queue), "version": version("sspir")}
 
-    @router.post(
-        "/v1/images/upscales",
-        response_class=Response,
-        responses=_answers(),
-    )
+    @router.post(UPSCALES, response_class=Response, responses=_answers())
     async def upscales(
         request: Request,
         image: Annotated[UploadFile, File(description="the photo")],
@@ -133,6 +128,10 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
             return await asyncio.to_thread(_answer, done, settings, response_format)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    @router.api_route(UPSCALES, methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def refuse(request: Request) -> None:  # else it is the page that does not know the address
+        raise ProblemError(405, f"{UPSCALES} takes POST, not {request.method}.", Allow="POST")
 
     return router
 

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import gradio as gr
 
+from sspir.app.restorer import MOST_SAMPLES
 from sspir.config.compose import choices
 from sspir.images.names import FORMATS
 from sspir.restoring.peer import PeerPipeline
@@ -69,8 +70,8 @@ def more_settings_of(model: Model) -> list[Any]:
     with gr.Accordion("More settings", open=False, elem_id="more"):
         most = gr.Textbox("", label="Pixels of the longer side at most", elem_id="max-side")
         samples = gr.Slider(
-            1, 8, 1, step=1, label="Samples", info="several show where the model invents", visible=model.noised,
-            elem_id="samples",
+            1, MOST_SAMPLES, 1, step=1, label="Samples", info="several show where the model invents",
+            visible=model.noised, elem_id="samples",
         )  # fmt: skip
         seed = gr.Textbox("0", label="Seed", visible=not model.is_peer, elem_id="seed")
         sampler = gr.Dropdown(

@@ -23,6 +23,8 @@ from sspir.sampling.loop import Step
 from sspir.sampling.pipeline import RestorationPipeline
 
 CAPTIONS, RESTORED = "captions.jsonl", "restored"
+MOST_SAMPLES = 8
+"""Of a photo: others wait meanwhile."""
 VIEW = 16_000_000
 """Pixels of a picture for the screen."""
 _ANY = 2**62  # pixels: of our own results
@@ -102,7 +104,7 @@ class Restorer:
             SettingError: one is not understood.
         """
         try:
-            return self._request_of(flags_of(settings))
+            request = self._request_of(flags_of(settings))
         except UserError as error:
             sentence = str(error).partition("; see sspir ")[0]
             named = re.match(r"argument (?:--\S+/)?--([\w-]+):? (.*)", sentence, re.DOTALL)
@@ -110,6 +112,9 @@ class Restorer:
                 raise SettingError(f"{named[1]}: {named[2]}.", named[1]) from error
             flag = re.match(r"--([\w-]+)", sentence)
             raise SettingError(sentence, flag[1] if flag else "") from error
+        if request.samples > MOST_SAMPLES:
+            raise SettingError(f"samples: at most {MOST_SAMPLES} of one photo.", "samples")
+        return request
 
     def command(self, photos: Sequence[str], settings: Mapping[str, str], captions: Mapping[str, str]) -> str:
         """The `sspir restore` command that does the same; captions of several photos are in a file beside it."""

@@ -32,7 +32,7 @@ def summary_table(summary: dict[str, Any]) -> str:
     lines = [["", *methods]]
     for name, facts in summary["metrics"].items():
         cells = {method: summary["methods"][method].get(name) for method in methods}
-        best = best_of(facts, {method: cell["mean"] for method, cell in cells.items() if cell})
+        best = best_of(facts, cells)
         texts = [_cell(cell, method in best) for method, cell in cells.items()]
         lines.append([heading(name, facts), *texts])
     lines += [[name, *["not here" for _ in methods]] for name in summary["unavailable"]]
@@ -46,7 +46,8 @@ def summary_table(summary: dict[str, Any]) -> str:
         lines.append(["crop_border", *[str(border) for _ in methods]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*rows, "* the best mean, and all that print alike"] if any("*" in row for row in rows) else rows)
+    note = ["* the best mean of those over as many images as any, and all that print alike"]
+    return "\n".join(rows + note if any("*" in row for row in rows) else rows)
 
 
 def cost_cells(cost: Mapping[str, Any], method: str) -> dict[str, str]:
@@ -59,9 +60,14 @@ def cost_cells(cost: Mapping[str, Any], method: str) -> dict[str, str]:
     }
 
 
-def best_of(facts: dict[str, Any], means: dict[str, float]) -> set[str]:
-    """The methods whose printed mean is the best, controls aside; none if there are not two to choose from."""
-    means = {method: mean for method, mean in means.items() if NOISE not in method}
+def best_of(facts: dict[str, Any], cells: Mapping[str, Mapping[str, Any] | None]) -> set[str]:
+    """The methods whose printed mean is the best, controls aside; none if there are not two to choose from.
+
+    A mean over fewer images than another's is none to choose from: it may lack the hard ones.
+    """
+    found = {method: cell for method, cell in cells.items() if cell and NOISE not in method}
+    most = max((cell["n"] for cell in found.values()), default=0)
+    means = {method: cell["mean"] for method, cell in found.items() if cell["n"] == most}
     if len(means) < 2:
         return set()
     best = max(means.values(), key=lambda mean: float(orient(facts, mean)))

@@ -6,6 +6,8 @@ from html import escape
 
 # Okabe and Ito's colours, told apart by colour-blind eyes
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+DASHES = ("", "5 3", "1.5 2.5", "8 3 1.5 3")
+"""Of lines: the first eight are whole, the next eight have the same colours and the second dashes, and so on."""
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 34
 MOST_POINTS = 250  # per line: more are averaged in bins of equal length
@@ -18,7 +20,7 @@ def chart(series: Mapping[str, Points], x_label: str, lines: bool = True) -> str
     """One chart.
 
     Args:
-        series: name -> (x, y) points, sorted by x; colours follow the order.
+        series: name -> (x, y) points, sorted by x; looks follow the order.
         x_label: under the axis.
         lines: join the points.
     """
@@ -34,19 +36,24 @@ def chart(series: Mapping[str, Points], x_label: str, lines: bool = True) -> str
 
     parts = [_axes(x_ticks, y_ticks, x_label, place)]
     for index, (name, points) in enumerate(thinned.items()):
-        color = COLORS[index % len(COLORS)]
+        color, dashes = look(index)
         spots = [place(*point) for point in points]
         if lines and len(spots) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
             parts.append(
-                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8">'
-                f"<title>{escape(name)}</title></polyline>"
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8" '
+                f'stroke-dasharray="{dashes}"><title>{escape(name)}</title></polyline>'
             )
         if not lines or len(spots) <= 30:
             for (x, y), (value_x, value_y) in zip(spots, points, strict=True):
                 text = f"{escape(name)}: {value_x:g}, {value_y:.5g}"
                 parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"><title>{text}</title></circle>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and dashes of a chart's line, by its place among the others."""
+    return COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
 
 
 def forest(rows: Mapping[str, tuple[float, float, float]]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-from sspir.report.charts import COLORS
+from sspir.report.charts import look
 
 
 def table(head: str, rows: Sequence[str]) -> str:
@@ -26,12 +26,14 @@ def warnings(texts: Sequence[str]) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """The colours of lines, in the order in which a chart gives them."""
-    items = [
-        f'<span><i style="background:{COLORS[i % len(COLORS)]}"></i>{escape(name)}</span>'
-        for i, name in enumerate(names)
-    ]
-    return f'<p class="legend">{"".join(items)}</p>'
+    """How lines look, in the order in which a chart has them."""
+    items = "".join(f"<span>{_sample(*look(index))}{escape(name)}</span>" for index, name in enumerate(names))
+    return f'<p class="legend">{items}</p>'
+
+
+def _sample(color: str, dashes: str) -> str:
+    line = f'<line x1="0" y1="5" x2="22" y2="5" stroke="{color}" stroke-width="4" stroke-dasharray="{dashes}"/>'
+    return f'<svg viewBox="0 0 22 10" aria-hidden="true">{line}</svg>'
 
 
 def anchor(name: str) -> str:

@@ -41,15 +41,20 @@ def progress_section(runs: Sequence[Run], speeds: Speeds, absent: Sequence[Path]
     Args:
         runs: also those that have logged nothing.
         speeds: of the runs.
-        absent: paths where there is nothing yet.
+        absent: paths where there is nothing.
         every: seconds after which the page is renewed; 0 when it no longer is.
     """
     rows = [_row(run, speeds.of(run)) for run in runs]
     shown = table("<th>run</th><th>step</th><th>time left</th><th></th>", rows)
-    waiting = "".join(f'<p class="note">Nothing is there yet: {escape(str(path))}</p>' for path in absent)
+    waiting = "".join(f'<p class="note">{_absence(path, speeds)}: {escape(str(path))}</p>' for path in absent)
     renewed = f"this page renews itself every {every:g} s" if every else "this page is no longer renewed"
     note = f'<p class="note">As of {time.strftime("%Y-%m-%d %H:%M:%S")}; {renewed}.</p>'
     return f"<section><h2>Progress</h2>{shown if rows else ''}{waiting}{note}</section>"
+
+
+def _absence(path: Path, speeds: Speeds) -> str:
+    known = any(folder.is_relative_to(path) for folder in speeds.seen)
+    return "No longer there" if known else "Nothing is there yet"
 
 
 def _row(run: Run, speed: float) -> str:

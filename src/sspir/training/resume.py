@@ -75,7 +75,7 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
         config: of the training.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or it is another run's.
+        UserError: there is no such checkpoint, it is damaged, another run's, or beyond `trainer.max_steps`.
     """
     if config.resume == "never":
         if is_first_process():
@@ -88,6 +88,11 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
         _compare(folder, before, config)
         state = load_checkpoint(checkpoint)
         step, due = state["global_step"], state.get(VALIDATION_DUE, False) and config.trainer.limit_val_batches != 0
+        if 0 < config.trainer.max_steps < step:
+            raise UserError(
+                f"{checkpoint} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
+                f"more steps, or start anew with resume=never."
+            )
         _say_rate(before, config, step)
     if is_first_process():
         _tidy(folder, checkpoint, step, due)
