@@ -1,6 +1,7 @@
 """Files that are whole or not there, lines that are never torn, checksums, and the cache of what was downloaded."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -45,6 +46,11 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error is that of a full disk, or of a share of it that is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

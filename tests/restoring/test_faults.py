@@ -1,5 +1,6 @@
 """Bad photos, bad weights, full disks and signals: what `sspir restore` says, leaves and returns."""
 
+import errno
 import io
 import json
 import os
@@ -114,6 +115,30 @@ def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(tmp_path: Path
     assert "cannot be written" in lines(out)["a.png"]["error"]
     assert {path.name for path in out.iterdir()} == {"restore.jsonl"}
     assert restore(tmp_path / "a.png", "--out", out, "--weights", weights) == 0
+
+
+def test_a_full_disk_ends_it_and_the_next_run_makes_the_rest(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_photo(tmp_path / "in" / f"{name}.png")
+    out, write, tried = tmp_path / "out", Path.write_bytes, []
+
+    def second_is_too_much(path: Path, data: bytes) -> int:
+        tried.append(path)
+        if len(tried) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    command = [tmp_path / "in", "--out", out, "--weights", weights, *QUICK]
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", second_is_too_much)
+        assert restore(*command) == 2
+    assert f"{out}/b.png cannot be written: No space left on device; free the disk" in capsys.readouterr().err
+    assert len(tried) == 2
+    assert {path.name for path in out.iterdir()} == {"restore.jsonl", "a.png"}
+    assert restore(*command) == 0
+    assert "2 restored, 1 were done before, 0 failed" in capsys.readouterr().out
 
 
 def test_an_output_folder_that_cannot_be_is_refused_before_anything(

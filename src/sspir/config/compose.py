@@ -26,12 +26,12 @@ from sspir.config.schema import EvaluateConfig, SearchConfig, TrainConfig
 from sspir.config.sentence import sentence, unknown
 from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
+from sspir.files import is_full
 from sspir.moved import present_config, present_overrides, renamed
 
 log = logging.getLogger(__name__)
 _SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def config_root() -> Path:
@@ -93,7 +93,7 @@ def told(error: Exception) -> UserError | None:
         return error
     if isinstance(error, YAMLError | OmegaConfBaseException):
         return UserError(sentence(error, choices))
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and is_full(error):
         return UserError(f"{error.filename or 'The disk'}: {error.strerror}; make room there.")
     if isinstance(error, OSError) and error.filename and error.errno in _IN_THE_WAY:
         return UserError(f"{error.filename}: {error.strerror}; name another, or mend this one.")

@@ -98,8 +98,8 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
         details("Metrics that could not run", missing),
         details("Problems", [escape(text) for text in problems]),
         _method_table([summary["methods"]], summary["metrics"], summary.get("cost", {})),
-        '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold, of those over as many '
-        "images as any.</p>",
+        '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold, of those over as '
+        "many images as any.</p>",
         _comparisons(summary["comparisons"]),
         f'<h3>Images</h3><p class="note">{shown} of {len(result.values)} images: the worst of every method and '
         "metric first.</p>",

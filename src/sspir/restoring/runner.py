@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.files import Journal
+from sspir.files import Journal, is_full
 from sspir.images.exif import without_gps
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
@@ -136,6 +136,9 @@ class JobRunner:
 
         Returns:
             Name and sentence of each photo that failed.
+
+        Raises:
+            ImageError: the disk is full.
         """
         for _ in self.describe(jobs):
             pass
@@ -196,6 +199,8 @@ class JobRunner:
         try:
             self._restore(group, settings)
         except Exception as error:  # of any library: one photo's trouble, told in its line of the journal
+            if is_full(error.__cause__):  # of `write_image`: every other photo's trouble, too
+                raise
             log.debug("%s failed", group[0].job.source, exc_info=True)
             failure = released(error)
         else:
