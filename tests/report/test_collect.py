@@ -54,6 +54,18 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
     assert len(collect([tmp_path, tmp_path / "a"])[0]) == 2  # a folder named twice is read once
 
 
+def test_one_problem_of_many_images_is_told_once(tmp_path: Path) -> None:
+    results = Results({"psnr_y": PSNR()})
+    results.add([Row(name, "ours", {"psnr_y": 20.0}) for name in "abc"])
+    for name in "bc":
+        results.add_problem(name, "span", "no picture <there>.")
+    results.add_problem("c", "ours", "too small.")
+    results.write(tmp_path)
+    page = build(collect([tmp_path]), "title", images=1, quality=50)
+    assert "Problems (2)" in page
+    assert "<li>b, c (span): no picture &lt;there&gt;.</li><li>c (ours): too small.</li>" in page
+
+
 def test_what_a_run_has_set_aside_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path / "run", 1e-4)
     write_run(tmp_path / "run" / "replaced" / "1", 1e-3)

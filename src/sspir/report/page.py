@@ -91,12 +91,12 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     summary = result.summary
     verdicts = [verdict_text(verdict) for verdict in summary.get("noise_control", []) if not verdict["beaten"]]
     missing = [escape(f"{name}: {reason}") for name, reason in summary.get("unavailable", {}).items()]
-    problems = [f"{p['image']} ({p['method']}): {p['problem']}" for p in summary.get("problems", [])]
+    problems = _problem_lines(summary.get("problems", []))
     parts = [
         f"<section><h2>{escape(result.name)}</h2>",
         warnings([*result.problems, *verdicts]),
         details("Metrics that could not run", missing),
-        details("Problems", [escape(text) for text in problems]),
+        details("Problems", problems),
         _method_table([summary["methods"]], summary["metrics"], summary.get("cost", {})),
         '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold, of those over as '
         "many images as any.</p>",
@@ -106,6 +106,14 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
         f'<div class="gallery" id="{gallery_id}"></div></section>',
     ]
     return "".join(parts)
+
+
+def _problem_lines(problems: Sequence[Mapping[str, str]]) -> list[str]:
+    """One line for each different problem of a method, with the images that have it."""
+    images: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        images.setdefault((problem["method"], problem["problem"]), []).append(problem["image"])
+    return [escape(f"{', '.join(names)} ({method}): {text}") for (method, text), names in images.items()]
 
 
 def _method_table(
