@@ -20,7 +20,7 @@ OWN = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_bl
 
 
 def add_lora(
-    nets: Mapping[str, nn.Module], rank: int, alpha: float | None = None, targets: Sequence[str] = ATTENTION
+    nets: Mapping[str, nn.Module], rank: int, alpha: float | None = None, targets: Sequence[str] | None = None
 ) -> None:
     """Freeze networks and put adapters on some of their layers; they compute what they did until these are trained.
 
@@ -31,7 +31,8 @@ def add_lora(
         nets: the networks, by the names that messages call them.
         rank: of the adapters.
         alpha: what adapters compute is multiplied by alpha / rank; None: alpha is the rank.
-        targets: ends of names of linear and convolutional layers, such as "to_q" or "up_blocks.1.resnets.0.conv1".
+        targets: ends of names of linear and convolutional layers, such as "to_q" or "up_blocks.1.resnets.0.conv1";
+            None: `ATTENTION`.
 
     Raises:
         UserError: a target fits no layer, a number is out of range, or peft is not installed.
@@ -42,7 +43,7 @@ def add_lora(
         raise UserError("LoRA needs the package peft: pip install 'sspir[lora]'.") from error
     rank = COUNT.require("lora.rank", rank)
     alpha = rank if alpha is None else POSITIVE.require("lora.alpha", alpha)
-    targets = [targets] if isinstance(targets, str) else targets
+    targets = ATTENTION if targets is None else [targets] if isinstance(targets, str) else targets
     layers = {name: _layers(net) for name, net in nets.items()}
     known = {layer for names in layers.values() for layer in names}
     for target in targets or ("",):
