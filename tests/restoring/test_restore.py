@@ -373,7 +373,7 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(
     assert line["caption"] == ""
     sentence = "restored without a caption: The captioner at http://127.0.0.1:9"
     assert sentence in line["warnings"][0]
-    assert f"a photo: {sentence}" in capsys.readouterr().err
+    assert f"a.png: {sentence}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Ticket:
         """
         self.check()
         self.share = min(1.0, self.share + share)
-        self.preview = step.preview()[0]
+        self.preview = step.preview()[0].cpu()  # by this thread: a wait of another one spoils what a GPU records
 
     def check(self) -> None:
         """What a job calls now and then.

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from sspir.app.queue import Queue, Ticket
 from sspir.errors import UserError
 from sspir.files import Journal, write_text
-from sspir.images.io import read_image, write_image
+from sspir.images.io import NO_LIMIT, read_image, write_image
 from sspir.images.panel import to_picture
 from sspir.models.latent import upscale
 from sspir.restoring.forecast import Forecast, forecast
@@ -27,7 +27,6 @@ MOST_SAMPLES = 8
 """Of a photo: others wait meanwhile."""
 VIEW = 16_000_000
 """Pixels of a picture for the screen."""
-_ANY = 2**62  # pixels: of our own results
 DIM = 0.35
 """Brightness of the picture under its trust map."""
 
@@ -132,7 +131,7 @@ class Restorer:
 
         def work(ticket: Ticket) -> dict[str, str]:
             with TemporaryDirectory() as folder:
-                jobs, runner = self._runner(photos, {}, {}, request, Path(folder))
+                jobs, runner = self._runner(_together(photos, Path(folder)), {}, {}, request, Path(folder))
                 for _ in runner.describe(jobs):
                     ticket.check()
                 return {job.name: runner.describer.of(job)[0] for job in jobs}
@@ -150,9 +149,10 @@ class Restorer:
 
         def foreseen_at(rate: float | None) -> Forecast:
             with TemporaryDirectory() as folder:
-                jobs, runner = self._runner(photos, {}, settings, request, Path(folder))
+                given = _together(photos, Path(folder))
+                jobs, runner = self._runner(given, {}, settings, request, Path(folder))
                 foreseen = forecast(runner, jobs, rate)
-            return replace(foreseen, refused=[(job, _without_folders(text, photos)) for job, text in foreseen.refused])
+            return replace(foreseen, refused=[(job, _without_folders(text, given)) for job, text in foreseen.refused])
 
         if (rate := self._rates.get(alike)) is None and not len(self.queue):
             foreseen: Forecast = self.queue.submit(lambda ticket: foreseen_at(None), counts=False).outcome()
@@ -179,7 +179,7 @@ class Restorer:
             folder: for the results.
             views: whether pictures for the screen are made of them, too.
         """
-        request = self.request(settings)
+        request, photos = self.request(settings), _together(photos, folder)
 
         def work(ticket: Ticket) -> tuple[list[Restored], dict[str, str]]:
             jobs, runner = self._runner(photos, captions, settings, request, folder, ticket)
@@ -226,6 +226,15 @@ def flags_of(settings: Mapping[str, str]) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
+def _together(photos: Sequence[Path], folder: Path) -> list[Path]:
+    """Links to photos in one folder below another: the results of `a.jpg` and `a.png` there have names of their own."""
+    place = folder / "given"
+    place.mkdir(parents=True)
+    for photo in photos:
+        (place / photo.name).symlink_to(photo.resolve())
+    return [place / photo.name for photo in photos]
+
+
 def _without_folders(text: str, photos: Sequence[Path]) -> str:
     """A sentence about photos by their names: where they lie is nobody's business."""
     for photo in photos:
@@ -249,11 +258,11 @@ def _views(photo: Path, restored: Restored, folder: Path) -> dict[str, Path]:
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     shown = {
         "given": upscale(read_image(photo).tensor()[None], size)[0],
-        "restored": upscale(read_image(restored.path, _ANY).tensor()[None], size)[0],
+        "restored": upscale(read_image(restored.path, NO_LIMIT).tensor()[None], size)[0],
     }
     if restored.trust:
         dim = (shown["restored"].mean(dim=0, keepdim=True) * DIM).expand(3, -1, -1)
-        shown["trust"] = dim + upscale(read_image(restored.trust, _ANY).tensor()[None], size)[0] * (1 - DIM)
+        shown["trust"] = dim + upscale(read_image(restored.trust, NO_LIMIT).tensor()[None], size)[0] * (1 - DIM)
     places = {name: folder / f"{restored.path.name}.{name}.png" for name in shown}
     for name, view in shown.items():
         write_image(places[name], to_picture(view))

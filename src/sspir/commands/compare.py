@@ -1,6 +1,5 @@
 """`sspir compare`: measure any methods' output folders against the truth."""
 
-import itertools
 import os
 import sys
 from argparse import Namespace
@@ -86,7 +85,7 @@ def run(arguments: list[str]) -> int:
         noiseless.update(without_noise(rows, options.noise_control))
         for method, problem in problems:
             results.add_problem(found.name, method, problem)
-    _measure_folders(results, methods, options.hq)
+    results.measure_folders(methods, options.hq)
     summary = results.write(options.out)
     sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
     for method, count in noiseless.items():
@@ -221,17 +220,6 @@ def _measure_one(
             return measure_image(metrics, found.name, pictures, hq, lq, noise_base, border), problems
         except UserError as error:
             return [], [*problems, ("hq", str(error))]
-
-
-def _measure_folders(results: "Results", methods: dict[str, Path], hq: Path | None) -> None:
-    """Add the values of metrics that compare whole folders."""
-    from sspir.metrics.base import FolderMetric
-
-    folder_metrics = {name: metric for name, metric in results.metrics.items() if isinstance(metric, FolderMetric)}
-    for method, (name, metric) in itertools.product(methods, folder_metrics.items()):
-        if hq is not None and method in results.methods:
-            value = metric.score_folders(methods[method], hq)
-            results.add_set_value(method, name, value, len(results.images))
 
 
 def _files(found: "Match") -> dict[str, Path]:

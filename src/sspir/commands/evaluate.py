@@ -75,6 +75,8 @@ def spelt_out(arguments: list[str]) -> list[str]:
     for run in [*runs, *(run for text in named if "(" not in text for run in text.split(",") if "'" not in run)]:
         if not Path(run).expanduser().is_dir() and not _comes_along(run):
             raise UserError(f"There is no folder {run}; name that of a trained run or of a saved pipeline.")
+    if len(named) > 1 or (named and runs):
+        raise UserError("run= stands once; several runs are named without it: sspir evaluate RUN RUN benchmark=NAME.")
     quoted = ",".join("'" + run.replace("\\", "\\\\").replace("'", "\\'") + "'" for run in runs)
     several = len(runs) > 1 or any(text.startswith("benchmark=") and "," in text for text in others)
     multirun = ["--multirun"] if several and not {"-m", "--multirun"} & set(others) else []

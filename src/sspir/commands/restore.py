@@ -5,7 +5,6 @@ import gc
 import signal
 import sys
 import time
-from collections import Counter
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +116,13 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
 
 def _warn(jobs: "list[Job]", journal: "Journal", prefix: str) -> None:
     """Say what was less than asked for, the same sentence once for all its photos."""
-    told = Counter(text for job in jobs for text in journal.entries[job.output]["warnings"])
-    for text, count in told.most_common(_MOST_WARNINGS):
-        sys.stderr.write(f"{prefix}{f'{count} photos' if count > 1 else 'a photo'}: {text}\n")
+    told: dict[str, list[str]] = {}
+    for job in jobs:
+        for text in journal.entries[job.output]["warnings"]:
+            told.setdefault(text, []).append(job.name)
+    for text, names in sorted(told.items(), key=lambda item: -len(item[1]))[:_MOST_WARNINGS]:
+        photos = names[0] if len(names) == 1 else f"{len(names)} photos, such as {names[0]}"
+        sys.stderr.write(f"{prefix}{photos}: {text}\n")
     if len(told) > _MOST_WARNINGS:
         sys.stderr.write(f"{prefix}... and {len(told) - _MOST_WARNINGS} more warnings in {journal.path}\n")
 

@@ -140,10 +140,16 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
         options.samples,
         options.compare,
         options.dtype,
-        f"{weights} of {weights_time(weights)}",
+        ", ".join([f"{weights} of {weights_time(weights)}", *_parts(options)]),
         options.captioner_input,
         options.drop_gps,
     )
+
+
+def _parts(options: argparse.Namespace) -> list[str]:
+    """What of a model is chosen beside its folder, for the record: another choice is another model."""
+    chosen = {"checkpoint": options.checkpoint, "stable diffusion": options.stable_diffusion, "clip": options.clip}
+    return [f"{name} {value}" for name, value in chosen.items() if value not in (None, "last")]
 
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":

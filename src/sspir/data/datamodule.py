@@ -140,7 +140,8 @@ class RestorationDataModule(pl.LightningDataModule):
             return Position(0, 0)
         epoch, batch = self._resumed
         current = self.trainer.current_epoch
-        return Position(current, batch if current == epoch else 0, self.trainer.global_rank, self.trainer.world_size)
+        done, trainer = batch if current == epoch else 0, self.trainer
+        return Position(current, done, trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
 
     def _loader_options(self) -> dict[str, Any]:
         return {

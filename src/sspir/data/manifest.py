@@ -35,3 +35,14 @@ def difference(before: Manifest, now: Manifest) -> str:
         elif old != new:
             words.append(f"the {new['photos']} photos of {name} have other names or sizes")
     return "; ".join(words)
+
+
+def passed(record: Mapping[str, Any], now: Manifest) -> list[Manifest]:
+    """The manifests of what a run was trained on before, where the photos that it is trained on have changed.
+
+    Args:
+        record: of its environment, with the last manifest as "data" and those before as "data_before".
+        now: what it goes on with.
+    """
+    last: Manifest = record.get("data", now)
+    return [*record.get("data_before", ()), *([last] if last.get("train") != now["train"] else [])]

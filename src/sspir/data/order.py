@@ -26,12 +26,14 @@ class Position(NamedTuple):
     batch: int  # of this rank, already trained on
     rank: int = 0
     world: int = 1
+    accumulated: int = 1  # batches whose gradients are added up
 
 
 class EpochSampler(Sampler[list[Key]]):
     """Batches of keys. It keeps no state: a resumed run asks for its position and gets the rest of the epoch.
 
-    The last photos that do not fill a batch on every rank are left to other epochs.
+    The last photos that do not fill a batch on every rank, or the batches that gradients are accumulated over, are left
+    to other epochs: an epoch ends with an optimizer step, and so does every interval that is counted in these.
 
     Args:
         weights: (N,) how often each photo is seen in an epoch; a part of 1 is the share of epochs that it is in.
@@ -49,11 +51,13 @@ class EpochSampler(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Number of batches per rank in a whole epoch."""
-        batches = self.total // (self.batch_size * self.position().world)
+        position = self.position()
+        batches = self.total // (self.batch_size * position.world) // position.accumulated * position.accumulated
         if batches == 0:
             raise UserError(
-                f"An epoch of {self.total} photos does not fill one batch of {self.batch_size} on each of "
-                f"{self.position().world} ranks: lower batch_size, or raise passes."
+                f"An epoch of {self.total} photos does not fill the batches of one step, {position.accumulated} of "
+                f"{self.batch_size} on each of {position.world} ranks: lower batch_size or "
+                f"trainer.accumulate_grad_batches, or raise data.passes."
             )
         return batches
 

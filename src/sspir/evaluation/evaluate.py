@@ -84,6 +84,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             evaluation.measure(place)
         results = Results(metrics, unavailable, config.seed, config.crop_border)
         captions = evaluation.collect(results)
+        results.measure_folders({method: out / method for method in ("restored", "processor", *peers)}, out / "hq")
         results.peers = {name: peer.record() for name, peer in peers.items()}
         if config.cost:
             results.cost = costs_of_run(pipeline.to(device), sampler, peers)

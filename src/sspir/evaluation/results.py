@@ -14,7 +14,7 @@ import numpy as np
 from sspir.evaluation.measure import NOISE, Row
 from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare, orient
 from sspir.files import write_bytes
-from sspir.metrics.base import ImageMetric
+from sspir.metrics.base import FolderMetric, ImageMetric
 
 SUMMARY = "summary.json"
 FILES = ("per_image.csv", "images.csv", SUMMARY)
@@ -65,6 +65,18 @@ class Results:
     def add_set_value(self, method: str, metric: str, value: float, n: int) -> None:
         """Add a value of all n images of a method together, such as FID: it has no interval."""
         self._of_sets.setdefault(method, {})[metric] = {"mean": value, "low": None, "high": None, "n": n}
+
+    def measure_folders(self, folders: Mapping[str, Path], hq: Path | None) -> None:
+        """Add the values of the metrics that compare a method's whole folder with that of the truth.
+
+        Args:
+            folders: of the methods, by name; those of which there is no image are passed over.
+            hq: the truth; without it there is nothing to compare.
+        """
+        metrics = {name: metric for name, metric in self.metrics.items() if isinstance(metric, FolderMetric)}
+        for (method, folder), (name, metric) in itertools.product(folders.items(), metrics.items()):
+            if hq is not None and method in self.methods:
+                self.add_set_value(method, name, metric.score_folders(folder, hq), len(self.images))
 
     def add_problem(self, image: str, method: str, problem: str, metric: str = "") -> None:
         """Note why a picture, or one metric of it, is missing, in one sentence."""

@@ -23,7 +23,8 @@ def picture_of(planes: Planes, exif: bytes, icc: bytes, orientation: int, warnin
         warnings: see `Picture`.
     """
     pixels, alpha, grey = planes
-    grey = grey or _colourless(pixels)
+    profile_keeps_colours = icc[16:20] == b"RGB " and not _is_srgb(icc)  # one channel would lose it
+    grey = grey or (_colourless(pixels) and not profile_keeps_colours)
     if alpha is not None:
         pixels, alpha = spread_colours(pixels, alpha), upright(alpha, orientation)
     return Picture(upright(pixels, orientation), alpha, grey, exif, icc, warnings)

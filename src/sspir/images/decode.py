@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,8 +50,11 @@ def decode_picture(path: Path, data: bytes, max_pixels: int) -> Picture:
         raise ImageError(f"{path} is broken or cut off ({reason(error)}); copy or download it again.") from error
 
 
+EMPTY = "{} is an empty file; copy or download it again."
+
+
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of a photo by its header, not turned upright; no pixel is decoded.
+    """Height and width of a photo by its header, upright as `read_image` gives it; no pixel is decoded.
 
     Raises:
         ImageError: the file cannot be read, or is no picture.
@@ -61,12 +63,10 @@ def read_size(path: str | Path) -> tuple[int, int]:
     require_file(path)
     try:
         with path.open("rb") as file:
-            start = file.read(24)
-            if start.startswith(png.SIGNATURE) and len(start) == 24:
-                width, height = struct.unpack(">II", start[16:])
-            else:
-                source = io.BytesIO(path.read_bytes().lstrip()) if start[:1].isspace() else file
-                width, height = _size(path, source)
+            if not (start := file.read(1)):
+                raise ImageError(EMPTY.format(path))
+            source = io.BytesIO(path.read_bytes().lstrip()) if start.isspace() else file
+            width, height = _size(path, source)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
     return height, width
@@ -83,11 +83,26 @@ def require_file(path: Path) -> None:
 
 
 def _size(path: Path, file: BinaryIO) -> tuple[int, int]:
+    """Width and height of a photo, upright."""
     kind = kind_of(file)
-    if kind not in EXTRA:
-        return _opened(path, file, kind).size
-    file.seek(0)
-    return open_extra(path, file.read(), kind).size
+    if kind in EXTRA:
+        file.seek(0)
+        return open_extra(path, file.read(), kind).size
+    exif: Image.Exif | dict[int, Any] = {}
+    if kind == "PNG":  # which Pillow would decode for its EXIF data, and refuse for a text
+        try:
+            size, data = png.size_of(file)
+        except ValueError as error:
+            raise broken(path, kind, error) from error
+        with contextlib.suppress(Exception):  # what is broken in it turns no photo, and is told when it is read
+            exif = Image.Exif()
+            exif.load(data)
+    else:
+        image = _opened(path, file, kind)
+        size = image.size
+        if kind != "TIFF":  # which Pillow turns by itself
+            exif = image.getexif()
+    return size[::-1] if exif.get(ORIENTATION, 1) in (5, 6, 7, 8) else size
 
 
 def _still(path: Path, data: bytes) -> Still:

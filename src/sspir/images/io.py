@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import features
 
 from sspir.files import write_bytes
-from sspir.images.decode import decode_picture, require_file
+from sspir.images.decode import EMPTY, decode_picture, require_file
 from sspir.images.decode import read_size as read_size
 from sspir.images.encode import encode_picture
 from sspir.images.extra import INSTALL, has_library
@@ -30,6 +30,8 @@ OTHER_SUFFIXES = (
 )  # fmt: skip
 """Suffixes of pictures and films that are not written; most are not read from folders, see `photo_suffixes`."""
 _COMPANIONS = (".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".npy", ".yaml", ".html", ".tar")
+NO_LIMIT = 2**62
+"""Pixels that no image has: for results of our own."""
 MAX_PIXELS = 200_000_000
 """Pixels an image may have unless the caller allows more: a guard against decompression bombs."""
 
@@ -136,7 +138,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}; check the path and its rights.") from error
     if not data:
-        raise ImageError(f"{path} is an empty file; copy or download it again.")
+        raise ImageError(EMPTY.format(path))
     return decode_picture(path, data, max_pixels)
 
 

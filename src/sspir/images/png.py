@@ -1,7 +1,9 @@
 """Strip texts and remarks from a PNG, so that neither their size nor damage in them costs the picture."""
 
+import os
 import struct
 import zlib
+from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
@@ -14,6 +16,30 @@ _LOST = {
     b"eXIf": "The EXIF data is broken and was left out.",
 }
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # profiles and XMP outgrow Pillow's 1 MB
+
+
+def size_of(file: BinaryIO) -> tuple[tuple[int, int], bytes]:
+    """Width and height in a file's header, and its EXIF data, b"" for none; chunks are passed over, whatever they hold.
+
+    Raises:
+        ValueError: the header is cut off.
+    """
+    file.seek(len(SIGNATURE))
+    size, exif = (0, 0), b""
+    while len(start := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", start)
+        if name == b"IHDR" and len(sides := file.read(8)) == 8:
+            size = struct.unpack(">II", sides)
+            length -= 8
+        elif name == b"eXIf":
+            exif = file.read(length)
+            length = 0
+        elif name == b"IDAT":
+            break
+        file.seek(length + 4, os.SEEK_CUR)
+    if not all(size):
+        raise ValueError("the header is cut off")
+    return size, exif
 
 
 def without_remarks(data: bytes) -> tuple[bytes, list[str]]:

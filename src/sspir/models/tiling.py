@@ -5,11 +5,12 @@ Its weights peak half a row below the middle of a tile; ours are symmetric unles
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from sspir.device import kept_on_device
+from sspir.device import kept_on_device, sent
 from sspir.errors import UserError
 
 _VARIANCE = 0.01  # of the weights, in units of the tile's side
@@ -57,13 +58,20 @@ def _weights(height: int, width: int, authors: bool) -> Tensor:
     return tile_weights(height, width, authors).float()
 
 
-@kept_on_device
-def _norm(whole: tuple[int, int], corners: tuple[tuple[int, int], ...], size: tuple[int, int], authors: bool) -> Tensor:
+@lru_cache(maxsize=4)  # as large as a picture; nothing that is replayed reads it
+@torch.inference_mode(False)
+def _norm(
+    device: torch.device,
+    whole: tuple[int, int],
+    corners: tuple[tuple[int, int], ...],
+    size: tuple[int, int],
+    authors: bool,
+) -> Tensor:
     """Sum (height, width) of the weights of all tiles."""
     norm, weights = torch.zeros(whole), tile_weights(*size, authors).float()
     for y, x in corners:
         norm[y : y + size[0], x : x + size[1]] += weights
-    return norm
+    return sent(norm, device)
 
 
 def _gaussian(length: int, middle: float) -> Tensor:

@@ -22,6 +22,7 @@ from sspir.training.run import is_trained_in
 Curve = list[tuple[float, float]]  # (step, value), by step
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
 STOPPED = "not finished, step"  # of a run that did not reach its end: no setting, but no seed either
+PHOTOS = "photos trained on"  # no setting either
 FINISHED, RUNNING, STOPPED_RUN, REFUSED = "finished", "running", "stopped", "not applicable"  # states of a run
 NOT_CURVES = ("step", "epoch")
 VALIDATION = ("val", "structure", "bicubic")  # what training measures: restored, the Processor's image, bicubic
@@ -114,7 +115,7 @@ def read_run(folder: Path) -> Run:
     curves: dict[str, dict[float, float]] = {}
     try:
         config = read_config(folder)
-        settings = flatten(config)
+        settings = {**flatten(config), **_photos(folder)}
         for row in _history(folder):
             for key, value in row.items():
                 if key not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
@@ -141,12 +142,20 @@ def _state(folder: Path, settings: Mapping[str, str]) -> str:
 
 
 def read_settings(folder: Path) -> dict[str, str]:
-    """The flat configuration of a run folder; empty where it holds none.
+    """The flat configuration of a run folder, and `PHOTOS`; empty where it holds none.
 
     Raises:
         UserError: it is broken.
     """
-    return flatten(read_config(folder))
+    return {**flatten(read_config(folder)), **_photos(folder)}
+
+
+def _photos(folder: Path) -> dict[str, str]:
+    """`PHOTOS`: how many a run was trained on and their hash, one after the other where it went on with others."""
+    environment = _environment(folder)
+    seen = [sets.get("train") for sets in (*environment.get("data_before", ()), environment.get("data", {}))]
+    told = [f"{photos['photos']} ({photos['hash'][:8]})" for photos in seen if photos]
+    return {PHOTOS: ", then ".join(told)} if told else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

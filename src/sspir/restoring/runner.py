@@ -138,7 +138,7 @@ class JobRunner:
             Name and sentence of each photo that failed.
 
         Raises:
-            ImageError: the disk is full.
+            ImageError, OSError: the disk is full.
         """
         for _ in self.describe(jobs):
             pass
@@ -199,7 +199,7 @@ class JobRunner:
         try:
             self._restore(group, settings)
         except Exception as error:  # of any library: one photo's trouble, told in its line of the journal
-            if is_full(error.__cause__):  # of `write_image`: every other photo's trouble, too
+            if is_full(error) or is_full(error.__cause__):  # which is every other photo's trouble, too
                 raise
             log.debug("%s failed", group[0].job.source, exc_info=True)
             failure = released(error)

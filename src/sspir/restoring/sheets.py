@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sspir.files import Journal
-from sspir.images.io import read_image, write_image
+from sspir.images.io import NO_LIMIT, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.picture import Picture
 from sspir.models.latent import upscale
@@ -51,7 +51,7 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
         if sheets.entries.get(jobs[0].output) == line and target.is_file():
             continue
         given = read_image(jobs[0].source, max_pixels).tensor()
-        columns = {"given": given} | {name: read_image(path).tensor() for name, path in made.items()}
+        columns = {"given": given} | {name: read_image(path, NO_LIMIT).tensor() for name, path in made.items()}
         height, width = (max(column.shape[side] for column in columns.values()) for side in (1, 2))
         columns = {name: upscale(column[None], (height, width))[0] for name, column in columns.items()}
         write_image(target, Picture(np.asarray(panel(columns, jobs[0].name))))

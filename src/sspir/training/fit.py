@@ -23,7 +23,7 @@ from sspir.config.arguments import require_arguments
 from sspir.config.build import build, build_all, refusal
 from sspir.config.sweep import name_variant
 from sspir.config.trust import composed
-from sspir.data.manifest import Manifest, difference, manifest_of
+from sspir.data.manifest import Manifest, difference, manifest_of, passed
 from sspir.errors import NotApplicableError, UserError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
@@ -47,7 +47,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
-from sspir.training.strategy import require_processes
+from sspir.training.strategy import require_accelerator, require_processes
 from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
 
@@ -85,6 +85,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
     if (done := finished(folder, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
+    require_accelerator(config.trainer.get("accelerator"))
     with alone_in(folder), _without_false_alarms():
         return _train(folder, config, like or folder, callbacks)
 
@@ -93,7 +94,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     checkpoint = starting_point(folder, config)
     _leave_out_missing(config, checkpoint)
     data = build(config.data)
-    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like)
+    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like, bool(checkpoint))
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -174,7 +175,7 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
     Raises:
         UserError: the run that goes on has measured one of them.
     """
-    _, missing = usable(build(config.metric))
+    _, missing = usable(build(config.metric), folders=False)
     before = glance(checkpoint)["config"].get("metric", {}) if missing and checkpoint else {}
     for name, why in missing.items():
         if name in before:
@@ -185,8 +186,8 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
                 metrics.pop(name, None)
 
 
-def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> None:
-    """Write configuration and environment; warn where a run goes on or is repeated with other photos.
+def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path, goes_on: bool) -> None:
+    """Write configuration and environment; warn, and keep what was there, where it goes on with other photos.
 
     Raises:
         UserError: the folder takes no files.
@@ -194,12 +195,13 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
     if not is_first_process():
         return
     before = _environment(like).get("data")
+    earlier = passed(_environment(folder), manifest) if goes_on else []
     if before and (words := difference(before, manifest)):
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
         write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
         write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
-        _note(folder, **environment(), data=manifest)
+        _note(folder, **environment(), data=manifest, data_before=earlier)
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -273,9 +275,7 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     trained = sum(weight.numel() for weight in trained_weights(module).values() if weight.requires_grad)
     total = sum(parameter.numel() for parameter in module.parameters())
     if 0 < trainer.max_steps <= module.structure_steps:
-        log.warning(
-            "All steps train the Processor's image alone: module.structure_steps is %d.", module.structure_steps
-        )
+        log.warning("All steps train the Processor's image alone: structure_steps is %d.", module.structure_steps)
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
     log.info("Training %s (%s) in %s", config.name, config.variant, config.folder)
     log.info("%.2f M parameters trained, %.2f M frozen", trained / 1e6, (total - trained) / 1e6)

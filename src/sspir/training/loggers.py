@@ -176,6 +176,8 @@ def end_runs(trainer: pl.Trainer, folder: Path, monitor: str) -> None:
             title, text, level = "finished", f"val/{monitor} is {value:.4g}.", "INFO"
         elif isinstance(error, SystemExit | KeyboardInterrupt):
             title, text, level = "stopped", "the same command goes on.", "WARN"
+        elif type(error).__name__ == "TrialPruned":  # Optuna's, which may not be installed
+            title, text, level = "pruned", "the search has given it up.", "INFO"
         else:
             title, text, level = "failed", str(error), "ERROR"
         run.alert(title, f"{folder}, step {trainer.global_step}: {text}", level)

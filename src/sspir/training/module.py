@@ -28,7 +28,7 @@ from sspir.sampling.sampler import Sampler
 from sspir.seeding import sample_seed
 from sspir.training.checkpoint import base_of, keep_saved, marks_of, require_base, require_marked, require_same_network
 from sspir.training.losses import RestorationLoss
-from sspir.training.parts import keep_still, require_fitting, saved_weights, trained_weights
+from sspir.training.parts import keep_still, require_fitting, saved_weights, trained_first, trained_weights
 from sspir.training.strategy import ShardedStrategy, alone, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
@@ -117,6 +117,7 @@ class RestorationModule(pl.LightningModule):
         for part in self.frozen():
             part.requires_grad_(False).eval()
         keep_still(self.trainable(), freeze)
+        self.first = trained_first(backbone.processor, self.structure_steps)
         if gradient_checkpointing:
             backbone.enable_gradient_checkpointing()
 
@@ -181,7 +182,9 @@ class RestorationModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Freeze the Processor's full-size image, to which residuals refer, after `structure_steps`."""
         if self.structure_steps:
-            self.backbone.processor.front.requires_grad_(self.global_step < self.structure_steps)
+            front: Any = self.backbone.processor.front
+            for name, weight in front.named_parameters():
+                weight.requires_grad_(name in self.first and self.global_step < self.structure_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the objective's losses and those of the Processor's images."""

@@ -94,6 +94,27 @@ def saved_weights(module: Any) -> dict[str, Tensor]:
     }
 
 
+def trained_first(processor: Any, steps: int) -> frozenset[str]:
+    """Names of the weights that the first steps train alone: all of a Processor's front that are trained at all.
+
+    Args:
+        processor: whose front makes the full-size image.
+        steps: how many they are; 0 for none.
+
+    Raises:
+        UserError: none is left to train.
+    """
+    if not steps:
+        return frozenset()
+    names = frozenset(name for name, weight in processor.front.named_parameters() if weight.requires_grad)
+    if not names:
+        raise UserError(
+            "module.freeze keeps the Processor's front as it is, which the first steps train: set "
+            "module.structure_steps=0."
+        )
+    return names
+
+
 def keep_still(parts: Mapping[str, nn.Module], patterns: Sequence[str]) -> None:
     """Keep weights from being trained.
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -95,6 +96,8 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
             )
         _say_rate(before, config, step)
     if is_first_process():
+        if checkpoint and checkpoint.name != LAST:
+            _keep_what_follows(folder, checkpoint)
         _tidy(folder, checkpoint, step, due)
     return checkpoint and checkpoint.with_name(LAST)
 
@@ -110,15 +113,34 @@ def _chosen(folder: Path, resume: str) -> Path | None:
     return last if last.exists() else None
 
 
+def _new_place(folder: Path) -> Path:
+    """A new folder for what is set aside."""
+    before = [int(path.name) for path in (folder / REPLACED).glob("*") if path.name.isdigit()]
+    place = folder / REPLACED / str(1 + max(before, default=0))
+    place.mkdir(parents=True)
+    return place
+
+
+def _keep_what_follows(folder: Path, checkpoint: Path) -> None:
+    """Set the last checkpoint and the history aside, where a run goes on from an earlier one."""
+    last = folder / CHECKPOINTS / LAST
+    if not last.is_file() or last.samefile(checkpoint):
+        return
+    place = _new_place(folder)
+    (place / CHECKPOINTS).mkdir()
+    last.rename(place / CHECKPOINTS / LAST)
+    for name in (METRICS, CONFIG):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, place / name)
+    log.warning("Going on from %s; what was trained after it is in %s.", checkpoint, place)
+
+
 def _set_aside(folder: Path) -> None:
     """Move an earlier run's files away, its summary first: stopped in between, it does not pass for finished."""
     found = [folder / name for name in OWN if (folder / name).exists()]
     if not found:
         return
-    before = [int(path.name) for path in (folder / REPLACED).glob("*") if path.name.isdigit()]
-    number = 1 + max(before, default=0)
-    place = folder / REPLACED / str(number)
-    place.mkdir(parents=True)
+    place = _new_place(folder)
     for path in found:
         path.rename(place / path.name)
     log.warning("Starting anew, as resume=never says; what was trained in %s before is in %s.", folder, place)

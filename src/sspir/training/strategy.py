@@ -17,6 +17,23 @@ UNITS = (ResnetBlock2D, Transformer2DModel)
 """Gathered as a whole just before they run; our forward calls no larger part of a U-Net."""
 
 
+def require_accelerator(name: str | None) -> None:
+    """Refuse a GPU that is not there, before photos are read and a folder is made.
+
+    Args:
+        name: Lightning's, such as "gpu"; "auto" takes what there is.
+
+    Raises:
+        UserError: PyTorch sees none.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name in ("gpu", *there) and not there.get(name, any(there.values())):
+        raise UserError(
+            f"trainer.accelerator={name}, but PyTorch sees no such GPU on this machine; train where there is one, or "
+            f"set trainer=cpu."
+        )
+
+
 def require_processes(trainer: pl.Trainer) -> None:
     """Refuse several devices without a process for each: Lightning would start them by a command that is not ours.
 
