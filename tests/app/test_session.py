@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sspir.app.restorer import _together
+from sspir.restoring.jobs import find_jobs
 from tests.needs import needs
 
 MEGAPIXEL = 1_000_000
@@ -62,3 +64,12 @@ def test_a_photo_of_too_many_pixels_is_refused_at_once(tmp_path: Path, photos: l
     session.take(photos[:1], 63)
     assert "8 x 8 pixels are more than" in session.refused["photo.png"]
     assert not session.photos
+
+
+def test_photos_of_one_stem_have_results_of_their_own(tmp_path: Path) -> None:
+    handed_in = [tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.png"]
+    for path in handed_in:
+        path.parent.mkdir()
+        Image.new("RGB", (8, 8)).save(path)
+    jobs = find_jobs([str(path) for path in _together(handed_in, tmp_path / "job")], tmp_path / "out", "png")
+    assert [(job.name, job.output) for job in jobs] == [("a.jpg", "a.png"), ("a.png", "a.png.png")]

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
+from sspir.commands.evaluate import spelt_out
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
@@ -377,3 +378,18 @@ def test_peers_restore_the_same_pictures_and_all_that_is_known_of_their_cost_is_
     )
     without = compose_config("evaluate", [f"run={run}", *captioned, "peers=[span,span_ch48]"])
     assert without.out.endswith("-peers_span,span_ch48")
+
+
+def test_what_compares_folders_is_measured(run: Path, captioned: list[str], tmp_path: Path) -> None:
+    count = "+metric.count._target_=tests.training.test_fit.Count"
+    overrides = [f"run={run}", *captioned, count, f"out={tmp_path}"]
+    methods = evaluate(compose_config("evaluate", overrides))["methods"]
+    assert {method: cells["count"]["mean"] for method, cells in methods.items() if "count" in cells} == {
+        "restored": 10,
+        "processor": 10,
+    }
+
+
+def test_a_run_is_named_once_before_the_equals_sign() -> None:
+    with pytest.raises(UserError, match="run= stands once; several runs are named without it"):
+        spelt_out(["run=shipped", "run=shipped/tiny", "benchmark=set5"])

@@ -465,3 +465,27 @@ def test_listing_is_sorted_recursive_and_safe_from_loops(tmp_path: Path, caplog:
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in list_images(tmp_path)] == ["a.JPG", "b.png", "sub/c.tiff"]
     assert not caplog.messages  # texts and hidden files are no news
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_size_is_told_as_the_photo_is_read(orientation: int, suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (40, 30), "red").save(path, exif=exif)
+    assert read_size(path) == read_image(path).pixels.shape[:2] == ((40, 30) if orientation > 4 else (30, 40))
+
+
+def test_grey_values_under_a_colour_profile_keep_it(tmp_path: Path) -> None:
+    values = np.repeat(np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8, 1), 3, axis=2)
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    icc = icc[:16] + b"RGB " + icc[20:]  # as that of a scanner: no sRGB
+    data = cv2.imencode(".png", values)[1].tobytes()
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk(b"iCCP", b"scanner\0\0" + zlib.compress(icc)) + data[33:])
+    picture = read_image(tmp_path / "a.png")
+    assert "their own colour profile is written back" in picture.warnings[0]
+    assert write_image(tmp_path / "b.png", picture.replaced(picture.tensor())) == []
+    again = read_image(tmp_path / "b.png")
+    assert again.icc == icc
+    assert (again.pixels == values).all()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.models.tiling import tile_weights, tiled, tiles_of
+from sspir.models.tiling import _norm, tile_weights, tiled, tiles_of
 from tests.reference import assert_golden, deviation, recording
 
 CASES = ("wide", "tall_cfg", "narrow", "exact")
@@ -88,3 +88,10 @@ def test_tiles_cover_and_stay_inside(size: tuple[int, int]) -> None:
 def test_impossible_overlap_is_refused(overlap: int) -> None:
     with pytest.raises(UserError, match="0 to 15"):
         tiles_of(40, 40, 16, overlap)
+
+
+def test_few_sizes_of_pictures_are_kept_in_memory() -> None:
+    for side in range(20, 30):
+        latent = torch.ones(1, 1, side, side)
+        assert torch.allclose(tiled(lambda tiles: tiles[0], [latent], 16, 4), latent)
+    assert _norm.cache_info().currsize <= 4

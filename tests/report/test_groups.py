@@ -1,5 +1,6 @@
 """What is pooled as seeds: runs that differ in nothing else, measured alike."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,14 @@ def test_sets_stand_together_and_a_checkpoint_says_its_step(tmp_path: Path) -> N
         page.index(f"<h2>a/{variant}-s0 on {name}") for name in ("set14", "set5") for variant in last
     )
     assert page[: page.index("</section>")].count("<b>21.00</b>") == 2  # the best of each set
+
+
+def test_runs_on_other_photos_are_not_pooled_as_seeds(tmp_path: Path) -> None:
+    for seed, photos in enumerate(("a", "a", "b")):
+        run = write_run(tmp_path / f"{seed}", "x", "none", seed, {"val/psnr_y": 20.0 + seed})
+        data = {"train": {"photos": 5, "hash": photos * 64}}
+        (run / "environment.json").write_text(json.dumps({"data": data}))
+    rows = table(report(tmp_path / "page.html", tmp_path), "x: last validation over seeds")[1:]
+    assert [row[-1] for row in rows] == ["2", "1"]
+    assert "photos trained on=5 (aaaaaaaa)" in rows[0][0]
+    assert "photos trained on=5 (bbbbbbbb)" in rows[1][0]

@@ -28,6 +28,7 @@ from sspir.restoring.runner import JobRunner, Request
 from tests.devices import DEVICES
 from tests.pipelines import photo, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
+from tests.runs import tiny_run
 
 
 def restore(*arguments: object) -> int:
@@ -495,3 +496,17 @@ def test_a_result_that_cannot_be_written_fails_and_leaves_nothing_half(tmp_path:
     assert restore(tmp_path / "in", "--out", out, "--weights", weights, "--overwrite") == 1
     assert "cannot be written" in lines(out)[0]["error"]
     assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "restore.jsonl"}
+
+
+def test_another_checkpoint_of_a_run_is_another_model(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "keep_every=1")
+    write_photo(tmp_path / "a.png", 16, 16)
+    command = [tmp_path / "a.png", "--out", tmp_path / "out", "--weights", tmp_path / "run", "--captioner", "none"]
+    told = []
+    for checkpoint in ([], ["--checkpoint", "last"], ["--checkpoint", "step-1"], ["--checkpoint", "step-1"]):
+        assert restore(*command, *checkpoint) == 0
+        told.append(capsys.readouterr().out.split(";")[0])
+    new, old = "1 restored, 0 were done before, 0 failed", "0 restored, 1 were done before, 0 failed"
+    assert told == [new, old, new, old]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.errors import UserError
+from sspir.metrics.base import FolderMetric
 from sspir.models.cpu_attention import bf16_attention
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.losses import RestorationLoss
@@ -440,3 +441,41 @@ def test_a_run_and_its_continuation_warn_of_nothing_that_is_so_on_purpose(photo_
         warnings.warn("others stay", stacklevel=1)
     assert [str(each.message) for each in told if "lightning" in each.filename] == []
     assert str(told[-1].message) == "others stay"
+
+
+def test_an_epoch_ends_with_a_step_whatever_is_accumulated(photo_folder: Path, tmp_path: Path) -> None:
+    """Three photos make one step of two batches: by the epoch's third, validations would come amid a step."""
+    changes = ["batch_size=1", "data.passes=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1"]
+    tiny_run(tmp_path / "run", photo_folder, *changes, "trainer.max_steps=4")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val/psnr_y" in row] == [1, 2, 3, 4]
+    with pytest.raises(
+        UserError, match="An epoch of 3 photos does not fill the batches of one step, 4 of 1 on each of 1"
+    ):
+        tiny_run(tmp_path / "other", photo_folder, *changes, "trainer.accumulate_grad_batches=4")
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_made(photo_folder: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UserError, match=r"trainer\.accelerator=gpu, but PyTorch sees no such GPU .* set trainer=cpu"):
+        tiny_run(tmp_path / "run", photo_folder, "trainer.accelerator=gpu")
+    assert not (tmp_path / "run").exists()
+
+
+class Count(FolderMetric):
+    """Of pictures in the first folder, less those in the second."""
+
+    higher_is_better = True
+
+    def score_folders(self, preds: Path, target: Path) -> float:
+        return float(10 + len(list(preds.iterdir())) - len(list(target.iterdir())))
+
+
+def test_what_compares_folders_is_left_out_of_a_training(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = "+metric.count._target_=tests.training.test_fit.Count"
+    done = tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", count)
+    assert "val/psnr_y" in done
+    assert "count is not measured: it compares whole folders" in caplog.text

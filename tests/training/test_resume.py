@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -20,6 +21,7 @@ from torch.optim import AdamW
 
 from sspir.config.compose import compose_config
 from sspir.errors import NotApplicableError, UserError
+from sspir.report.runs import PHOTOS, read_settings
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.training.losses import RestorationLoss
 from sspir.training.resume import _compare, finished, starting_point
@@ -376,3 +378,29 @@ def test_a_run_that_was_stopped_beyond_the_steps_asked_for_says_so_and_stays(run
     with pytest.raises(UserError, match=r"last\.ckpt is at step 2 already, beyond trainer\.max_steps=1"):
         tiny_run(run, photo_folder, "trainer.max_steps=1")
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_what_followed_an_earlier_checkpoint_is_kept(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    tiny_run(run, photo_folder, "trainer.max_steps=4", "keep_every=2")
+    tiny_run(run, photo_folder, "trainer.max_steps=5", "keep_every=2", "resume=step-2")
+    kept = run / "replaced" / "1"
+    assert f"what was trained after it is in {kept}." in caplog.text
+    assert load_checkpoint(kept / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert (steps_of(kept), steps_of(run)) == ([1, 2, 3, 4], [1, 2, 3, 4, 5])
+    assert load_checkpoint(find_checkpoint(run))["global_step"] == 5
+
+
+def test_other_photos_stay_on_record(photo_folder: Path, tmp_path: Path) -> None:
+    photos, run = Path(shutil.copytree(photo_folder, tmp_path / "photos")), tmp_path / "run"
+    counts = []
+    for steps in (1, 2, 3):
+        tiny_run(run, photos, f"trainer.max_steps={steps}", "data.passes=4")
+        recorded = json.loads((run / "environment.json").read_text())
+        counts.append([sets["train"]["photos"] for sets in (*recorded["data_before"], recorded["data"])])
+        if steps == 1:
+            (photos / "train" / "0.png").unlink()
+    assert counts == [[3], [3, 2], [3, 2]]
+    assert re.fullmatch(r"3 \(\w{8}\), then 2 \(\w{8}\)", read_settings(run)[PHOTOS])

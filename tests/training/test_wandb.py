@@ -159,12 +159,23 @@ def test_a_run_that_is_stopped_says_so_and_the_next_gets_its_own(
     def stop(self: SaveAtEnd, trainer: pl.Trainer, *_: Any) -> None:
         raise SIGTERMException
 
+    class TrialPruned(Exception):  # noqa: N818  # as Optuna calls it
+        pass
+
+    def prune(self: SaveAtEnd, trainer: pl.Trainer, *_: Any) -> None:
+        raise TrialPruned
+
     with monkeypatch.context() as stopping:
         stopping.setattr(SaveAtEnd, "on_train_batch_start", stop)
         with pytest.raises(SystemExit):
             tiny_run(tmp_path / "a", photo_folder, "logger=wandb")
     tiny_run(tmp_path / "b", photo_folder, "logger=wandb", "trainer.max_steps=1", "seed=1")
-    (stopped,), (other,) = ended(tmp_path / "a"), ended(tmp_path / "b")
+    with monkeypatch.context() as pruning:
+        pruning.setattr(SaveAtEnd, "on_train_batch_start", prune)
+        with pytest.raises(TrialPruned):
+            tiny_run(tmp_path / "c", photo_folder, "logger=wandb", "seed=2")
+    (stopped,), (other,), (pruned,) = ended(tmp_path / "a"), ended(tmp_path / "b"), ended(tmp_path / "c")
+    assert alerts(pruned) == [("pruned", "INFO")]
     assert (alerts(stopped), stopped.status, stopped.artifacts) == ([("stopped", "WARN")], 1, [])
     assert (other.run.display_name, alerts(other)) == ("tiny-none-s1", [("finished", "INFO")])
 

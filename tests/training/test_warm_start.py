@@ -89,5 +89,12 @@ def test_weights_can_be_kept_still(run: Path, photo_folder: Path, tmp_path: Path
     changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
     assert changed
     assert not [key for key in changed if ".front." in key]
+    first = [*QUICK, f"init={run}", "module.structure_steps=2", "schedule=null"]
+    tiny_run(tmp_path / "first", photo_folder, *first, "module.freeze=[backbone.processor.front.*bias]")
+    after = weights(tmp_path / "first")
+    fronts = {key: torch.equal(value, after[key]) for key, value in before.items() if ".front." in key}
+    assert fronts == {key: key.endswith("bias") for key in fronts}
+    with pytest.raises(UserError, match=r"module\.freeze keeps the Processor's front as it is"):
+        tiny_run(tmp_path / "none", photo_folder, *first, "module.freeze=[backbone.processor.front.*]")
     with pytest.raises(UserError, match=r"module\.freeze: nothing fits no trained weight"):
         tiny_run(tmp_path / "other", photo_folder, *changes, "module.freeze=[nothing]")
