@@ -44,6 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) == partial:  # which nobody has heard of
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

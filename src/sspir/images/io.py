@@ -169,7 +169,7 @@ def write_image(path: str | Path, picture: Picture, quality: int = 95) -> list[s
         write_bytes(path, data)
     except OSError as error:
         raise ImageError(
-            f"{path} cannot be written: {error.strerror}; free the disk or choose another folder."
+            f"{path} cannot be written: {error.strerror}; see to the disk or choose another folder."
         ) from error
     return lost
 
