@@ -232,7 +232,7 @@ class JobRunner:
             self._room[size] = max(1, min(_MOST, int(_SHARE * unheld_bytes(device) / taken)))
         for index, opened in enumerate(group):
             images = torch.stack([sample.images[index] for sample in samples])
-            warnings = [*opened.warnings, *(text for sample in samples for text in sample.warnings)]
+            warnings = [*opened.warnings, *(text for sample in samples for text in sample.warnings_of(index))]
             warnings += self._write(opened, images)
             self.journal.append(
                 {

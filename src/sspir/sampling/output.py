@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,28 +24,37 @@ class RestorationOutput:
             one of each photo. Empty where it predicts none.
         captions: the texts that steered.
         warnings: sentences about what went differently than asked.
+        repaired: places of the images that `REPAIRED` is about.
     """
 
     images: Any
     structure: list[Tensor]
     captions: list[str]
     warnings: list[str] = field(default_factory=list)
+    repaired: list[int] = field(default_factory=list)
+
+    def warnings_of(self, index: int) -> list[str]:
+        """The sentences that are about one image of a batch."""
+        return [warning for warning in self.warnings if warning != REPAIRED or index in self.repaired]
 
     def __getitem__(self, index: int) -> "RestorationOutput":
         """One image of a batch, as a batch of one."""
         image, structure = self.images[index : index + 1], [images[index : index + 1] for images in self.structure]
-        return RestorationOutput(image, structure, self.captions[index : index + 1], self.warnings)
+        repaired = [0] if index in self.repaired else []
+        return RestorationOutput(image, structure, self.captions[index : index + 1], self.warnings_of(index), repaired)
 
     @classmethod
     def joined(cls, parts: Sequence["RestorationOutput"], order: Sequence[int]) -> "RestorationOutput":
         """Several batches as one; `order` holds the place of each of their images in it."""
         places = [order.index(place) for place in range(len(order))]
         captions = [caption for part in parts for caption in part.captions]
+        starts = accumulate((len(part.images) for part in parts[:-1]), initial=0)
         return cls(
             torch.cat([part.images for part in parts])[places],
             [torch.cat(images)[places] for images in zip(*(part.structure for part in parts), strict=True)],
             [captions[place] for place in places],
             [warning for part in parts for warning in part.warnings],
+            sorted(order[start + place] for start, part in zip(starts, parts, strict=True) for place in part.repaired),
         )
 
     @classmethod
@@ -54,7 +64,8 @@ class RestorationOutput:
             [as_type(part.images[0], output_type) for part in parts],
             [part.structure[0][0] for part in parts if part.structure],
             [part.captions[0] for part in parts],
-            [warning for part in parts for warning in part.warnings],
+            list(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+            [place for place, part in enumerate(parts) if part.repaired],
         )
 
 

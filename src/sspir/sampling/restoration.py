@@ -266,6 +266,7 @@ def restore_batch(
         with in_full(halves):
             done = restored(plain(lq.device))
         done.warnings.append(REPAIRED)
+        done.repaired.append(0)
     if _broken(done.images, lq):
         raise BrokenError(done)
     return done
