@@ -3,7 +3,6 @@
 import os
 import sys
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +63,6 @@ def run(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from sspir.evaluation.costs import costs_of_peers
-    from sspir.evaluation.measure import without_noise
     from sspir.evaluation.pairing import match
     from sspir.evaluation.results import Results
     from sspir.evaluation.table import comparison_text, summary_table
@@ -79,18 +77,15 @@ def run(arguments: list[str]) -> int:
     for lost in unmatched:
         results.add_problem(lost.image, lost.method, lost.problem)
     measured = _measure_all(matches, metrics, options.noise_control, options.crop_border, options.workers)
-    noiseless: Counter[str] = Counter()  # method -> images whose noise row has no noise
     for rows, problems, found in tqdm(measured, total=len(matches), desc="measuring", unit="image", disable=None):
         results.add(rows, _files(found))
-        noiseless.update(without_noise(rows, options.noise_control))
         for method, problem in problems:
             results.add_problem(found.name, method, problem)
     results.measure_folders(methods, options.hq)
     summary = results.write(options.out)
     sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
-    for method, count in noiseless.items():
-        where = f"{count} of {len(matches)} images, where {options.noise_control} has no higher PSNR than {method}"
-        sys.stderr.write(f"noise@{method} is no control on {where} that noise could lower.\n")
+    for sentence in results.without_noise(options.noise_control or ""):
+        sys.stderr.write(f"{sentence}\n")
     _warn(results, options.out)
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")

@@ -18,7 +18,7 @@ from sspir.config.build import build
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.costs import costs_of_run
-from sspir.evaluation.measure import NOISE, Row, measure_image
+from sspir.evaluation.measure import BICUBIC, NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
@@ -93,6 +93,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             log_evaluation(logger, results.summary(), results.rows(), out)
         summary = results.write(out, record)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
+    for sentence in results.without_noise("processor" if "processor" in results.methods else BICUBIC):
+        log.warning(sentence)
     return summary
 
 

@@ -1,7 +1,7 @@
 """Measure the methods' pictures of one image, with the two rows every table needs: bicubic and plain noise."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -76,15 +76,6 @@ def measure_image(
             noisy = add_noise(base, hq, target, seed=zlib.crc32(image.encode()))
             rows.append(_measure(metrics, image, NOISE + method, noisy, hq))
     return rows
-
-
-def without_noise(rows: Sequence[Row], base: str | None) -> Iterator[str]:
-    """The methods at whose PSNR an image's base has no room for noise, so that their noise row is the base's own."""
-    values = {row.method: row.values for row in rows}
-    for method in values:
-        control, plain = values.get(NOISE + method), values.get(base or "")
-        if control and plain and all(value == plain.get(metric) for metric, value in control.items()):
-            yield method
 
 
 def _inside(picture: Tensor, border: int) -> Tensor:

@@ -92,6 +92,22 @@ class Results:
         """Names of all images, sorted."""
         return sorted({image for values in self._values.values() for image in values})
 
+    def without_noise(self, base: str) -> list[str]:
+        """Sentences about controls without noise: the base, such as "processor", has no room for it at a method's PSNR.
+
+        Their rows are then the base's own, and prove nothing.
+        """
+        found = []
+        for method in self.methods:
+            control, plain = self._values.get(NOISE + method, {}), self._values.get(base, {})
+            same = sum(bool(values) and values == plain.get(image) for image, values in control.items())
+            if same:
+                found.append(
+                    f"{NOISE}{method} is no control on {same} of {len(self.images)} images, where {base} has no higher "
+                    f"PSNR than {method} that noise could lower."
+                )
+        return found
+
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per image and method: "image", "method", then the metrics (None where missing)."""
         return [
