@@ -128,7 +128,7 @@ def _keep_what_follows(folder: Path, checkpoint: Path) -> None:
         return
     place = _new_place(folder)
     (place / CHECKPOINTS).mkdir()
-    last.rename(place / CHECKPOINTS / LAST)
+    link_or_copy(last, place / CHECKPOINTS / LAST)
     for name in (METRICS, CONFIG):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, place / name)
