@@ -204,6 +204,12 @@ def test_an_image_that_gets_no_caption(server: Server, script: Script, sentence:
     assert len(server.seen) == 1  # another try would not change it
 
 
+def test_a_server_that_fails_at_one_picture_has_answered(server: Server, pauses: list[float]) -> None:
+    with pytest.raises(CaptionError, match=r"failed in 2 tries \(500") as error:
+        server.ask(lambda handler, number: handler.send(b"failed to process image", 500), retries=1)
+    assert not isinstance(error.value, CaptionerUnavailableError)
+
+
 def test_nobody_listening(pauses: list[float]) -> None:
     import socket
 

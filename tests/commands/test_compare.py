@@ -247,3 +247,8 @@ def test_peers_restore_what_the_methods_were_given(
     assert main([*given, *lq]) == 0  # started again it restores what has changed
     now = {path.name: path.stat().st_mtime_ns for path in (folders / "out" / "peers" / "rrdb").iterdir()}
     assert {name for name in made if now[name] != made[name]} == {"photo 2.png", "photo 3.png"}
+    for half in ("lq", "hq"):
+        (folders / half / "photo 3.png").unlink()
+    assert main([*given, *lq]) == 0  # what was made of other photos counts no more
+    assert summary_of(folders)["methods"]["rrdb"]["psnr_y"]["n"] == 6
+    assert not (folders / "out" / "peers" / "rrdb" / "photo 3.png").exists()

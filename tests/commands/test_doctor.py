@@ -43,6 +43,9 @@ def test_an_experiment_that_needs_nothing_is_ready(capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     assert "missing" not in told
     assert "an optimizer step sees 48 images: 16 per device x 1 device(s) x 3 accumulated" in told
+    for devices, count in (("[0,1,2]", 3), ("'2'", 2)):
+        main(["doctor", "tiny", f"trainer.devices={devices}"])
+        assert f"16 per device x {count} device(s)" in capsys.readouterr().out
     assert "M parameters are trained" in told
     assert (
         "dataset.train: the few photos inside scikit-image, for a try; set SSPIR_PHOTOS or dataset.train.root" in told

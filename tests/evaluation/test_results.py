@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from sspir.evaluation.statistics import bootstrap, compare
 from sspir.evaluation.table import comparison_text, summary_table, verdict_text
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
-from sspir.metrics.base import usable
+from sspir.metrics.base import FolderMetric, usable
 from sspir.metrics.detail import GradientRatio
 from sspir.metrics.learned import FID
 from sspir.metrics.niqe import NIQE
@@ -239,3 +240,47 @@ def test_a_mean_over_fewer_images_is_never_the_best() -> None:
     table = summary_table(results_of({"a": values, "b": values - 1, "of three": easy}).summary())
     stars = re.findall(r"(2\d\.\d\d)([* ])", next(line for line in table.splitlines() if "psnr_y" in line))
     assert stars == [("25.00", "*"), ("24.00", " "), ("27.00", " ")]
+
+
+class Folders(FolderMetric):
+    """Gives what it was made with, or raises it."""
+
+    higher_is_better = False
+
+    def __init__(self, value: float | Exception) -> None:
+        super().__init__()
+        self.value = value
+
+    def score_folders(self, preds: Path, target: Path) -> float:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+def test_a_metric_of_folders_that_fails_is_a_problem_and_the_rest_is_written(tmp_path: Path) -> None:
+    results = results_of({"a": np.arange(20.0, 26.0)})
+    made = {"good": Folders(3.5), "nan": Folders(math.nan), "failing": Folders(ValueError("too few pictures"))}
+    results.metrics |= made
+    results.measure_folders({"a": tmp_path, "absent": tmp_path}, tmp_path)
+    summary = results.write(tmp_path)
+    assert summary["methods"]["a"]["good"]["mean"] == 3.5
+    assert not {"nan", "failing"} & summary["methods"]["a"].keys()
+    assert [problem["problem"] for problem in summary["problems"]] == [
+        "nan is undefined for them, which may be too few.",
+        "failing: too few pictures",
+    ]
+
+
+def test_metrics_of_folders_say_why_they_cannot_run() -> None:
+    assert usable({"psnr_y": PSNR(), "fid": Folders(1.0)}, "not here.")[1] == {"fid": "not here."}
+    assert set(usable({"psnr_y": PSNR(), "fid": Folders(1.0)})[0]) == {"psnr_y", "fid"}
+
+
+def test_an_infinite_value_is_a_problem() -> None:
+    class Endless(PSNR):
+        def score(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(preds),), math.inf)
+
+    picture = torch.rand(3, 16, 16)
+    rows = measure_image({"endless": Endless()}, "x", {"ours": picture}, picture, None)
+    assert [(row.values, "endless is undefined" in row.problems["endless"]) for row in rows] == [({}, True)]

@@ -9,6 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from diffusers import DDPMScheduler
+from transformers import CLIPVisionModel
+
+from sspir.pretrained.load import load_diffusers, load_transformers
+from tests.stable_diffusion import save_clip
 
 CODE = """
 from diffusers import UNet2DConditionModel
@@ -79,3 +84,11 @@ def test_a_removed_or_gated_model_is_one_sentence_with_the_files_and_the_setting
         assert sentence.startswith(f"{name} ({setting}) cannot be had from the hub (")
         assert "get its config.json and" in sentence
         assert sentence.endswith(f"set {setting} to the folder.")
+
+
+def test_a_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    DDPMScheduler().save_pretrained(tmp_path / "sd" / "scheduler")
+    save_clip(tmp_path / "clip")
+    assert isinstance(load_diffusers(DDPMScheduler, "~/sd", "scheduler"), DDPMScheduler)
+    assert isinstance(load_transformers(CLIPVisionModel, "~/clip", "image_encoder.path"), CLIPVisionModel)

@@ -184,6 +184,13 @@ def test_an_exported_adapter_is_what_stock_diffusers_computes(
     card = (out / "README.md").read_text()
     assert f"**base**: {sd}" in card
     assert "controlnet, controlnet_image, processor, refine, unet_image, unet_pixel" in card
+    assert main(["export", str(adapted), "--out", str(tmp_path / "half"), "--adapter"]) == 0
+    half = load_file(tmp_path / "half" / "trained.safetensors")
+    exact = ("processor.", "controlnet.controlnet_cond_embedding.")
+    assert {key for key, value in half.items() if value.dtype == torch.float32} == {
+        key for key in half if key.startswith(exact)
+    }
+    assert all(torch.equal(half[key], held[key]) for key in half if key.startswith(exact))
     assert main(["export", str(plain), "--out", str(tmp_path / "none"), "--adapter"]) == 2
     assert "has no LoRA on its U-Net (backbone.lora); export it without --adapter" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

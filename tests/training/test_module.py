@@ -107,7 +107,7 @@ def test_the_papers_experiments_run_on_stable_diffusion_folders(
         needs("peft", "lora")
     if experiment == "ssp_ir_one_step":
         save_file(random_network("lpips_vgg").features.state_dict(), tmp_path / "vgg16.safetensors")
-        given += [*ONE_STEP, f"objective.terms.lpips.loss.path={tmp_path}/vgg16.safetensors"]
+        given += [*ONE_STEP, f"objective.terms.lpips.loss.path={tmp_path}/vgg16.safetensors", "+data.passes=4"]
         judged = {"loss/pixel", "loss/lpips", "loss/adversarial", "discriminator/gradient_norm"}
     summary = train(
         compose_config("train", [f"experiments={experiment}", f"folder={tmp_path}/run", *given, *places, *precision])

@@ -243,6 +243,11 @@ def test_a_study_is_of_one_space_and_other_settings_are_told(home: Path, caplog:
         ("a=int(interval(2,5))", "IntDistribution(high=5, log=False, low=2, step=1)", {"min": 2, "max": 5}),
         ("a=range(8,33,8)", "IntDistribution(high=32, log=False, low=8, step=8)", {"values": [8, 16, 24, 32]}),
         (
+            "a=range(1.0,4.0)",
+            "FloatDistribution(high=3.0, log=False, low=1.0, step=1.0)",
+            {"values": [1.0, 2.0, 3.0]},
+        ),
+        (
             "a=tag(log,range(1,65))",
             "IntDistribution(high=64, log=True, low=1, step=1)",
             {"distribution": "q_log_uniform_values", "q": 1, "min": 1, "max": 64},

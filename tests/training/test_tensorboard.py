@@ -81,9 +81,9 @@ def test_a_run_that_goes_on_hides_the_steps_it_makes_again(photo_folder: Path, t
         (0, False),
         (2, True),
     ]
-    tiny_run(run, photo_folder, "logger=tensorboard", "resume=never")  # sets the earlier curves aside
+    tiny_run(run, photo_folder, "logger=tensorboard", "resume=never")  # sets the earlier curves aside, too
     assert set(curves(run)["loss/total"]) == {1, 2, 3, 4}
-    assert set(curves(run / "replaced" / "1")["loss/total"]) == {1, 2, 4, 6}
+    assert set(curves(run / "replaced" / "2")["loss/total"]) == {1, 2, 4, 6}
 
 
 def test_our_own_record_comes_first_beside_any_others(tmp_path: Path) -> None:

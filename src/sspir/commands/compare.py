@@ -135,19 +135,20 @@ def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, P
             image = restored(peer, lq.to(device), (height, width) if height and width else None)
             write_image(target, to_picture(image[0]))
             journal.append({"output": f"{name}/{found.name}", **made, "picture": sha256(target)})
+    wanted = {f"{name}/{found.name}" for name in peers for found in given}
+    for output in journal.entries.keys() - wanted:  # of other photos that --lq had before
+        (options.out / "peers" / f"{output}.png").unlink(missing_ok=True)
     return folders
 
 
 def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":
     """The chosen metrics that can run on these pictures, and name -> reason of the metrics that cannot."""
-    from sspir.metrics.base import FolderMetric, usable
+    from sspir.metrics.base import usable
 
-    metrics, unavailable = usable(load_metrics(options.metrics))
+    cropped = "it reads whole pictures; measure it without --crop-border." if options.crop_border else ""
+    metrics, unavailable = usable(load_metrics(options.metrics), cropped)
     if options.hq is None:
         metrics = {name: metric for name, metric in metrics.items() if not metric.needs_reference}
-    for name in [name for name, metric in metrics.items() if options.crop_border and isinstance(metric, FolderMetric)]:
-        del metrics[name]
-        unavailable[name] = f"{name} reads folders of whole pictures; measure it without --crop-border."
     return metrics, unavailable
 
 

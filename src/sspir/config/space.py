@@ -50,7 +50,7 @@ class Parameter(NamedTuple):
         """The parameter in a sweep file of W&B."""
         if self.choices:
             return {"values": list(self.choices)}
-        if self.step and self.step != 1:
+        if self.step and (self.step != 1 or not isinstance(self.low, int)):
             count = round((self.high - self.low) / self.step)
             return {"values": [self.low + index * self.step for index in range(count + 1)]}
         ends = {"min": self.low, "max": self.high}

@@ -57,7 +57,7 @@ class EpochSampler(Sampler[list[Key]]):
             raise UserError(
                 f"An epoch of {self.total} photos does not fill the batches of one step, {position.accumulated} of "
                 f"{self.batch_size} on each of {position.world} ranks: lower batch_size or "
-                f"trainer.accumulate_grad_batches, or raise data.passes."
+                f"trainer.accumulate_grad_batches, or have each photo N times in an epoch by ++data.passes=N."
             )
         return batches
 

@@ -182,7 +182,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 def _effective_batch(config: DictConfig) -> Finding:
     """The finding about the number of images per optimizer step."""
     trainer = config.trainer
-    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else _devices(trainer)
+    devices = _devices(trainer)
     world, steps = devices * trainer.num_nodes, trainer.accumulate_grad_batches
     total = config.data.batch_size * world * steps
     made_of = f"{config.data.batch_size} per device x {world} device(s) x {steps} accumulated"
@@ -190,7 +190,11 @@ def _effective_batch(config: DictConfig) -> Finding:
 
 
 def _devices(trainer: DictConfig) -> int:
-    """Number of devices that "auto" stands for."""
+    """Number of devices that a training takes: Lightning's number, list of them, or "auto"."""
+    if isinstance(trainer.devices, ListConfig):
+        return len(trainer.devices)
+    if str(trainer.devices).isdecimal() and int(trainer.devices):
+        return int(trainer.devices)
     return max(1, torch.cuda.device_count()) if trainer.accelerator != "cpu" else 1
 
 

@@ -63,7 +63,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     out = Path(config.out)
     captioner = json.dumps(OmegaConf.to_container(config.captioner, resolve=True)) if config.captioner else ""
     peers, benchmark = find_peers(config.peers), build(config.benchmark)
-    metrics, unavailable = usable(build(config.metric))
+    cropped = "it reads whole pictures; measure it without crop_border." if config.crop_border else ""
+    metrics, unavailable = usable(build(config.metric), cropped)
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     record = record_of(config, pipeline, benchmark, sampler, device.type, peers)

@@ -1,5 +1,6 @@
 """Measure the methods' pictures of one image, with the two rows every table needs: bicubic and plain noise."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,8 +112,8 @@ def _measure(metrics: Mapping[str, ImageMetric], image: str, method: str, pictur
         except UserError as error:
             row.problems[name] = str(error)
             continue
-        if value == value:
+        if math.isfinite(value):
             row.values[name] = value
         else:
-            row.problems[name] = f"{name} is undefined for this picture, which may be flat; leave it out."
+            row.problems[name] = f"{name} is undefined for this picture, which may be flat or equal to its truth."
     return row

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sspir.errors import UserError
 from sspir.evaluation.measure import NOISE, Row
 from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare, orient
 from sspir.files import write_bytes
@@ -75,8 +77,17 @@ class Results:
         """
         metrics = {name: metric for name, metric in self.metrics.items() if isinstance(metric, FolderMetric)}
         for (method, folder), (name, metric) in itertools.product(folders.items(), metrics.items()):
-            if hq is not None and method in self.methods:
-                self.add_set_value(method, name, metric.score_folders(folder, hq), len(self.images))
+            if hq is None or method not in self.methods:
+                continue
+            try:
+                value = metric.score_folders(folder, hq)
+            except (UserError, RuntimeError, ValueError) as error:  # whatever a library says of pictures like these
+                self.add_problem("all images", method, f"{name}: {error}", name)
+                continue
+            if math.isfinite(value):
+                self.add_set_value(method, name, value, len(self.images))
+            else:
+                self.add_problem("all images", method, f"{name} is undefined for them, which may be too few.", name)
 
     def add_problem(self, image: str, method: str, problem: str, metric: str = "") -> None:
         """Note why a picture, or one metric of it, is missing, in one sentence."""

@@ -152,12 +152,12 @@ def metric_of(metric: Metric) -> ImageMetric:
     return metric if isinstance(metric, ImageMetric) else PlainMetric(metric)
 
 
-def usable(metrics: Mapping[str, Metric], folders: bool = True) -> tuple[dict[str, ImageMetric], dict[str, str]]:
+def usable(metrics: Mapping[str, Metric], no_folders: str = "") -> tuple[dict[str, ImageMetric], dict[str, str]]:
     """Load the metrics' networks; returns the metrics that can run, and name -> reason of the metrics that cannot.
 
     Args:
         metrics: by their names.
-        folders: whether there will be whole folders to compare.
+        no_folders: why metrics that compare whole folders cannot run here; "" where they can.
 
     Raises:
         UserError: one of them is no metric of torchmetrics, or does not say which values are the good ones.
@@ -169,8 +169,8 @@ def usable(metrics: Mapping[str, Metric], folders: bool = True) -> tuple[dict[st
             raise UserError(f"metric.{name} is a {type(metric).__name__}; derive its class from torchmetrics.Metric.")
     for name, metric in ((name, metric_of(metric)) for name, metric in metrics.items()):
         try:
-            if isinstance(metric, FolderMetric) and not folders:
-                raise MetricUnavailableError("it compares whole folders; `sspir evaluate` and `sspir compare` do.")
+            if no_folders and isinstance(metric, FolderMetric):
+                raise MetricUnavailableError(no_folders)
             metric.require()
             ready[name] = metric
         except MetricUnavailableError as error:

@@ -22,6 +22,11 @@ KNOWN = {
 """Hub id -> folder in `SHAPES`."""
 
 
+def expanded(path: str) -> str:
+    """A path with the home folder for its ~, which no shell puts in after KEY=; a hub id as it is."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 def must_come_from_hub(
     path: str, setting: str, subfolder: str = "", revision: str | None = None, names: tuple[str, ...] = ()
 ) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
-from sspir.pretrained.hub import find_shape, must_come_from_hub
+from sspir.pretrained.hub import expanded, find_shape, must_come_from_hub
 
 _shapes_only: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
@@ -61,6 +61,7 @@ def load_transformers(
     """
     from safetensors import SafetensorError
 
+    path = expanded(path)
     if builds_shapes_only():
         return _shape(cls, find_shape(path, setting, subfolder, revision), dtype)
     local = not must_come_from_hub(path, setting, subfolder, revision)
@@ -94,6 +95,7 @@ def load_preprocessor(path: str, setting: str, revision: str | None = None) -> A
     """
     from transformers import AutoProcessor
 
+    path = expanded(path)
     local = not must_come_from_hub(path, setting, revision=revision)
     try:
         preprocessor = AutoProcessor.from_pretrained(
@@ -124,6 +126,7 @@ def load_diffusers(cls: Any, path: str, subfolder: str, revision: str | None = N
     from diffusers import SchedulerMixin
     from safetensors import SafetensorError
 
+    path = expanded(path)
     if path.endswith((".safetensors", ".ckpt")):
         from sspir.pretrained.single_file import load_single_file
 

@@ -83,8 +83,11 @@ def _overview(results: Sequence[ResultSet]) -> str:
 
 
 def _set_of(result: ResultSet) -> str:
-    """The benchmark that was measured; "" where only the folder names it."""
-    return result.evaluation.benchmark if result.trained else ""
+    """The benchmark that was measured, or else the folder of the truth; with the border that was left out."""
+    truths = [str(files["hq"].parent) for files in result.files.values() if "hq" in files]
+    measured = result.evaluation.benchmark if result.trained else min(truths, default="")
+    border = result.summary["settings"].get("crop_border")
+    return f"{measured}, crop_border={border}" if border else measured
 
 
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:

@@ -175,7 +175,7 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
     Raises:
         UserError: the run that goes on has measured one of them.
     """
-    _, missing = usable(build(config.metric), folders=False)
+    _, missing = usable(build(config.metric), "it compares whole folders; `sspir evaluate` measures it.")
     before = glance(checkpoint)["config"].get("metric", {}) if missing and checkpoint else {}
     for name, why in missing.items():
         if name in before:

@@ -23,6 +23,8 @@ from sspir.weights.load import load_pipeline, step_of
 CARD = "README.md"
 TRAINING = "training.yaml"
 BESIDE = "trained.safetensors"
+_FULL = ("processor.", "controlnet.controlnet_cond_embedding.")
+"""Weights beside an adapter that keep float32: they decide the picture to the last bit."""
 
 
 def export(
@@ -98,7 +100,10 @@ def _adapter(run: Path, checkpoint: str, dtype: str) -> dict[str, dict[str, Tens
         if "lora_" not in key:
             files[BESIDE][key.removeprefix("backbone.").replace(".base_layer.", ".")] = weight
     kind = getattr(torch, dtype)
-    return {name: {key: weight.to(kind).contiguous() for key, weight in held.items()} for name, held in files.items()}
+    for held in files.values():
+        for key, weight in held.items():
+            held[key] = (weight if key.startswith(_FULL) else weight.to(kind)).contiguous()
+    return files
 
 
 def card(run: Path, checkpoint: str, beside: Iterable[str] = ()) -> str:
