@@ -54,6 +54,22 @@ def test_finds_results_and_runs_below_a_folder(tmp_path: Path) -> None:
     assert len(collect([tmp_path, tmp_path / "a"])[0]) == 2  # a folder named twice is read once
 
 
+def test_methods_are_ranked_over_one_truth_alone(tmp_path: Path) -> None:
+    for scale, value in (("x2", 38.0), ("x4", 25.0)):
+        results = Results({"psnr_y": PSNR()})
+        for image in "abc":
+            rows = [Row(image, "ours", {"psnr_y": value}), Row(image, "theirs", {"psnr_y": value + 1})]
+            truth = tmp_path / scale / "hq" / f"{image}.png"
+            truth.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(truth)
+            results.add(rows, {"hq": truth})
+        results.write(tmp_path / scale)
+    page = build(collect([tmp_path]), "title", images=1, quality=50)
+    overview = page[page.index("All results") : page.index("<h2>x2</h2>")]
+    assert "Different images" in overview
+    assert re.findall(r"<b>(\d+\.\d+)</b>", overview) == ["39.00", "26.00"]
+
+
 def test_one_problem_of_many_images_is_told_once(tmp_path: Path) -> None:
     results = Results({"psnr_y": PSNR()})
     results.add([Row(name, "ours", {"psnr_y": 20.0}) for name in "abc"])

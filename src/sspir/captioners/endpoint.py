@@ -96,12 +96,12 @@ class EndpointCaptioner(Captioner):
                 trouble, pause = _status(error), error.headers.get("Retry-After", "")
                 if error.code not in _BUSY:
                     raise self._refusal(error.code, trouble) from error
-                picture_s_own = error.code == HTTPStatus.INTERNAL_SERVER_ERROR
+                is_of_picture = error.code == HTTPStatus.INTERNAL_SERVER_ERROR
             except (OSError, HTTPException) as error:  # refused, reset, timed out, cut off
-                trouble, pause, picture_s_own = _reason(error, self.timeout), "", False
+                trouble, pause, is_of_picture = _reason(error, self.timeout), "", False
             if number < self.retries:
                 time.sleep(min(float(pause) if pause.isdecimal() else 0.5 * 2**number, _LONGEST_WAIT))
-        if picture_s_own:  # a server that cannot show its model this picture may well show it others
+        if is_of_picture:  # a server that cannot show its model this picture may well show it others
             raise CaptionError(f"The captioner at {self.url} failed in {self.retries + 1} tries ({trouble}).")
         raise CaptionerUnavailableError(
             f"The captioner at {self.url} gave no answer in {self.retries + 1} tries ({trouble}); check that the "
