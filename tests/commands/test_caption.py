@@ -17,6 +17,7 @@ from PIL import Image
 from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
 from sspir.captioners.tables import find_captions
+from sspir.commands.caption import _value
 from sspir.files import alone_in
 from sspir.images.io import read_image
 from tests.pipelines import describe, tiny_pipeline, write_photo
@@ -176,7 +177,8 @@ def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
     [
         (["--captioner", "lava"], "There is no captioner lava; choose one of endpoint, llava"),
         (["--captioner", "llava", "--set", "pth=x"], "--set pth=x changes nothing"),
-        (["--captioner", "llava", "--set", "batch_size=many"], "takes a number"),
+        (["--captioner", "llava", "--set", "batch_size=many"], "takes a whole number"),
+        (["--captioner", "llava", "--set", "batch_size=inf"], "takes a whole number where the captioner has"),
         (["--captioner", "llava", "--set", "quantization=2bit"], "quantization=2bit is not known"),
         (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (--set path=)"),
         (["--captioner-input", "restored"], "need --weights"),
@@ -241,3 +243,12 @@ def test_words_change_the_picture_and_no_words_are_what_none_says() -> None:
     assert not torch.equal(made, edited)
     assert torch.equal(empty, pipeline.restore(lq, NoCaption()(lq, ["a house"]), sampler=sampler).images)
     assert not torch.equal(made, empty)
+
+
+@pytest.mark.parametrize(
+    ("old", "text", "value"),
+    [(0.2, "1e-1", 0.1), (64, "32", 32), (64, "64.0", 64), (0.2, "1", 1.0), ("a", "null", None)],
+)
+def test_a_setting_keeps_its_kind(old: float | str, text: str, value: float | None) -> None:
+    found = _value(old, text)
+    assert (found, type(found)) == (value, type(value))

@@ -1,9 +1,10 @@
 """`sspir caption`: describe a folder of photos once, to edit, to train with, and to restore with."""
 
 import argparse
+import math
 import re
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +133,12 @@ def _captioner(name: str, changes: list[str]) -> Any:
 def _value(old: Any, text: str) -> Any:
     """A setting from the command line: a number where there was one, else text, or null."""
     if isinstance(old, int | float):
-        try:
-            return float(text) if "." in text else int(text)
-        except ValueError:
-            raise UserError(f"--set takes a number where the captioner has {old}, not {text!r}.") from None
+        with suppress(ValueError):
+            number = float(text)
+            if number.is_integer() or (isinstance(old, float) and math.isfinite(number)):
+                return type(old)(number)
+        kind = "a whole number" if isinstance(old, int) else "a number"
+        raise UserError(f"--set takes {kind} where the captioner has {old}, not {text!r}.")
     return None if text == "null" else text
 
 

@@ -36,8 +36,8 @@ def export(
         run: folder of a trained run.
         out: folder to make, with those above it; it must not exist, and appears when it is complete.
         checkpoint: "last", "best" or a file name.
-        dtype: of the weights on disk, "float32", "float16" or "bfloat16"; the Processor and a linear autoencoder, which
-            are small and decide the picture to the last bit, keep float32.
+        dtype: of the weights on disk, "float32", "float16" or "bfloat16"; the Processor and the autoencoder, which
+            decide the picture to the last bit, keep float32.
         adapter: write the U-Net's LoRA alone, for diffusers' `load_lora_weights`, and all else that was trained beside.
 
     Raises:
