@@ -177,8 +177,8 @@ def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
     [
         (["--captioner", "lava"], "There is no captioner lava; choose one of endpoint, llava"),
         (["--captioner", "llava", "--set", "pth=x"], "--set pth=x changes nothing"),
-        (["--captioner", "llava", "--set", "batch_size=many"], "takes a whole number"),
-        (["--captioner", "llava", "--set", "batch_size=inf"], "takes a whole number where the captioner has"),
+        (["--captioner", "llava", "--set", "batch_size=many"], "takes a number"),
+        (["--captioner", "llava", "--set", "batch_size=inf"], "takes a number where the captioner has"),
         (["--captioner", "llava", "--set", "quantization=2bit"], "quantization=2bit is not known"),
         (["--captioner", "llava", "--set", "path=/missing/llava"], "The folder /missing/llava (--set path=)"),
         (["--captioner-input", "restored"], "need --weights"),
@@ -247,7 +247,7 @@ def test_words_change_the_picture_and_no_words_are_what_none_says() -> None:
 
 @pytest.mark.parametrize(
     ("old", "text", "value"),
-    [(0.2, "1e-1", 0.1), (64, "32", 32), (64, "64.0", 64), (0.2, "1", 1.0), ("a", "null", None)],
+    [(0.2, "1e-1", 0.1), (0, "1e-1", 0.1), (64, "32", 32), (64, "64.0", 64), (0.2, "1", 1.0), ("a", "null", None)],
 )
 def test_a_setting_keeps_its_kind(old: float | str, text: str, value: float | None) -> None:
     found = _value(old, text)

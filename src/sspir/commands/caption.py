@@ -135,10 +135,9 @@ def _value(old: Any, text: str) -> Any:
     if isinstance(old, int | float):
         with suppress(ValueError):
             number = float(text)
-            if number.is_integer() or (isinstance(old, float) and math.isfinite(number)):
-                return type(old)(number)
-        kind = "a whole number" if isinstance(old, int) else "a number"
-        raise UserError(f"--set takes {kind} where the captioner has {old}, not {text!r}.")
+            if math.isfinite(number):
+                return int(number) if isinstance(old, int) and number.is_integer() else number
+        raise UserError(f"--set takes a number where the captioner has {old}, not {text!r}.")
     return None if text == "null" else text
 
 
