@@ -190,3 +190,10 @@ def test_what_others_name_may_be_added() -> None:
     assert config.batch_size == config.data.batch_size == 3
     assert compose_config("train", ["+repeat=2", "sweep=[repeat]"]).repeat == 2
     assert compose_config("train", ["+tag=a", "hydra.run.dir=runs/${tag}"]).tag == "a"
+
+
+def test_a_file_alone_has_no_defaults_list(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text((config_root() / "conf" / "degradation" / "light_and_strong.yaml").read_text())
+    with pytest.raises(UserError, match=r"mine.yaml has a defaults list.*conf/degradation/"):
+        load_choice("degradation", str(file))

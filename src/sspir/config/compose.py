@@ -124,14 +124,19 @@ def load_choice(group: str, name: str) -> DictConfig:
         name: of a choice of the group, or the path of a YAML file.
 
     Raises:
-        UserError: there is no such choice or file.
+        UserError: there is no such choice or file, or the file has a defaults list.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return modern(OmegaConf.load(name))  # type: ignore[arg-type]  # a choice is a mapping
+        choice: DictConfig = OmegaConf.load(name)  # type: ignore[assignment]  # a choice is a mapping
+        if "defaults" in choice:
+            raise UserError(
+                f"{name} has a defaults list, which is read in a folder of choices alone; move it to "
+                f"DIR/conf/{group}/ and give --path DIR, and its name without .yaml."
+            )
+        return modern(choice)
     if name not in (known := choices(group)):
         raise UserError(f"There is no {group} {name}; choose one of {', '.join(known)}, or give a .yaml file.")
-    choice: DictConfig = compose_config(f"{group}/{name}")[group]
-    return choice
+    return compose_config(f"{group}/{name}")[group]
 
 
 def modern(config: DictConfig) -> DictConfig:
