@@ -49,6 +49,8 @@ def test_images_do_not_see_their_batch_and_other_periods_are_refused(photo: torc
     assert together.tolist() == pytest.approx([Grid(8).score(each).item() for each in (photo, flipped)])
     with pytest.raises(UserError, match="multiple of 4"):
         Grid(6)
+    with pytest.raises(UserError, match="grid: a picture of 4 x 9 is too small; 5 x 5 is the least"):
+        Grid(4)(photo[..., :9, :4], None)
 
 
 def test_an_enlarged_photo_has_seams_and_a_turned_or_moved_one_the_same(photo: torch.Tensor) -> None:

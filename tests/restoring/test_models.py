@@ -125,6 +125,15 @@ def test_bad_requests_are_one_sentence(
     assert not Path("out").exists()
 
 
+def test_all_models_that_are_not_there_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_photo(tmp_path / "a.png", 8, 8)
+    weights = ["--weights", str(tmp_path / "here"), "--weights", "shipped", "--weights", str(tmp_path / "there.pth")]
+    assert main(["restore", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), *weights]) == 2
+    here, there = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'here'} is not there" in here
+    assert str(tmp_path / "there.pth") in there
+
+
 def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "in" / "a.png", 8, 8)
     mine = write_photo(tmp_path / "out" / "sheets" / "a.png", 9, 9).read_bytes()

@@ -60,15 +60,21 @@ def _short_names(given: Sequence[str]) -> list[str]:
 
 
 def _require_there(models: Iterable[argparse.Namespace]) -> None:
-    """Refuse models that are not there before the first works for hours."""
+    """Refuse all models that are not there, together, before the first works for hours."""
     from sspir.peers import find_peer
     from sspir.weights.load import require_weights
 
+    refused = []
     for model in models:
-        if _means_peer(model.weights):
-            find_peer(model.weights)
-        elif model.weights:
-            require_weights(model.weights)
+        try:
+            if _means_peer(model.weights):
+                find_peer(model.weights)
+            elif model.weights:
+                require_weights(model.weights)
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError("\n".join(refused))
 
 
 def _leave_out_of_others(model: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ class Grid(NoReferenceMetric):
         period: of the pattern, pixels; a multiple of 4.
 
     Raises:
-        UserError: the period is no multiple of 4.
+        UserError: the period is no multiple of 4, or a picture has less than 5 pixels on a side.
     """
 
     higher_is_better = False
@@ -108,8 +108,15 @@ def _along_rows(grey: Tensor, period: int) -> Tensor:
 
 
 def weave(grey: Tensor, period: int) -> Tensor:
-    """Means (B, period, period) of what lumas (B, 1, H, W) have beside their sliding means, in flat areas, by place."""
+    """Means (B, period, period) of what lumas (B, 1, H, W) have beside their sliding means, in flat areas, by place.
+
+    Raises:
+        UserError: a picture has no neighbourhood of `AROUND` pixels, its edges mirrored.
+    """
     side = AROUND // 2
+    if min(grey.shape[-2:]) <= side:
+        height, width = grey.shape[-2:]
+        raise UserError(f"grid: a picture of {width} x {height} is too small; {side + 1} x {side + 1} is the least.")
     near = F.pad(grey, (side,) * 4, mode="reflect")
     variance = F.avg_pool2d(near.square(), AROUND, 1) - F.avg_pool2d(near, AROUND, 1).square()
     most = variance.flatten(1).kthvalue(max(1, int(FLAT * variance[0].numel()))).values
