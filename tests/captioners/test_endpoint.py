@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sspir.captioners.base import QUESTION, CaptionError, CaptionerUnavailableError
+from sspir.captioners.base import QUESTION, CaptionError, CaptionerUnavailableError, caption_each
 from sspir.captioners.endpoint import EndpointCaptioner
 from sspir.errors import UserError
 
@@ -207,6 +207,20 @@ def test_a_server_that_fails_at_one_picture_has_answered(server: Server, pauses:
     with pytest.raises(CaptionError, match=r"failed in 2 tries \(500") as error:
         server.ask(lambda handler, number: handler.send(b"failed to process image", 500), retries=1)
     assert not isinstance(error.value, CaptionerUnavailableError)
+
+
+def test_answers_beside_one_that_failed_are_not_asked_for_again(server: Server) -> None:
+    def script(handler: Handler, number: int) -> None:
+        handler.send({"error": "no"}, 400) if handler.grey() == 128 else handler.say()
+
+    server.script = script
+    captioner = EndpointCaptioner(server.url, "some-model")
+    captions = dict(caption_each(captioner, dict(enumerate(IMAGES))))
+    assert [captions[0], captions[2]] == ["a photo of grey 0", "a photo of grey 255"]
+    assert isinstance(captions[1], CaptionError)
+    assert len(server.seen) == 4  # the refused one twice: alone, too
+    assert captioner(IMAGES[:1], [""]) == ["a photo of grey 0"]
+    assert len(server.seen) == 5  # what was kept is given once
 
 
 def test_nobody_listening(pauses: list[float]) -> None:

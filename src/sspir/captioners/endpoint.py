@@ -73,12 +73,20 @@ class EndpointCaptioner(Captioner):
         self.max_tokens, self.temperature = max_tokens, temperature
         self.timeout, self.retries, self.concurrency = timeout, retries, concurrency
         self.longest_side = longest_side
+        self._answered: dict[Any, str] = {}  # beside a request that failed: answers cost money
 
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
-        """The model's answer for each image; arguments as of `Captioner`."""
-        pictures = [pil_image(image, self.longest_side) for image in images]
+        """The model's answer for each image; arguments as of `Captioner`.
+
+        Where one gets none, the answers for the others are kept until they are asked for again.
+        """
+        requests = [self._request(pil_image(image, self.longest_side)) for image in images]
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(self._ask, pictures))
+            asked = {request: pool.submit(self._ask, request) for request in requests}
+        if any(answer.exception() for answer in asked.values()):
+            done = [(request.data, answer) for request, answer in asked.items() if not answer.exception()]
+            self._answered.update((data, answer.result()) for data, answer in done)
+        return [answer.result() for answer in asked.values()]
 
     def provenance(self) -> dict[str, str]:
         """Server, model and question."""
@@ -86,9 +94,10 @@ class EndpointCaptioner(Captioner):
         asked = {"model": self.model, "url": self.url, "question": self.question, "decoding": decoding}
         return {**super().provenance(), **asked}
 
-    def _ask(self, picture: "Image") -> str:
+    def _ask(self, request: Request) -> str:
         """The caption of one picture, after as many tries as are allowed."""
-        request = self._request(picture)
+        if (answered := self._answered.pop(request.data, None)) is not None:
+            return answered
         for number in range(self.retries + 1):
             try:
                 return self._caption(self._answer(request))
