@@ -118,3 +118,8 @@ def released(error: E) -> E:
     """
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether memory ran out: of the process, of a GPU, or of torch's allocator, which says so in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

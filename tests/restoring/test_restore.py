@@ -92,6 +92,40 @@ def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: Path, 
     assert "0 restored, 3 were done before" in capsys.readouterr().out
 
 
+def test_a_result_is_kept_from_a_photo_of_the_same_name(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for number, day in enumerate(("one", "two")):
+        write_photo(tmp_path / day / "a.png", seed=number)
+    command, result = ["--out", tmp_path / "out", "--weights", weights], tmp_path / "out" / "a.png"
+    assert restore(tmp_path / "one", *command) == 0
+    first = result.read_bytes()
+    assert restore(tmp_path / "two", *command) == 2
+    sentence = f"{result} is the result of {tmp_path}/one/a.png, not of {tmp_path}/two/a.png; choose another --out"
+    assert sentence in capsys.readouterr().err
+    assert result.read_bytes() == first
+    assert restore(tmp_path / "two", *command, "--overwrite") == 0
+    assert result.read_bytes() != first
+    (tmp_path / "two").rename(tmp_path / "three")  # a photo that was moved may have its result anew
+    assert restore(tmp_path / "three", *command) == 0
+
+
+def test_a_photo_that_changes_meanwhile_is_not_done(tmp_path: Path) -> None:
+    source = write_photo(tmp_path / "a.png", 8, 8)
+    (job,) = find_jobs([str(source)], tmp_path / "out")
+    pipeline, journal = tiny_pipeline(), Journal(tmp_path / "out", JOURNAL)
+    runner = JobRunner(
+        pipeline, Request(pipeline.sampler, 4), journal, on_progress=lambda *_: write_photo(source, 9, 9) and None
+    )
+    assert runner.run([job]) == {}
+    assert read_image(job.target).pixels.shape == (32, 32, 3)
+    assert not runner.is_done(job)
+    runner.on_progress = lambda *_: None
+    assert runner.run([job]) == {}
+    assert read_image(job.target).pixels.shape == (36, 36, 3)
+    assert runner.is_done(job)
+
+
 def test_a_photo_that_comes_later_takes_no_name(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     command = [tmp_path / "in", "--out", tmp_path / "out", "--weights", weights]
     write_photo(tmp_path / "in" / "a.png", 8, 8)
@@ -395,6 +429,7 @@ def test_a_captioner_that_fails_costs_the_words_not_the_photo(
         (["in", "--device", "nonsense"], "'nonsense' cannot be used"),
         (["in/a.png", "--out", "in"], "is itself a photo"),
         (["in/a.png", "--out", "full"], "was not written by this command"),
+        (["in/a.png", "--out", "side", "--compare"], "a.compare.png exists and was not written by this command"),
         (["in", "other"], "would both be written to"),
         (["in", "--compare", "--format", "same"], "a.compare.png would be written for in/a.jpg and for in/a.png"),
         (["in", "--samples", "2", "--format", "same"], "a.trust.png would be written for in/a.jpg and for in/a.png"),
@@ -418,6 +453,8 @@ def test_bad_requests_are_refused_in_a_sentence(
         write_photo(tmp_path / "in" / ("a.jpg" if "same" in flags else "a.mean.jpg"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.png").write_bytes(b"mine")
+    (tmp_path / "side").mkdir()
+    (tmp_path / "side" / "a.compare.png").write_bytes(b"mine")
     before = sorted(tmp_path.rglob("*"))
     assert restore("--out", "out", "--weights", weights, *flags) == 2
     error = capsys.readouterr().err

@@ -99,10 +99,10 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
         return _restore_with(models[""], found, journals[""])
 
     from sspir.restoring.checks import require_own
-    from sspir.restoring.sheets import SHEETS, sheets_journal, write_sheets
+    from sspir.restoring.sheets import SHEETS, sheet_jobs, sheets_journal, write_sheets
 
     place = options.out / SHEETS
-    require_own(placed(found, place), place, sheets_journal(options.out), False, 1, options.overwrite)
+    require_own(sheet_jobs(found, options.out), place, sheets_journal(options.out), False, 1, options.overwrite)
     states = []
     for name, model in models.items():
         states.append(_restore_with(model, jobs[name], journals[name], name))

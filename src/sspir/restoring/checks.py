@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sspir.errors import UserError
 from sspir.files import Journal
+from sspir.images.names import resolved
 from sspir.images.room import Size, require_room
 from sspir.restoring.jobs import Job, side_files
 
@@ -14,6 +15,8 @@ def require_own(
     jobs: Sequence[Job], out: Path, journal: Journal, compare: bool, samples: int, may_replace: bool
 ) -> None:
     """Refuse an output folder that cannot be written, that holds files of others, or a file for two photos.
+
+    In a folder the result of another photo that is still there is kept, too.
 
     Args:
         jobs: what is to be restored.
@@ -29,10 +32,17 @@ def require_own(
     folder = journal.path.parent
     ours = may_replace or (folder == out and journal.path.exists())
     for job in jobs:
-        if job.target.exists() and not (ours or job.output in journal.entries):
+        for file in (job.target, *side_files(job.target, compare, samples).values()):
+            if file.exists() and not (ours or job.output in journal.entries):
+                raise UserError(
+                    f"{file} exists and was not written by this command; choose another --out, keep what is there "
+                    f"with --skip-existing, or replace it with --overwrite."
+                )
+        before = Path(journal.entries.get(job.output, {}).get("source", job.source))
+        if folder == out and not may_replace and job.target.exists() and _is_other(before, job.source):
             raise UserError(
-                f"{job.target} exists and was not written by this command; choose another --out, keep what is there "
-                f"with --skip-existing, or replace it with --overwrite."
+                f"{job.target} is the result of {before}, not of {job.source}; choose another --out, keep it with "
+                f"--skip-existing, or replace it with --overwrite."
             )
     taken = {job.target: job for job in jobs}
     for job in jobs:
@@ -47,6 +57,10 @@ def require_own(
         raise UserError(f"The folder {folder} cannot be made, as {above} is a file; choose another --out.")
     if not os.access(above, os.W_OK):
         raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
+
+
+def _is_other(photo: Path, than: Path) -> bool:
+    return photo.exists() and resolved(photo) != resolved(than)
 
 
 def require_room_for_one(jobs: Sequence[Job], scale: float | Size, most: float) -> None:

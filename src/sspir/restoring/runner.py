@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from sspir.images.exif import without_gps
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.room import Size, recorded, require_room
-from sspir.memory import peak_bytes, released, reset_peak, unheld_bytes
+from sspir.memory import is_memory, peak_bytes, released, reset_peak, unheld_bytes
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files
@@ -75,6 +76,7 @@ class Opened:
         job: where it came from and where it goes.
         picture: what the file held.
         lq: (3, h, w) in [0, 1].
+        content: of the job, as it was before the file was read.
         given: caption from the user; None asks the captioner.
         warnings: sentences for the record.
     """
@@ -82,6 +84,7 @@ class Opened:
     job: Job
     picture: Picture
     lq: Tensor
+    content: dict[str, Any]
     given: str | None
     warnings: list[str] = field(default_factory=list)
 
@@ -126,7 +129,7 @@ class JobRunner:
         """Whether the photo was restored with the same settings before, by the journal, and the result is there."""
         entry = self.journal.entries.get(job.output, {})
         try:
-            same = all(entry.get(key) == value for key, value in self._identity(job).items())
+            same = all(entry.get(key) == value for key, value in self._identity(job, job.content()).items())
         except OSError:  # the photo is gone; restoring it says so
             return False
         return same and entry.get("status") == "done" and job.target.is_file()
@@ -176,10 +179,13 @@ class JobRunner:
     def _open(self, job: Job) -> Opened:
         """Read a job's photo, unless its result would be too large."""
         require_room(job.source, self.request.scale, self.pipeline.max_output_pixels)
+        content: dict[str, Any] = {}
+        with suppress(OSError):  # reading it says what is wrong
+            content = job.content()
         picture = read_image(job.source, self.max_pixels)
         if self.request.drop_gps:
             picture = replace(picture, exif=without_gps(picture.exif))
-        return Opened(job, picture, picture.tensor(), self.caption_of(job), list(picture.warnings))
+        return Opened(job, picture, picture.tensor(), content, self.caption_of(job), list(picture.warnings))
 
     def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
         """Restore a group, and if that fails each photo alone; yields the photos that failed, with their errors."""
@@ -189,7 +195,7 @@ class JobRunner:
             for opened in group:
                 yield from self._attempt([opened])
             return
-        if error is not None and _is_memory(error):
+        if error is not None and is_memory(error):
             error = self._with_less_memory(group[0])
         if error is not None:
             yield group[0], error
@@ -213,7 +219,7 @@ class JobRunner:
         settings = self.request.settings.low_memory()
         opened.warnings.append(f"there was too little memory; restored in regions of {settings.region} pixels")
         error = self._error_of([opened], settings)
-        if error is None or not _is_memory(error):
+        if error is None or not is_memory(error):
             return error
         height, width = opened.lq.shape[-2:]
         reason = f"{width} x {height} pixels need more memory than there is; lower --scale or use another machine"
@@ -236,7 +242,7 @@ class JobRunner:
             warnings += self._write(opened, images)
             self.journal.append(
                 {
-                    **self._identity(opened.job),
+                    **self._identity(opened.job, opened.content),
                     "status": "done",
                     "output": opened.job.output,
                     "size": [size[1], size[0]],
@@ -278,11 +284,11 @@ class JobRunner:
             write_samples(job.target, picture, images)
         return write_image(job.target, picture.replaced(images[0]))  # last: with it the photo counts as done
 
-    def _identity(self, job: Job) -> dict[str, Any]:
+    def _identity(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
         """Photo, caption and settings of a result: while they are the same, the result is good."""
         given = self.caption_of(job)
         return {
-            **job.content(),
+            **content,
             "given_caption": given,
             "captioner": self.pipeline.captioner.provenance() if given is None else None,
             **self.request.record,
@@ -292,8 +298,3 @@ class JobRunner:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         failed[job.name] = text
         self.journal.append({"source": str(job.source), "status": "failed", "output": job.output, "error": text})
-
-
-def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out: of the process, of a GPU, or of torch's allocator, which says so in words only."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

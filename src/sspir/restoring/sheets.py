@@ -1,7 +1,8 @@
 """What several models made of each photo, side by side."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -21,6 +22,17 @@ def sheets_journal(out: Path) -> Journal:
     return Journal(out / SHEETS, "sheets.jsonl")
 
 
+def sheet_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
+    """The jobs with their sheets as results: PNG files, of `a.jpg` beside `a.png` it is `a.jpg.png`."""
+    names = [str(PurePosixPath(job.output).with_suffix(".png")) for job in jobs]
+    outputs = [
+        name if names.count(name) == 1 or job.output == name else f"{job.output}.png"
+        for job, name in zip(jobs, names, strict=True)
+    ]
+    pairs = zip(jobs, outputs, strict=True)
+    return [replace(job, target=out / SHEETS / output, output=output) for job, output in pairs]
+
+
 def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]], max_pixels: int) -> int:
     """Write a sheet for each photo that a model has restored: what was given, and each result under its model's name.
 
@@ -36,7 +48,8 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
     """
     sheets, count = sheets_journal(out), 0
     journals = [journal for _, journal in models.values()]
-    for jobs in zip(*(jobs for jobs, _ in models.values()), strict=True):
+    first = next(iter(models.values()))[0]
+    for sheet, *jobs in zip(sheet_jobs(first, out), *(jobs for jobs, _ in models.values()), strict=True):
         made = {
             name: job.target
             for name, job, journal in zip(models, jobs, journals, strict=True)
@@ -45,15 +58,14 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
         if not made:
             continue
         count += 1
-        target = (out / SHEETS / jobs[0].output).with_suffix(".png")
         written = {name: path.stat().st_mtime_ns for name, path in made.items()}
-        line = {"output": jobs[0].output, "source": str(jobs[0].source), "results": written}
-        if sheets.entries.get(jobs[0].output) == line and target.is_file():
+        line = {"output": sheet.output, "source": str(sheet.source), "results": written}
+        if sheets.entries.get(sheet.output) == line and sheet.target.is_file():
             continue
-        given = read_image(jobs[0].source, max_pixels).tensor()
+        given = read_image(sheet.source, max_pixels).tensor()
         columns = {"given": given} | {name: read_image(path, NO_LIMIT).tensor() for name, path in made.items()}
         height, width = (max(column.shape[side] for column in columns.values()) for side in (1, 2))
         columns = {name: upscale(column[None], (height, width))[0] for name, column in columns.items()}
-        write_image(target, Picture(np.asarray(panel(columns, jobs[0].name))))
+        write_image(sheet.target, Picture(np.asarray(panel(columns, sheet.name))))
         sheets.append(line)
     return count
