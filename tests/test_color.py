@@ -63,6 +63,8 @@ def test_results_are_in_range_for_images_of_another_size() -> None:
         assert 0 <= fixed.min() <= fixed.max() <= 1
     flat = fix_colour(torch.full((1, 3, 1, 1), 0.3), torch.full((1, 3, 5, 7), 0.6), "wavelet")
     assert torch.allclose(flat, torch.full_like(flat, 0.6))
+    pixel = fix_colour(torch.full((1, 3, 1, 1), 0.3), torch.full((1, 3, 1, 1), 0.6), "adain")
+    assert torch.allclose(pixel, torch.full_like(pixel, 0.6))
 
 
 def test_wrong_arguments_are_refused_in_words() -> None:

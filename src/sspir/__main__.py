@@ -6,6 +6,7 @@ import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from sspir import __version__
 from sspir.config import outside
@@ -33,6 +34,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 done, 1 partly, 2 bad input, 141 its reader went away."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: the names of files may be no text
     try:
         try:
             return _run(argv)

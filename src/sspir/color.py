@@ -61,7 +61,8 @@ def adain(target: Tensor, source: Tensor) -> Tensor:
 
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(image, dim=(2, 3), keepdim=True)
+    several = int(image[0, 0].numel() > 1)
+    variance, mean = torch.var_mean(image, dim=(2, 3), keepdim=True, correction=several)
     return mean, (variance + 1e-5).sqrt()
 
 

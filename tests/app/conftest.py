@@ -69,7 +69,8 @@ def serving(folder: Path, *flags: str) -> Iterator[Server]:
     needs("gradio", "app")
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sspir", "app", "--port", str(port), "--weights", MODEL, *flags]
+    model = [] if "--weights" in flags else ["--weights", MODEL]
+    command = [sys.executable, "-m", "sspir", "app", "--port", str(port), *model, *flags]
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "SSPIR_TOKEN": TOKEN}
     log = (folder.parent / f"{folder.name}.log").open("w+")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=folder)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.app.conftest import MODEL, TOKEN, Server, free_port, serving, wait_until
+from tests.peers.networks import rrdbnet_file
 
 UPSCALES = "/v1/images/upscales"
 BEARER = ("-H", f"Authorization: Bearer {TOKEN}")
@@ -103,6 +104,13 @@ def test_a_wrong_parameter_is_422_and_named(server: Server, photos: Path, fields
     assert error["param"] == param
     assert param in error["message"]
     assert "sspir restore" not in error["message"]
+
+
+@pytest.mark.thorough
+def test_a_peer_takes_no_caption(photos: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "served", "--weights", str(rrdbnet_file(tmp_path / "x.pth")), "--batch", "auto") as server:
+        assert refusal(upscale(server, f"image=@{photos / 'one.png'}", "caption=a car"), 422)["param"] == "caption"
+        assert upscale(server, f"image=@{photos / 'one.png'}")[0] == 200
 
 
 def test_another_method_is_405(server: Server) -> None:

@@ -221,6 +221,8 @@ def test_a_broken_file_is_named_and_the_rest_is_restored(page: Any, photos: Path
     hand_in(page, photos / "one.png", photos / "broken.jpg", tmp_path / "letter.png")
     shows(page, "#stage", "letter.png is not an image")
     shows(page, "#stage", "broken.jpg is a JPEG file, but broken")
+    restore(page)
+    shows(page, "#stage", "letter.png failed: letter.png is not an image")  # said at the end, too
     fill(page, "#size input, #size textarea", "2")
     restore(page)
     fill(page, "#size input, #size textarea", "9000")

@@ -3,13 +3,16 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from sspir.app.restorer import _together
 from sspir.restoring.jobs import find_jobs
+from sspir.restoring.runner import Request
 from tests.needs import needs
+from tests.pipelines import tiny_pipeline
 
 MEGAPIXEL = 1_000_000
 
@@ -55,6 +58,32 @@ def test_what_is_old_goes_and_what_is_used_stays(tmp_path: Path, photos: list[st
     sessions.tidy(60)
     assert not Path(photos[0]).exists()
     assert sessions.of("page").files is None
+
+
+@pytest.mark.thorough
+def test_a_restoration_that_outlasts_the_hour_is_kept(tmp_path: Path, photos: list[str]) -> None:
+    from sspir.app.page import Page
+    from sspir.app.queue import Queue
+    from sspir.app.restorer import Restorer
+    from sspir.app.session import OLD, Sessions
+
+    pipeline = tiny_pipeline()
+    sessions = Sessions(tmp_path / "results", tmp_path / "uploads")
+    with Queue(1) as queue:
+        model = ["--weights=shipped/tiny"]
+        restorer = Restorer(pipeline, queue, lambda _: Request(pipeline.sampler, 4, samples=8), model, MEGAPIXEL)
+        page, asking = Page(restorer, sessions), SimpleNamespace(session_hash="page")
+        page.take(asking, photos[:1])
+        asked = ("times as large", "4", 0, "", 8, "0", "as trained", "", "", "", "png")
+        told = page.restore(asking, photos[:1], "a", [], *asked)
+        next(told)
+        session = sessions.of("page")
+        session.touched -= 2 * OLD  # as if it had begun long ago
+        for _ in told:
+            pass
+    sessions.tidy()
+    assert session.done[0].path.is_file()
+    assert Path(photos[0]).is_file()
 
 
 def test_a_photo_of_too_many_pixels_is_refused_at_once(tmp_path: Path, photos: list[str]) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from skimage import data as photos
 
+from sspir.images.hdr import BRIGHT, Coding, to_srgb
 from sspir.images.io import ImageError, Picture, list_images, read_image, read_size, write_image
 from sspir.images.picture import spread_colours
 
@@ -77,10 +78,14 @@ def test_orientation_of_sixteen_bit_files(tmp_path: Path, suffix: str, orientati
     assert np.array_equal(read_image(deep).pixels, read_image(eight).pixels.astype(np.uint16) * 257)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow looks for the other block, too
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
 @pytest.mark.parametrize("depth", [8, 16])
 def test_metadata_travels_without_what_no_longer_holds(tmp_path: Path, suffix: str, depth: int) -> None:
-    source = save(Image.fromarray(COLOUR), tmp_path / "a.jpg", exif=exif_block(), icc_profile=SRGB)
+    described = Image.Exif()
+    described.load(exif_block())
+    described.get_ifd(0x8769)[40965] = 500  # where another block stood in the file
+    source = save(Image.fromarray(COLOUR), tmp_path / "a.jpg", exif=described.tobytes(), icc_profile=SRGB)
     picture = read_image(source)
     if depth == 16:
         picture = replace(picture, pixels=picture.pixels.astype(np.uint16) * 257)
@@ -240,6 +245,16 @@ def test_a_damaged_description_is_told_and_left_out(tmp_path: Path, content: byt
     assert warning in picture.warnings[0]
 
 
+def test_colours_that_a_png_names_by_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "screen.png"
+    path.write_bytes(png_with(chunk(b"cICP", bytes([9, 16, 0, 1]))))
+    picture, lost = read_image(path), []
+    assert np.array_equal(picture.pixels, to_srgb(COLOUR, Coding(9, 16), lost))
+    assert list(picture.warnings) == lost == [BRIGHT]
+    path.write_bytes(png_with(chunk(b"cICP", bytes([1, 13, 0, 1]))))
+    assert np.array_equal(read_image(path).pixels, COLOUR)
+
+
 def test_orientation_of_older_programs_is_found(tmp_path: Path) -> None:
     words = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
     (tmp_path / "a.png").write_bytes(png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + words)))
@@ -343,16 +358,21 @@ def float_tiff() -> bytes:
     return buffer.getvalue()
 
 
-def deep_tiff(photometric: int) -> bytes:
-    """A 16-bit TIFF of four channels that says they are something else than RGBA."""
-    data = bytearray(cv2.imencode(".tif", np.dstack([DEEP, DEEP[..., 0]]), [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1])
-    tag = data.index(struct.pack("<HHI", 262, 3, 1))
-    data[tag + 8 : tag + 10] = struct.pack("<H", photometric)
+OPACITY = DEEP[::-1, :, 0] | 1
+
+
+def deep_tiff(tag: int, value: int) -> bytes:
+    """A 16-bit TIFF of `DEEP` and `OPACITY` with a tag that says something else of its four channels."""
+    planes = np.dstack([DEEP[..., ::-1], OPACITY])
+    data = bytearray(cv2.imencode(".tif", planes, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1])
+    at = data.index(struct.pack("<HHI", 262 if tag == 262 else 284, 3, 1))
+    data[at : at + 10] = struct.pack("<HHIH", tag, 3, 1, value)
     return bytes(data)
 
 
 REFUSED = {
-    "16-bit cmyk": (deep_tiff(5), "16-bit pixels of an unusual kind|TIFF"),
+    "16-bit planes": (deep_tiff(284, 2), "16-bit pixels of an unusual kind"),
+    "16-bit cmyk": (deep_tiff(262, 5), "16-bit pixels of an unusual kind|TIFF"),
     "empty": (b"", "empty file"),
     "page": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
     "text": (b"not a picture at all", "not an image"),
@@ -393,6 +413,20 @@ def test_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
         read_image(path)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "warnings"), [(0, ["The fourth channel, which is no opacity, was left out."]), (1, []), (2, [])]
+)
+def test_a_fourth_channel_is_what_its_tag_says(tmp_path: Path, kind: int, warnings: list[str]) -> None:
+    path = tmp_path / "scan.tif"
+    path.write_bytes(deep_tiff(338, kind))
+    picture = read_image(path)
+    assert list(picture.warnings) == warnings
+    assert (picture.alpha is None) == (kind == 0)
+    assert picture.alpha is None or np.array_equal(picture.alpha, OPACITY)
+    share = OPACITY[..., None].astype(float) / 65535 if kind == 1 else 1.0
+    assert np.abs(picture.pixels - np.minimum(DEEP / share, 65535)).max() <= 0.5
 
 
 def test_missing_folder_or_file(tmp_path: Path) -> None:

@@ -59,6 +59,17 @@ def test_every_photo_that_cannot_be_restored_is_named_and_the_others_are_done(
     assert restore(folder / "empty.png", "--out", tmp_path / "alone", "--weights", weights) == 2
 
 
+def test_a_name_that_is_no_text_is_told_in_escapes(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    write_photo(tmp_path / "a.png", 8, 8).rename(named)
+    for more in (["--dry-run"], []):
+        assert restore(named, "--out", tmp_path / "out", "--weights", weights, *more) == 0
+    assert "caf\\udce9.png, 8 x 8 -> " in capsys.readouterr().out
+    assert (tmp_path / "out" / named.name).is_file()
+
+
 def test_odd_but_good_photos_are_restored(tmp_path: Path, weights: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

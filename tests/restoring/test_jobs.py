@@ -35,6 +35,11 @@ def test_photos_that_differ_in_the_suffix_only_are_kept_apart(place: Path) -> No
     assert outputs("in", form="same")["in/a.tif"] == "a.tif"
 
 
+def test_a_photo_whose_first_name_is_taken_has_its_second(place: Path) -> None:
+    touch("in/a.jpeg", "in/a.jpg", "in/a.jpg.webp")
+    assert outputs("in") == {"in/a.jpeg": "a.png", "in/a.jpg": "a.jpg.png", "in/a.jpg.webp": "a.jpg.webp.png"}
+
+
 def test_a_result_stays_with_its_photo(place: Path) -> None:
     touch("in/a.jpg", "in/a.png")
     before = {"a.png": "in/a.png"}

@@ -138,6 +138,22 @@ def test_an_endless_scale_is_refused_before_a_folder_is_made(
     assert "broken or cut off" in capsys.readouterr().err  # the limit was lifted
 
 
+@pytest.mark.parametrize(("suffix", "longest"), [("webp", "16,383"), ("jpg", "65,500")])
+def test_a_format_that_cannot_hold_the_result_is_refused_before_it_is_made(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture, suffix: str, longest: str
+) -> None:
+    header_of(tmp_path / "in" / "long.png", 17_000, 1)
+    write_photo(tmp_path / "in" / "small.png", 8, 8)
+    command = ["restore", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--weights", str(weights)]
+    command += ["--steps", "1", "--captioner", "none", "--format", suffix]
+    sentence = (
+        f"long.png at 68000 x 4 pixels would be too large for .{suffix} files, whose sides have at most {longest}"
+    )
+    for more in (["--dry-run"], []):
+        assert main([*command, *more]) == 1
+        assert sentence in capsys.readouterr().err
+
+
 def test_one_photo_that_is_too_large_does_not_keep_the_others(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

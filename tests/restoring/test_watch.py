@@ -160,12 +160,14 @@ def test_a_real_one_restores_what_comes_and_a_restart_does_nothing_twice(
     assert process.wait(60) == 143
     assert text(place / "first.log").count("failed: ") == 1
     assert "Stopped; the same command goes on" in text(place / "first.log")
+    write_photo(place / "in" / "a.jpg", 8, 8)  # whose name comes before, and whose result's name is taken
     process, _ = watching(place, "second.log")
     write_photo(place / "in" / "c.png", 8, 8)
     wait_until(lambda: "c.png -> " in text(place / "second.log"), process)
+    wait_until(lambda: "a.jpg -> " in text(place / "second.log"), process)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert done(place) == ["a.png", "b.png", "c.png"]
+    assert sorted(done(place)) == ["a.jpg.png", "a.png", "b.png", "c.png"]
     assert "Traceback" not in text(place / "first.log") + text(place / "second.log")
 
 

@@ -30,6 +30,13 @@ def test_a_part_upscaled_is_part_of_the_whole_upscaled(size: tuple[int, int]) ->
     assert (part - whole[..., rows.start : rows.stop, columns.start : columns.stop]).abs().max() < 1e-5
 
 
+def test_a_part_of_a_long_image_takes_no_matrix_of_the_whole() -> None:
+    lq = torch.rand(1, 3, 8, 40_000)
+    part = Upscaler(lq, (32, 160_000))(Span(0, 32, 0, 0), Span(80_000, 80_064, 0, 0))
+    near = upscale(lq[..., 19_900:20_100], (32, 800))
+    assert (part - near[..., 400:464]).abs().max() < 1e-5
+
+
 def test_noise_is_the_same_at_the_same_place() -> None:
     whole = noise_at(3, 2, 0, 0, 150, 140)
     assert torch.equal(noise_at(3, 2, 50, 60, 90, 70), whole[..., 50:140, 60:130])

@@ -22,6 +22,7 @@ from sspir.errors import UserError
 from sspir.images.io import ImageError, read_image, read_size
 from sspir.images.picture import FormatError
 from sspir.images.room import enlarged
+from sspir.restoring.peer import PeerPipeline
 
 UPSCALES = "/v1/images/upscales"
 POLL = 0.1
@@ -118,6 +119,8 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
                 raise ProblemError(
                     422, f"{name}: given {times} times; give it once, and ask once for each photo.", name
                 )
+        if caption is not None and isinstance(restorer.pipeline, PeerPipeline):
+            raise ProblemError(422, "caption: this model reads no words; leave it out.", "caption")
         _require_room(restorer)  # before a photo is decoded
         settings["format"] = "jpg" if response_format == "jpeg" else "png"
         folder = Path(tempfile.mkdtemp(dir=root))

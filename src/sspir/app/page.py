@@ -216,8 +216,10 @@ class Page:
             session.begin(ticket, folder)
             yield [*_HIDDEN, self._progress(session, started), *busy]
             while not ticket.wait(LOOK):
+                self._session(request)  # whose hour begins anew
                 yield [*[gr.skip()] * 6, self._progress(session, started), *[gr.skip()] * 2]
             session.done, failed = ticket.outcome()
+            failed = {**session.refused, **failed}
             results = self._shown(session, self.restorer.command(names, chosen, words))
         except LeftError:
             yield [*_HIDDEN, "<p role='status'>Cancelled.</p>" + session.looks, *idle]

@@ -119,6 +119,7 @@ def model_flags(options: argparse.Namespace) -> list[str]:
     given = {name: value for name, value in vars(options).items() if name != "weights"}
     flags = [action for action in parser("")._actions if given.get(action.dest, action.default) != action.default]
     shared = [action for action in flags if not action.dest.startswith("max_")]
+    given["batch"] = given.get("batch") or "auto"
     return [f"--weights={text}" for text in options.weights or ()] + [
         action.option_strings[0] if given[action.dest] is True else f"{action.option_strings[0]}={given[action.dest]}"
         for action in shared

@@ -180,7 +180,8 @@ def _watch(options: argparse.Namespace, models: dict[str, argparse.Namespace]) -
         raise UserError("--watch takes one model and a folder as --out, and goes without --dry-run; leave them out.")
     (model,) = models.values()
     watch = Watch(model.inputs, model.out, model.format, lambda sentence: _tell(sys.stderr, sentence))
-    _require_own(model, watch.all_jobs({}), Journal(model.out, JOURNAL))
+    journal = Journal(model.out, JOURNAL)
+    _require_own(model, watch.all_jobs(journal.photos()), journal)
     with alone_in(model.out, "--out"), tqdm(total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         journal, pipeline = Journal(model.out, JOURNAL), load(model)
         request = request_of(model, pipeline)

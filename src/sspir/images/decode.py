@@ -19,7 +19,9 @@ from sspir.images.kinds import START, describe, kind_of
 from sspir.images.limit import unlimited
 from sspir.images.picture import FormatError, ImageError, Picture, Pixels
 
-_BLACK_IS_ZERO, _RGB = 1, 2  # photometric interpretations of TIFF
+_PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES = 262, 284, 338  # tags of TIFF
+_BLACK_IS_ZERO, _RGB = 1, 2  # photometric interpretations
+_MULTIPLIED, _ALPHA = 1, 2  # what an extra sample is
 _SUBFILE, _REDUCED = 254, 1  # tag and bit of a TIFF's page that is a preview of another
 
 
@@ -167,13 +169,14 @@ def _decoded(path: Path, data: bytes, image: Image.Image, warnings: list[str]) -
     if image.format in ("JPEG", "MPO", "AVIF") and holds_gain_map(data):
         warnings.append(GAIN_MAP)
     coding = Coding()
+    if image.format == "PNG":
+        coding = png.coding_of(data)
     if image.format == "AVIF":
         coding = coding_of(data)
         if (deep := avif_bits(data)) > 8:
             warnings.append(TOO_DEEP.format("AVIF", deep))
     if bits == 16:
-        tags: Any = getattr(image, "tag_v2", {})
-        values = _sixteen_bit_values(path, data, tags.get(262, _RGB))
+        values = _sixteen_bit_values(path, data, getattr(image, "tag_v2", {}), warnings)
         planes, icc = sixteen_bit(values, image.info.get("icc_profile") or b"", coding, warnings)
     else:
         planes, icc = eight_bit(image, coding, warnings)
@@ -189,9 +192,20 @@ def _depth(data: bytes, image: Image.Image) -> tuple[int, bool]:
     return int(bits), 3 in np.atleast_1d(tags.get(339, 1))
 
 
-def _sixteen_bit_values(path: Path, data: bytes, photometric: int) -> Pixels:
+def _sixteen_bit_values(path: Path, data: bytes, tags: Any, warnings: list[str]) -> Pixels:
+    """What OpenCV decodes; a TIFF's tags say what a fourth channel is, and whether it has planes, which garble it."""
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    plain = photometric in (_BLACK_IS_ZERO, _RGB)  # of print colours, OpenCV would take the fourth for alpha
+    plain = tags.get(_PHOTOMETRIC, _RGB) in (_BLACK_IS_ZERO, _RGB) and tags.get(_PLANAR, 1) == 1
     if not plain or decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] not in ((), (3,), (4,)):
         raise ImageError(f"{path} holds 16-bit pixels of an unusual kind; save it as a plain RGB PNG or TIFF.")
-    return decoded if decoded.ndim == 2 else decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
+    if decoded.ndim == 2:
+        return decoded
+    values = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
+    fourth = np.atleast_1d(tags.get(_EXTRA_SAMPLES, _ALPHA))[0]
+    if values.shape[2] == 3 or fourth == _ALPHA:
+        return values
+    if fourth == _MULTIPLIED:
+        opacity = np.maximum(values[..., 3:], 1) / 65535
+        return np.dstack([np.minimum(values[..., :3] / opacity, 65535).round().astype(np.uint16), values[..., 3]])
+    warnings.append("The fourth channel, which is no opacity, was left out.")
+    return values[..., :3]

@@ -20,6 +20,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "BMP": {},
 }
 _FORMAT_OF = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+LONGEST = {"JPEG": 65500, "WEBP": 16383}
+"""Format -> pixels of the longest side that its encoder takes; the others take any."""
 _JPEG_EXIF_BYTES = 65533  # one segment
 _MINIMAL_IS_BLACK, _RGB = 1, 2
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 _DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, camera, software, date, artist, copyright
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
-_STALE_EXIF_TAGS = (40962, 40963)  # width and height of the picture as it was taken
+_STALE_EXIF_TAGS = (40962, 40963, 40965)  # width and height as it was taken, and the place of a block in that file
 
 
 def kept_exif(source: Image.Exif, warnings: list[str]) -> bytes:

@@ -42,7 +42,7 @@ def result_names(photos: Mapping[Path, tuple[Path, str]], known: Mapping[Path, s
         free = [choice for choice in choices if choice not in known or not photo.with_name(known[choice]).exists()]
         choice = next((choice for choice in own + free if choice not in used), None)
         first = used.get(choices[0], photo)
-        if choice is None or first.with_suffix("") != photo.with_suffix(""):
+        if choice is None or first.parent != photo.parent:
             raise UserError(f"{first} and {photo} would both be written to {choices[0]}; take them apart.")
         used[choice] = photo
     return {photo: result for result, photo in used.items()}

@@ -7,9 +7,11 @@ from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
+from sspir.images.hdr import Coding
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\0\0\0\0IEND\xaeB`\x82"
-_KEPT = (b"tRNS", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT")
+_KEPT = (b"tRNS", b"cICP", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT")
 _TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # where older programs keep orientation and EXIF
 _LOST = {
     b"iCCP": "The colour profile is broken; colours are taken as sRGB.",
@@ -68,6 +70,12 @@ def without_remarks(data: bytes) -> tuple[bytes, list[str]]:
             return b"".join(parts), lost
     parts.append(_END if _END.startswith(data[at:]) else data[at:])
     return b"".join(parts), lost
+
+
+def coding_of(data: bytes) -> Coding:
+    """How a file codes its colours, where it says so in numbers."""
+    at = data.find(b"cICP", 0, data.find(b"IDAT")) + 4
+    return Coding(data[at], data[at + 1]) if at >= 4 else Coding()
 
 
 def _is_sound(chunk: bytes) -> bool:

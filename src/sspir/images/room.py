@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sspir.errors import UserError
+from sspir.images.encode import LONGEST, file_format
 from sspir.images.io import ImageError, read_size
 from sspir.memory import capacity_bytes
 from sspir.numbers import COUNT, POSITIVE
@@ -95,16 +96,18 @@ def enlarged(size: tuple[int, int], scale: float | Size, most: float, name: obje
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def require_room(path: str | Path, scale: float | Size, most: float) -> None:
+def require_room(path: str | Path, scale: float | Size, most: float, suffix: str = ".png") -> None:
     """Refuse a photo that would become too large; a file that is no photo passes, and is refused when it is read.
 
     Args:
         path: of the photo.
         scale: see `enlarged`.
         most: see `enlarged`.
+        suffix: of the result's file.
 
     Raises:
-        UserError: see `enlarged`; or this machine could not even hold the result, in 8 bits.
+        UserError: see `enlarged`; the result's format holds no picture of that size; or this machine could not even
+            hold the result, in 8 bits.
     """
     with contextlib.suppress(ImageError):
         height, width = enlarged(read_size(path), scale, most, path)
@@ -112,4 +115,9 @@ def require_room(path: str | Path, scale: float | Size, most: float) -> None:
             raise UserError(
                 f"{path} at {width} x {height} pixels would take {needed / 2**30:.4g} GiB, and this machine has "
                 f"{held / 2**30:.4g}; give a smaller scale."
+            )
+        if max(height, width) > (longest := LONGEST.get(file_format(suffix), math.inf)):
+            raise UserError(
+                f"{path} at {width} x {height} pixels would be too large for {suffix} files, whose sides have at most "
+                f"{longest:,}; give a smaller scale, or --format png."
             )

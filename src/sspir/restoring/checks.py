@@ -77,7 +77,7 @@ def require_room_for_one(jobs: Sequence[Job], scale: float | Size, most: float) 
     refused: list[UserError] = []
     for job in jobs:
         try:
-            require_room(job.source, scale, most)
+            require_room(job.source, scale, most, job.target.suffix)
         except UserError as error:
             refused.append(error)
         else:

@@ -63,7 +63,7 @@ def forecast(runner: JobRunner, jobs: Sequence[Job], rate: float | None = None) 
     refused: list[tuple[Job, str]] = []
     for job in jobs:
         try:
-            require_room(job.source, scale, most)
+            require_room(job.source, scale, most, job.target.suffix)
             given = read_size(job.source)
             if given[0] * given[1] > runner.max_pixels:
                 raise UserError(f"its {given[1]} x {given[0]} pixels are more than --max-pixels allows")

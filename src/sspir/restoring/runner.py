@@ -178,7 +178,7 @@ class JobRunner:
 
     def _open(self, job: Job) -> Opened:
         """Read a job's photo, unless its result would be too large."""
-        require_room(job.source, self.request.scale, self.pipeline.max_output_pixels)
+        require_room(job.source, self.request.scale, self.pipeline.max_output_pixels, job.target.suffix)
         content: dict[str, Any] = {}
         with suppress(OSError):  # reading it says what is wrong
             content = job.content()
