@@ -156,3 +156,38 @@ def test_runs_on_other_photos_are_not_pooled_as_seeds(tmp_path: Path) -> None:
     assert [row[-1] for row in rows] == ["2", "1"]
     assert "photos trained on=5 (aaaaaaaa)" in rows[0][0]
     assert "photos trained on=5 (bbbbbbbb)" in rows[1][0]
+
+
+def test_what_was_measured_on_other_photos_or_degradations_is_another_set(tmp_path: Path) -> None:
+    def measure(variant: str, value: float, photos: str, root: str, degradation: str = "bicubic") -> None:
+        made = {"name": "set14", "photos": {"roots": root}, "degradation": {"_target_": degradation}}
+        settings = {} if degradation == "bicubic" else {"degradation": degradation}
+        inputs = {"photos": photos, "benchmark": made}
+        told = said(tmp_path / "gone", "a", variant, 0, benchmark="set14", settings=settings, inputs=inputs)
+        write_evaluation(tmp_path / f"{variant}-{photos}-{degradation}", [value, value], told)
+
+    measure("none", 25.0, "a", "here")
+    measure("no_x", 22.0, "a", "there")  # the same photos in another place
+    measure("none", 29.0, "a", "here", "light")
+    measure("no_y", 27.0, "b", "other")
+    page = report(tmp_path / "page.html", tmp_path)
+    overview = page[page.index("All results") : page.index("</section>", page.index("All results"))]
+    assert "Different images" in overview
+    assert [value for value in ("22.00", "25.00", "27.00", "29.00") if f"<b>{value}</b>" in overview] == [
+        "25.00", "27.00", "29.00",
+    ]  # fmt: skip
+    assert [row[0] for row in table(page, "Ablation: a on set14, last<")[1:]] == ["none", "no_x"]
+    assert "a on set14, last: no_x-s0, none-s0 and no_y-s0 were measured on different photos" in page
+
+
+def test_a_curve_covers_milestones_of_its_own_run_alone(tmp_path: Path) -> None:
+    for name in ("one", "copy"):  # of the same name, variant and seed
+        run = write_run(tmp_path / name, "a", "none", 0, {"val/psnr_y": 20.0})
+        told = said(run, "a", "none", 0, checkpoint="step-10", step=10)
+        write_evaluation(run / "evaluation" / "step-10", [20.0], told)
+    summary = json.loads((run / "evaluation" / "step-10" / "summary.json").read_text())
+    point = {"step": 10, "checkpoint": "step-10", "methods": summary["methods"]}
+    curve = {**said(tmp_path / "one", "a", "none", 0), "metrics": summary["metrics"], "points": [point], "problems": []}
+    (tmp_path / "one" / "curve.json").write_text(json.dumps(curve))
+    page = report(tmp_path / "page.html", tmp_path)
+    assert page.count("<h2>a/none-s0 on set5, step-10</h2>") == 1

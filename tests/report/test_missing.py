@@ -78,6 +78,9 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     (evaluation / "urban20").mkdir()
     (evaluation / "urban20" / "evaluate.log").touch()
     (evaluation / "urban20" / "failed.txt").write_text("There is no folder urban20.\n")
+    for folder, file in (("a", "failed.txt"), ("b", "evaluate.jsonl"), ("c", "hydra.log")):  # named by out=
+        (tmp_path / "res" / folder).mkdir(parents=True)
+        (tmp_path / "res" / folder / file).write_text("There is no file.\n")
     page = report(tmp_path / "page.html", tmp_path)
     said = capsys.readouterr().err
     for sentence in (
@@ -89,9 +92,11 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
         f"The results in {evaluation}/set14 cannot be read",
         f"{evaluation}/b100 holds no results: its evaluation failed, or has only begun.",
         f"{evaluation}/urban20 holds no results: its evaluation failed: There is no folder urban20.",
+        f"{tmp_path}/res/a holds no results: its evaluation failed: There is no file.",
+        f"{tmp_path}/res/b holds no results: its evaluation failed, or has only begun.",
     ):
         assert sentence in said
         assert sentence in page
-    assert len(said.splitlines()) == 8, said
+    assert len(said.splitlines()) == 10, said
     assert "<h2>set5</h2>" in page
     assert [row[0] for row in table(page, "Last validation")[1:]] == ["good", "stopped", "torn"]

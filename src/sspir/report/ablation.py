@@ -85,6 +85,21 @@ def studies(results: Sequence[ResultSet]) -> list[Study]:
     return found
 
 
+def unpaired(results: Sequence[ResultSet]) -> list[str]:
+    """Sentences about runs that would be compared, had they been measured on the same photos."""
+    groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        if (run := result.trained) and METHOD in result.summary["methods"]:
+            of_title = groups[run.experiment, result.evaluation.title]
+            of_title[result.evaluation.pictures].append(f"{run.variant}-s{run.seed}")
+    return [
+        f"{experiment} on {title}: {' and '.join(', '.join(names) for names in sets.values())} were measured on "
+        "different photos or captions and are not compared with each other; measure them on the same ones."
+        for (experiment, title), sets in groups.items()
+        if len(sets) > 1
+    ]
+
+
 def validations(runs: Sequence[Run]) -> dict[str, dict[str, list[Row]]]:
     """Experiment -> validation metric -> a row of last values per kind of run, where seeds are repeated."""
     experiments: dict[str, list[tuple[Trained, Run]]] = defaultdict(list)

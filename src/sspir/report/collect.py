@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from sspir.errors import UserError
 from sspir.evaluation.curve import CURVE
 from sspir.files import FAILED, REPLACED
+from sspir.report.ablation import unpaired
 from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import RUNNING, STOPPED, Run, read_run
@@ -19,7 +20,8 @@ from sspir.training.study import DATABASE
 
 LOGS = ("metrics.jsonl", "metrics.csv")
 RESULTS = ("per_image.csv", "images.csv")
-BEGUN = ("hydra.log", "evaluate.log", "restored")  # what an evaluation leaves before it has results
+OF_EVALUATION = (FAILED, "evaluate.log", "evaluate.jsonl")  # what only an evaluation leaves before it has results
+BEGUN = ("hydra.log", "restored", *OF_EVALUATION)
 T = TypeVar("T")
 N = TypeVar("N", ResultSet, Run)
 
@@ -76,7 +78,7 @@ def gather(paths: Sequence[Path]) -> Collected:
     results = _read_all(_holders(roots, *RESULTS), read_results, problems)
     results = {folder: result for folder, result in results.items() if not _is_point(result, covered(curves))}
     runs = _read_all(_holders(roots, *LOGS, CONFIG), read_run, problems)
-    problems += _without_numbers(roots, runs)
+    problems += [*unpaired(list(results.values())), *_without_numbers(roots, runs)]
     shown = {folder: run for folder, run in runs.items() if run.curves or run.refused}
     silent = {folder: run for folder, run in runs.items() if folder not in shown and run.trained}
     found = _read_all(_holders(roots, DATABASE), read_searches, problems).values()
@@ -153,7 +155,8 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
             steps = run.settings["trainer.max_steps"]
             yield f"{folder} is not finished: it has logged up to step {run.settings[STOPPED]} of {steps}."
     for folder in _holders(roots, *BEGUN):
-        if "evaluation" in folder.resolve().parts and not any((folder / name).exists() for name in (*RESULTS, CURVE)):
+        its = "evaluation" in folder.resolve().parts or any((folder / name).is_file() for name in OF_EVALUATION)
+        if its and not any((folder / name).exists() for name in (*RESULTS, CURVE)):
             note = folder / FAILED
             why = f": {note.read_text(encoding='utf-8').strip()}" if note.is_file() else ", or has only begun."
             yield f"{folder} holds no results: its evaluation failed{why}"

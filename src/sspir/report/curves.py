@@ -35,7 +35,9 @@ def covered(curves: Sequence[Curve]) -> set[str]:
 
 def key(of: Mapping[str, Any], checkpoint: str) -> str:
     """What tells an evaluation of a run's checkpoint apart, of a curve or of an evaluation's record."""
-    return json.dumps([of.get(name) for name in ("name", "variant", "seed", "benchmark", "settings")] + [checkpoint])
+    run = str(Path(of["run"]).expanduser().resolve())  # a copy, or one trained anew, has the same name and seed
+    told = [of.get(name) for name in ("name", "variant", "seed", "benchmark", "settings")]
+    return json.dumps([run, *told, checkpoint])
 
 
 def curves_section(curves: Sequence[Curve]) -> str:

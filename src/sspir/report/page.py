@@ -83,9 +83,10 @@ def _overview(results: Sequence[ResultSet]) -> str:
 
 
 def _set_of(result: ResultSet) -> str:
-    """The benchmark that was measured, or else the folder of the truth; with the border that was left out."""
+    """The benchmark's pictures that were measured, or else the folder of the truth; with the border left out."""
     truths = [str(files["hq"].parent) for files in result.files.values() if "hq" in files]
-    measured = result.evaluation.benchmark if result.trained else min(truths, default="")
+    benchmark, pictures = result.evaluation.benchmark, result.evaluation.pictures
+    measured = f"{benchmark} {pictures}" if pictures or result.trained else min(truths, default="")
     border = result.summary["settings"].get("crop_border")
     return f"{measured}, crop_border={border}" if border else measured
 

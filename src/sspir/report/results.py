@@ -1,6 +1,7 @@
 """Results: what `sspir compare` or `sspir evaluate` measured, of which run, and where its pictures lie."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sspir.errors import UserError
+from sspir.moved import named
 from sspir.report.runs import CONFIGS, Trained, read_settings, trained
 
 STEP = "evaluated step"  # where it may differ from run to run though the checkpoint has the same name
@@ -20,16 +22,18 @@ class Evaluation(NamedTuple):
         benchmark: its name.
         checkpoint: of the run; "" for a saved pipeline, and in results that do not say.
         settings: what differs from the default evaluation, as text.
+        pictures: digits of a hash of the benchmark's photos and of all its settings but where they lie.
     """
 
     benchmark: str
     checkpoint: str = ""
     settings: str = ""
+    pictures: str = ""
 
     @property
     def title(self) -> str:
         """Benchmark, checkpoint and settings, as far as they are known."""
-        return ", ".join(filter(None, self))
+        return ", ".join(filter(None, self[:3]))
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ def read_results(folder: Path) -> ResultSet:
     name = ""
     if record:
         what = f"{run.experiment}/{run.variant}-s{run.seed}" if run else Path(record["run"]).name
-        named = evaluation.checkpoint and not evaluation.checkpoint.startswith("step-")
-        at = f"{evaluation.checkpoint} (step {record['step']})" if named else evaluation.checkpoint
+        moves = evaluation.checkpoint and not evaluation.checkpoint.startswith("step-")
+        at = f"{evaluation.checkpoint} (step {record['step']})" if moves else evaluation.checkpoint
         name = f"{what} on {evaluation._replace(checkpoint=at).title}"
     return ResultSet(name, summary, values, files, texts, evaluation, run, problems)
 
@@ -91,10 +95,17 @@ def read_results(folder: Path) -> ResultSet:
 def _evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
     if record:
         settings = ", ".join(f"{key}={value}" for key, value in record["settings"].items())
-        return Evaluation(record["benchmark"], record.get("checkpoint") or "", settings)
+        return Evaluation(record["benchmark"], record.get("checkpoint") or "", settings, _pictures_of(record))
     run = _run_above(folder)
     inside = folder.resolve().relative_to(run).as_posix() if run else folder.resolve().name
     return Evaluation(inside.removeprefix("evaluation/"))
+
+
+def _pictures_of(record: Mapping[str, Any]) -> str:
+    inputs = record.get("inputs", {})
+    made = {key: value for key, value in inputs.get("benchmark", {}).items() if key != "photos"}
+    text = json.dumps([inputs.get("photos"), named(made)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if inputs else ""
 
 
 def _trained(folder: Path, record: Mapping[str, Any]) -> Trained | None:
