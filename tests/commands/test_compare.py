@@ -126,7 +126,9 @@ def test_what_is_missing_or_broken_is_named_and_the_rest_measured(folders: Path,
     (size,) = [problem["problem"] for problem in summary["problems"] if problem["image"] == "photo 4"]
     assert "100 x 100" in size
     assert "140 x 120" in size
-    assert "photo 2" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "photo 2" in told
+    assert told.startswith(f"1 pictures will be left out, such as: {size}\n")  # before the rest is measured
 
 
 def test_pictures_too_small_for_a_metric_are_one_line(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +190,18 @@ def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:
     out = ["--out", f"{folders}/out", "--workers", "1"]
     assert main(["compare", "--method", f"ours={folders}/photos", *out]) == 0
     assert list(summary_of(folders)["methods"]["ours"]) == ["niqe", "grid4", "grid8", "seams4"]
+
+
+def test_a_metric_that_was_named_and_left_out_counts(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSPIR_CACHE", str(folders / "empty"))  # without weights of LPIPS and DISTS
+    assert main([*arguments(folders), "--metrics", "psnr_y", "dists"]) == 1
+    assert "dists is left out: " in capsys.readouterr().err
+    assert main([*arguments(folders), "--metrics", "fast"]) == 0
+    photos = ["compare", "--method", f"ours={folders}/good", "--out", f"{folders}/out", "--workers", "1"]
+    assert main([*photos, "--metrics", "grid4", "ssim_y"]) == 1
+    assert "ssim_y is left out: it compares with the truth; give --hq." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -252,3 +266,6 @@ def test_peers_restore_what_the_methods_were_given(
     assert main([*given, *lq]) == 0  # what was made of other photos counts no more
     assert summary_of(folders)["methods"]["rrdb"]["psnr_y"]["n"] == 6
     assert not (folders / "out" / "peers" / "rrdb" / "photo 3.png").exists()
+    folder = folders / "out" / "peers" / "rrdb"
+    assert main([*given, "--method", f"rrdb={folder}"]) == 0  # what a peer made before is a method like any
+    assert len(list(folder.iterdir())) == 6

@@ -38,7 +38,8 @@ EXAMPLES = """examples:
 Numbers are those of the literature: PSNR and SSIM on BT.601 Y of 8-bit pictures. No border is cropped unless
 --crop-border says so; tables of classical papers crop as many pixels as the scale. Intervals are 95 % bootstrap
 intervals over the images, as wide as Student's t for few (Hesterberg 2015); a paired difference is significant if its
-interval excludes zero. Exit status: 0 all measured, 1 something was left out (it is named), 2 bad input.
+interval excludes zero. Exit status: 0 all measured, 1 something was left out (it is named; of groups of metrics what
+cannot be measured here is none), 2 bad input.
 """
 
 
@@ -63,7 +64,7 @@ def run(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from sspir.evaluation.costs import costs_of_peers
-    from sspir.evaluation.pairing import match
+    from sspir.evaluation.pairing import match, of_other_size
     from sspir.evaluation.results import Results
     from sspir.evaluation.table import comparison_text, summary_table
 
@@ -76,6 +77,8 @@ def run(arguments: list[str]) -> int:
     matches, unmatched = match(methods, options.hq, options.lq, options.ignore_scale_suffix)
     for lost in unmatched:
         results.add_problem(lost.image, lost.method, lost.problem)
+    if misfits := of_other_size(matches):  # told before what takes long
+        sys.stderr.write(f"{len(misfits)} pictures will be left out, such as: {misfits[0]}\n")
     measured = _measure_all(matches, metrics, options.noise_control, options.crop_border, options.workers)
     for rows, problems, found in tqdm(measured, total=len(matches), desc="measuring", unit="image", disable=None):
         results.add(rows, _files(found))
@@ -89,7 +92,7 @@ def run(arguments: list[str]) -> int:
     _warn(results, options.out)
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")
-    return 1 if results.problems else 0
+    return 1 if results.problems or unavailable.keys() & set(options.metrics) else 0
 
 
 def _peers(names: list[str], methods: "Mapping[str, Path]") -> "dict[str, Peer]":
@@ -137,7 +140,8 @@ def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, P
             journal.append({"output": f"{name}/{found.name}", **made, "picture": sha256(target)})
     wanted = {f"{name}/{found.name}" for name in peers for found in given}
     for output in journal.entries.keys() - wanted:  # of other photos that --lq had before
-        (options.out / "peers" / f"{output}.png").unlink(missing_ok=True)
+        if output.partition("/")[0] in peers:  # those of other peers may be asked for again, or be a method
+            (options.out / "peers" / f"{output}.png").unlink(missing_ok=True)
     return folders
 
 
@@ -148,7 +152,9 @@ def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]
     cropped = "it reads whole pictures; measure it without --crop-border." if options.crop_border else ""
     metrics, unavailable = usable(load_metrics(options.metrics), cropped)
     if options.hq is None:
-        metrics = {name: metric for name, metric in metrics.items() if not metric.needs_reference}
+        lost = [name for name, metric in metrics.items() if metric.needs_reference]
+        unavailable |= {name: "it compares with the truth; give --hq." for name in lost if name in options.metrics}
+        metrics = {name: metric for name, metric in metrics.items() if name not in lost}
     return metrics, unavailable
 
 
@@ -189,6 +195,7 @@ def _measure_one(
     import torch
 
     from sspir.evaluation.measure import BICUBIC, measure_image
+    from sspir.evaluation.pairing import unequal
     from sspir.images.io import ImageError, read_image
 
     pictures: dict[str, Tensor] = {}
@@ -206,9 +213,8 @@ def _measure_one(
         return [], problems
     for method in list(pictures):
         if hq is not None and pictures[method].shape != hq.shape:
-            sizes = [f"{picture.shape[2]} x {picture.shape[1]}" for picture in (pictures.pop(method), hq)]
-            text = f"{wanted[method]} is {sizes[0]}, its truth {sizes[1]} pixels; make them equal, nothing is cropped."
-            problems.append((method, text))
+            size = pictures.pop(method).shape[1:]
+            problems.append((method, unequal(found.restored[method], size, hq.shape[1:])))
     if noise_base not in pictures and not (noise_base == BICUBIC and lq is not None):
         noise_base = None
     with torch.inference_mode():

@@ -1,12 +1,13 @@
 """Find the pictures that belong together in several folders, by their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sspir.captioners.tables import same_name
-from sspir.images.io import list_images
+from sspir.images.io import ImageError, list_images, read_size
 
 SCALE_SUFFIX = re.compile(r"([_-]?x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE)
 
@@ -76,6 +77,23 @@ def match(
         for name in sorted(found[leader])
     ]
     return matches, unmatched
+
+
+def of_other_size(matches: Sequence[Match]) -> list[str]:
+    """A sentence for every picture that, by its header, is not of its truth's size; broken files are passed over."""
+    told = []
+    pairs = [(path, found.hq) for found in matches if found.hq for path in found.restored.values()]
+    for path, hq in pairs:
+        with suppress(ImageError):
+            if (size := read_size(path)) != (truth := read_size(hq)):
+                told.append(unequal(path, size, truth))
+    return told
+
+
+def unequal(path: Path, size: Sequence[int], truth: Sequence[int]) -> str:
+    """A sentence about a picture whose height and width are not those of its truth."""
+    sizes = [f"{width} x {height}" for height, width in (size, truth)]
+    return f"{path} is {sizes[0]}, its truth {sizes[1]} pixels; make them equal, nothing is cropped."
 
 
 def _by_name(role: str, folder: Path, ignore_scale: bool, unmatched: list[Unmatched]) -> dict[str, Path]:
