@@ -87,12 +87,17 @@ def append_bytes(path: Path, data: bytes) -> bool:
         os.close(handle)
 
 
-def json_line(entry: Mapping[str, Any]) -> bytes:
-    """A line of JSON in UTF-8; one with a file's name that is none is written in escapes."""
+def json_bytes(value: Any, **options: Any) -> bytes:
+    """JSON in UTF-8, by options of `json.dumps`; where a file's name is none it is written in escapes."""
     try:
-        return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(value, ensure_ascii=False, **options).encode()
     except UnicodeEncodeError:
-        return json.dumps(entry).encode() + b"\n"
+        return json.dumps(value, **options).encode()
+
+
+def json_line(entry: Mapping[str, Any]) -> bytes:
+    """A line of JSON, as `json_bytes` writes it."""
+    return json_bytes(entry) + b"\n"
 
 
 @contextmanager

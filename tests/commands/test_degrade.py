@@ -1,6 +1,7 @@
 """`sspir degrade`, from the outside."""
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from sspir.__main__ import main
+from sspir.commands import degrade
 from sspir.data import ImageFolder, PairedFolder
 from sspir.degradation import Sharpen
 from tests.degradation.presets import preset
@@ -108,3 +110,48 @@ def test_a_full_folder_is_not_overwritten_unasked(photos: Path, tmp_path: Path) 
     assert main(arguments) == 0
     assert main(arguments) == 2
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def listed(out: Path) -> set[str]:
+    """The pairs that the lines name, which are all that are there."""
+    rows = [json.loads(line) for line in (out / "degradations.jsonl").read_text().splitlines()]
+    names = {row["file_name"] for row in rows}
+    for half in ("lq", "hq"):
+        assert {path.relative_to(out / half).as_posix() for path in (out / half).rglob("*.png")} == names
+    return names
+
+
+def test_overwriting_leaves_no_pair_of_before(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--preset", "bicubic", "--out", str(out), "--overwrite"]
+    assert main(["degrade", str(photos), *arguments]) == 0
+    (tmp_path / "kept.png").touch()
+    with (out / "degradations.jsonl").open("a") as file:
+        file.write('{"file_name": "../../kept.png"}\n{"file_na')  # what is no pair of ours, and the end of a full disk
+    assert main(["degrade", str(photos / "deep"), *arguments]) == 0
+    assert listed(out) == {"b.png"}
+    assert (tmp_path / "kept.png").exists()
+    assert main(["degrade", str(out / "hq"), *arguments]) == 0  # the photos are not removed before they are read
+    assert listed(out) == {"b.png"}
+
+
+def test_what_is_done_is_on_record_when_it_is_stopped(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sspir.images.io import read_image
+
+    def stopped(path: Path) -> object:
+        if path.name == "b.jpg":
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    monkeypatch.setattr("sspir.images.io.read_image", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        degrade.run([str(photos), "--preset", "bicubic", "--out", str(tmp_path / "out")])
+    assert listed(tmp_path / "out") == {"a.png"}
+
+
+def test_a_name_that_is_no_utf_8_is_degraded_like_any(photos: Path, tmp_path: Path) -> None:
+    (photos / "a.png").rename(photos / os.fsdecode(b"\xff\xfe.png"))
+    assert main(["degrade", str(photos), "--preset", "light", "--out", str(tmp_path / "out")]) == 0
+    assert listed(tmp_path / "out") == {os.fsdecode(b"\xff\xfe.png"), "deep/b.png"}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from sspir.numbers import COUNT, SEED
 if TYPE_CHECKING:
     from sspir.degradation import Degradation
 
+RECORD = "degradations.jsonl"
 EXAMPLES = """examples:
   see what a preset does before you train on it:
     sspir degrade photo.jpg --preset realesrgan_strong --grid sheet.png
@@ -40,7 +42,22 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             f"{options.out} is not empty; choose another folder, or allow replacing files with --overwrite."
         )
+    _remove_pairs(options.out, [path for path, *_ in paths])
     return _folder(degradation, paths, options.out, options.seed, options.sharpen)
+
+
+def _remove_pairs(out: Path, photos: list[Path]) -> None:
+    """Remove the pairs that the lines of an earlier run name, but none of the photos that are to be degraded."""
+    from sspir.images.names import place_of
+
+    record, kept = out / RECORD, {place_of(photo) for photo in photos}
+    for line in record.read_bytes().splitlines() if record.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):  # of a full disk, or of another tool
+            for half in ("lq", "hq"):
+                place = place_of(out / half / json.loads(line)["file_name"])
+                if place.is_relative_to(out.resolve()) and place not in kept:
+                    place.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
 
 
 def _folder(
@@ -50,12 +67,14 @@ def _folder(
     from tqdm import tqdm
 
     from sspir.degradation import Sharpen
-    from sspir.files import write_bytes
+    from sspir.files import append_bytes, json_line
     from sspir.images.io import ImageError, read_image, write_image
     from sspir.images.panel import to_picture
     from sspir.seeding import sample_seed
 
-    lines, broken = [], []
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RECORD).touch()
+    broken = []
     for path, name, file in tqdm(photos, unit="photo"):
         try:
             hq = degradation.cut(read_image(path).tensor())
@@ -68,13 +87,11 @@ def _folder(
         lq = degradation.apply(hq[None], [steps])[0]
         for half, image in (("lq", lq), ("hq", hq)):
             write_image(out / half / file, to_picture(image))
-        lines.append(
-            json.dumps({"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps})
-        )
-    write_bytes(out / "degradations.jsonl", "".join(line + "\n" for line in lines).encode())
+        facts = {"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps}
+        append_bytes(out / RECORD, json_line(facts))
     for sentence in broken:
         sys.stderr.write(f"skipped: {sentence}\n")
-    sys.stdout.write(f"{len(lines)} photos are in {out}: lq, hq and degradations.jsonl.\n")
+    sys.stdout.write(f"{len(photos) - len(broken)} photos are in {out}: lq, hq and {RECORD}.\n")
     return 1 if broken else 0
 
 
