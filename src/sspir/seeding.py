@@ -5,5 +5,5 @@ import hashlib
 
 def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
     """The seed of one sample in one epoch of one run, below 2**63: the same on every machine and Python."""
-    text = f"{seed}\n{epoch}\n{sample_id}".encode()
+    text = f"{seed}\n{epoch}\n{sample_id}".encode(errors="surrogateescape")  # a file's name may be no UTF-8
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.metrics.psnr_ssim import psnr, ssim
+from sspir.report.collect import collect
 from tests.peers.networks import rrdbnet_file
 
 SHARED = Path(os.environ.get("SSPIR_SHARED", Path(__file__).parents[3] / "shared"))
@@ -173,6 +174,18 @@ def test_noise_control_matches_the_psnr(folders: Path) -> None:
     verdicts = summary_of(folders)["noise_control"]
     assert {verdict["method"] for verdict in verdicts} == {"bad", "bicubic"}
     assert not any(verdict["beaten"] for verdict in verdicts)  # NIQE was not measured
+
+
+def test_a_name_that_is_no_utf_8_is_measured_and_reported_like_any(folders: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe")
+    for part in ("hq", "lq", "good", "bad"):
+        (folders / part / "photo 3.png").rename(folders / part / f"{name}.png")
+    (folders / "bad" / f"{name}.png").write_bytes(b"")  # named among the problems
+    assert main([*arguments(folders, "--lq", f"{folders}/lq"), "--noise-control"]) == 1
+    (result,) = collect([folders / "out"]).results
+    assert result.values[name].keys() == {"good", "noise@good", "bicubic"}
+    assert main(["report", f"{folders}/out", "--out", f"{folders}/page.html"]) == 0
+    assert "\\udcff\\udcfe" in (folders / "page.html").read_text()
 
 
 def test_noise_that_cannot_be_added_is_said(folders: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,7 @@
 """`sspir pack`, from the outside."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +47,20 @@ def test_broken_photos_are_named_and_left_out(photos: Path, tmp_path: Path, caps
     assert len(Shards(tmp_path / "out")) == 4
 
 
-def test_one_name_in_two_folders_is_refused(photos: Path, tmp_path: Path) -> None:
-    assert main(["pack", str(photos), str(photos), "--out", str(tmp_path / "out")]) == 2
+def test_one_name_in_two_folders_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("3.png", "1.png", "9.png"):
+        shutil.copy(photos / "1.png", other / name)
+    assert main(["pack", str(photos), str(other), "--out", str(tmp_path / "out")]) == 2
+    assert "Several folders hold 1.png, 3.png; pack them apart" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_utf_8_is_packed_like_any(photos: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe.png")
+    (photos / "4.png").rename(photos / name)
+    assert main(["pack", str(photos), "--out", str(tmp_path / "out")]) == 0
+    assert Shards(tmp_path / "out")[4]["id"] == name
 
 
 def test_shards_that_are_there_stay_until_they_are_to_be_replaced(photos: Path, tmp_path: Path) -> None:

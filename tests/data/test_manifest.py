@@ -1,12 +1,13 @@
 """The manifest of a data set: the same for a copy, another one for other photos."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from sspir.data import ImageFolder, Mixture, PairedFolder, Shards
+from sspir.data import ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.manifest import difference, manifest_of
 from sspir.data.sample import Photos
 from sspir.data.shards import ShardWriter
@@ -48,3 +49,14 @@ def test_a_copy_has_the_manifest_of_its_original_and_a_changed_photo_shows(kind:
 def test_sets_and_counts_are_named() -> None:
     before = {"train": {"photos": 3, "hash": "a"}, "val": {"photos": 1, "hash": "b"}}
     assert difference(before, {"train": {"photos": 2, "hash": "c"}}) == "train had 3 photos, now 2; val was there"
+
+
+def test_a_name_that_is_no_utf_8_is_split_and_counted_like_any(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe.png")
+    for index, file in enumerate((name, "a.png", "b.png")):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / file)
+    sides = {"train": photos("train", str(tmp_path)), "validation": photos("validation", str(tmp_path))}
+    assert sorted(file for side in sides.values() for file, _ in side.contents()) == ["a.png", "b.png", name]
+    before = manifest_of(sides)
+    (tmp_path / name).write_bytes(b"longer than it was" * 100)
+    assert difference(before, manifest_of(sides))

@@ -1,6 +1,7 @@
 """`sspir pack`: a folder of photos as a few large tar files."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from sspir.commands.parser import Parser
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> int:
 
     files = [(path, path.relative_to(root).as_posix()) for root in options.folders for path in list_images(root)]
     names = [name for _, name in files]
-    if twice := sorted({name for name in names if names.count(name) > 1})[:5] if len(set(names)) < len(names) else []:
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1)[:5]:
         raise UserError(f"Several folders hold {', '.join(twice)}; pack them apart and mix the sets.")
     captions = find_captions(options.captions, names)
     with alone_in(options.out, "--out"):

@@ -90,14 +90,14 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _write(options: argparse.Namespace, found: "Collected", progress: str = "", renewed_after: float = 0) -> int:
     """Write the page of what was found; returns its length."""
-    from sspir.files import write_text
+    from sspir.files import write_bytes
     from sspir.report.page import build
 
     names = [*(result.name for result in found.results), *(run.name for run in found.runs)]
     folders = dict.fromkeys(path.resolve().name for path in options.paths)
     title = options.title or ", ".join(names if 0 < len(names) <= 4 else folders)
     page = build(found, title, options.images, options.quality, progress, renewed_after)
-    write_text(options.out, page)
+    write_bytes(options.out, page.encode(errors="backslashreplace"))  # a photo's name may be no UTF-8
     return len(page)
 
 

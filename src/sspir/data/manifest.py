@@ -18,7 +18,7 @@ def manifest_of(sets: Mapping[str, Photos]) -> Manifest:
     for name, photos in sets.items():
         digest = hashlib.sha256()
         for file, mark in photos.contents():
-            digest.update(f"{file}\0{mark}\n".encode())
+            digest.update(f"{file}\0{mark}\n".encode(errors="surrogateescape"))
         found[name] = {"photos": len(photos), "hash": digest.hexdigest()}
     return found
 

@@ -60,8 +60,9 @@ def skimage_folder() -> Path:
 
 def _split_by_hash(names: list[str], split: str) -> tuple[str, ...]:
     """Every photo keeps its side when others come or go; each side gets at least one."""
-    order = sorted(names, key=lambda name: hashlib.blake2b(name.encode()).digest())
-    validation = {name for name in names if hashlib.blake2b(name.encode()).digest()[0] < 256 / 20} or set(order[:1])
+    digests = {name: hashlib.blake2b(name.encode(errors="surrogateescape")).digest() for name in names}
+    order = sorted(names, key=digests.__getitem__)
+    validation = {name for name in names if digests[name][0] < 256 / 20} or set(order[:1])
     if len(validation) == len(names):
         raise UserError(f"{len(names)} photos are too few for a training and a validation set; give at least 2.")
     return tuple(name for name in names if (name in validation) == (split == "validation"))

@@ -20,7 +20,7 @@ from sspir.captioners.tables import Captions
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.errors import UserError
-from sspir.files import write_bytes
+from sspir.files import json_bytes, write_bytes
 from sspir.images.decode import decode_picture
 from sspir.images.io import MAX_PIXELS, ImageError, read_image
 
@@ -133,7 +133,7 @@ class ShardWriter:
             described: file_name, caption and whatever JSON can hold.
         """
         number, files = f"{len(self.index):09d}", io.BytesIO()
-        words = json.dumps(described, ensure_ascii=False).encode()
+        words = json_bytes(described)
         for suffix, content in {**pictures, ".json": words}.items():
             header = tarfile.TarInfo(number + suffix)
             header.size = len(content)

@@ -22,7 +22,7 @@ from sspir.evaluation.measure import BICUBIC, NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
-from sspir.files import Journal, alone_in, write_bytes
+from sspir.files import Journal, alone_in, json_bytes, write_bytes
 from sspir.images.io import write_image
 from sspir.images.panel import to_picture
 from sspir.memory import choose_device
@@ -89,7 +89,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         results.peers = {name: peer.record() for name, peer in peers.items()}
         if config.cost:
             results.cost = costs_of_run(pipeline.to(device), sampler, peers)
-        write_bytes(out / CAPTIONS, (json.dumps(captions, indent=2, ensure_ascii=False) + "\n").encode())
+        write_bytes(out / CAPTIONS, json_bytes(captions, indent=2) + b"\n")
         if logger := build(config.wandb):  # before the folder says that all is done
             log_evaluation(logger, results.summary(), results.rows(), out)
         summary = results.write(out, record)

@@ -74,7 +74,7 @@ def measure_image(
     for method, picture in pictures.items():
         if method != noise_base and picture.shape == hq.shape == base.shape:
             target = psnr(picture[None], hq[None]).item()
-            noisy = add_noise(base, hq, target, seed=zlib.crc32(image.encode()))
+            noisy = add_noise(base, hq, target, seed=zlib.crc32(image.encode(errors="surrogateescape")))
             rows.append(_measure(metrics, image, NOISE + method, noisy, hq))
     return rows
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +14,7 @@ import numpy as np
 from sspir.errors import UserError
 from sspir.evaluation.measure import NOISE, Row
 from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare, orient
-from sspir.files import write_bytes
+from sspir.files import json_bytes, write_bytes
 from sspir.metrics.base import FolderMetric, ImageMetric
 
 SUMMARY = "summary.json"
@@ -189,8 +188,8 @@ class Results:
         files = sorted((image, role, _relative(folder, path)) for image, role, path in self._files)
         columns = ["image", "method", *self.metrics]
         table = [[row[column] for column in columns] for row in self.rows()]
-        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-        contents = (_to_csv(columns, table), _to_csv(["image", "role", "path"], files), text.encode())
+        text = json_bytes(summary, indent=2, allow_nan=False)
+        contents = (_to_csv(columns, table), _to_csv(["image", "role", "path"], files), text)
         for name, content in zip(FILES, contents, strict=True):  # the summary last: with it the folder is complete
             write_bytes(folder / name, content)
         return summary
@@ -235,4 +234,4 @@ def _to_csv(columns: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="surrogateescape")
