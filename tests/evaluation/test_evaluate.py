@@ -13,6 +13,7 @@ from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.commands.evaluate import spelt_out
 from sspir.config.compose import compose_config
+from sspir.config.sweep import same_for
 from sspir.errors import UserError
 from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
 from sspir.evaluation.record import identity_of, record_of
@@ -150,6 +151,31 @@ def test_a_run_that_is_not_there_is_named_and_no_folder_made(
         assert main(["evaluate", *named, "benchmark=skimage", "wandb=null"]) == 2
         assert "There is no folder nowhere" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_one_folder_for_several_evaluations_is_refused_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    remedy = "out=DIR/${run}/${benchmark.name}/${evaluation:}"
+    for given, shared in (
+        (["a", "benchmark=set5,set14", "out=res"], "(benchmark)"),
+        (["a", "b", "benchmark=set5", "checkpoint=all", "out=res/${benchmark.name}"], "(run)"),
+        (["--multirun", "run=a", "benchmark=set5", "checkpoint=last,best", "out=res"], "(checkpoint)"),
+        (["-m", "run=a,b", "benchmark=set5", "+sampler.steps=1,2", "out=res/${run}"], "(sampler.steps)"),
+        (["a", "b", "benchmark=set5", "out=res/${evaluation:}"], "(run)"),
+    ):
+        assert main(["evaluate", *given]) == 2
+        told = capsys.readouterr().err
+        assert shared in told
+        assert f"'{remedy}'" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    for out in (remedy, "out=x,y", "out=${hydra:job.num}"):
+        assert same_for("out", ["--multirun", "run=a,b", "benchmark=set5,set14", "checkpoint=last,best", out]) == []
+    composed = compose_config("evaluate", ["run=a", "benchmark=set5", remedy])
+    assert composed.out == "DIR/a/set5/last"
 
 
 @pytest.mark.thorough

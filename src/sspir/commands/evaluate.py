@@ -35,7 +35,15 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    return hydra_command("evaluate", "sspir.evaluation.checkpoints:evaluate_asked", spelt_out(fetched(arguments)))
+    from sspir.config.sweep import same_for
+
+    given = spelt_out(fetched(arguments))
+    if shared := same_for("out", given):
+        raise UserError(
+            "out= is one folder for several evaluations, which would erase each other; leave it out, or name in it "
+            f"what differs ({', '.join(shared)}), as 'out=DIR/${{run}}/${{benchmark.name}}/${{evaluation:}}' does."
+        )
+    return hydra_command("evaluate", "sspir.evaluation.checkpoints:evaluate_asked", given)
 
 
 def fetched(arguments: list[str]) -> list[str]:

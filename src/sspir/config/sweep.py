@@ -26,6 +26,24 @@ def with_swept(arguments: list[str]) -> list[str]:
     return [*arguments, *naming(each.key_or_group for each in _parsed(arguments) if each.is_sweep_override())]
 
 
+def same_for(key: str, arguments: Sequence[str]) -> list[str]:
+    """The settings that a multirun varies and that another one, which is given, does not name, so that jobs share it.
+
+    Args:
+        key: of the other one, such as "out".
+        arguments: Hydra's overrides and flags.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    keys = [each.key_or_group for each in _parsed(arguments) if each.is_sweep_override()]
+    text = next((each for each in arguments if each.startswith(f"{key}=")), "${hydra:")
+    if key in keys or "${hydra:" in text:  # which may say the job's number
+        return []
+    if "${evaluation:" in text:  # which names all others
+        keys = [each for each in keys if each in ("run", "benchmark")]
+    return [each for each in keys if not re.search(rf"\$\{{.*\b{re.escape(each)}\b", text)]
+
+
 def _parsed(arguments: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(
