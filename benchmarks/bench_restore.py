@@ -44,7 +44,8 @@ from sspir.color import ColourMode, fix_colour
 from sspir.config.compose import compose_config
 from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import TextEncoder, encode_captions
-from sspir.evaluation.statistics import compare
+from sspir.evaluation.results import describe
+from sspir.evaluation.statistics import compare, orient
 from sspir.images.io import list_images, read_image
 from sspir.memory import peak_bytes, reset_peak
 from sspir.metrics.detail import GradientRatio
@@ -254,11 +255,18 @@ def compare_settings(pipe: RestorationPipeline, settings: dict[str, dict[str, An
         told = ", ".join(f"{metric} {column.mean():.3f}" for metric, column in found.items())
         sys.stdout.write(f"{name}: {seconds / len(files):.2f} CPU-s, {seconds / first[0]:.2f}x, {told}\n")
         for metric, column in found.items():
-            sign = -1 if metrics[metric].higher_is_better is False else 1
-            difference = compare(sign * column, sign * first[1][metric])
-            if difference.significant:
-                low, high = difference.gain.low, difference.gain.high
-                sys.stdout.write(f"    {metric} {'better' if low > 0 else 'worse'} by {low:+.3f} to {high:+.3f}\n")
+            sys.stdout.write(verdict(metric, describe(metrics[metric]), column, first[1][metric]))
+
+
+def verdict(name: str, facts: dict[str, Any], values: np.ndarray, first: np.ndarray) -> str:
+    """A line that says by how much values of a metric are better or worse than the first ones; "" where they are not.
+
+    Of a ratio, which is best at its ideal, the difference is that of its distance in logarithms.
+    """
+    difference = compare(orient(facts, values), orient(facts, first))
+    low, high = difference.gain.low, difference.gain.high
+    told = f"    {name} {'better' if low > 0 else 'worse'} by {low:+.3f} to {high:+.3f}\n"
+    return told if difference.significant else ""
 
 
 def compare_borders(pipe: RestorationPipeline, photos: Path, limit: int) -> None:

@@ -42,6 +42,12 @@ PEERS = ("realesrgan", "span", "span_ch48")
 Filter = Callable[[Tensor], Tensor]  # lq (1, 3, h, w) -> (1, 3, 4h, 4w)
 
 
+def run(*arguments: str) -> None:
+    """Run a command of sspir, and end with its status where it fails; pictures of before would be taken for its own."""
+    if (status := sspir(arguments)) not in (0, 1):  # 1: something was left out, which is named
+        sys.exit(status)
+
+
 def changes_of(name: str) -> list[str]:
     """A set as overrides of `sspir evaluate`."""
     benchmark, kind = SETS[name]
@@ -82,7 +88,7 @@ def restore_set(name: str, options: argparse.Namespace, linear: Filter) -> dict[
     folder, given = options.out / name, [f"run={options.weights}", f"checkpoint={options.checkpoint}", "wandb=null"]
     given += [*changes_of(name), "metric=fast", *([f"limit={options.limit}"] if options.limit else [])]
     default = folder / "default"
-    sspir(["evaluate", *given, f"out={default}", f"peers=[{','.join(options.peers)}]"])
+    run("evaluate", *given, f"out={default}", f"peers=[{','.join(options.peers)}]")
     benchmark = instantiate(compose_config("evaluate", changes_of(name)).benchmark)
     for index in tqdm(range(min(len(benchmark), options.limit or len(benchmark))), desc="linear", unit="image"):
         batch = benchmark[index]
@@ -161,13 +167,17 @@ def main() -> int:
         given = [f"--method={method}={place}" for method, place in methods.items()]
         truth = ["--hq", str(folder / "default" / "hq"), "--workers", str(options.workers)]
         truth += ["--metrics", *options.metrics] if options.metrics else []
-        sspir(["compare", *given, *truth, "--lq", str(folder / "default" / "lq"), "--out", str(folder)])
+        run("compare", *given, *truth, "--lq", str(folder / "default" / "lq"), "--out", str(folder))
         control = [text for text in given if "=processor=" in text or "=restored=" in text]
-        sspir(["compare", *control, *truth, "--noise-control", "processor", "--out", str(folder / "control")])
+        run("compare", *control, *truth, "--noise-control", "processor", "--out", str(folder / "control"))
     cost = [f"run={options.weights}", f"checkpoint={options.checkpoint}", *changes_of(sets[0]), "limit=1", "cost=true"]
     peers = f"peers=[{','.join(options.peers)}]"
-    sspir(["evaluate", *cost, peers, "metric=fast", "wandb=null", f"out={options.out / 'cost'}"])
-    sheet(options.out, sets, options.peers).save(options.out / "sheet.jpg", quality=88)
+    run("evaluate", *cost, peers, "metric=fast", "wandb=null", f"out={options.out / 'cost'}")
+    heads = [(options.out / name / "per_image.csv").read_text().partition("\n")[0] for name in sets]
+    if all("lpips" in head.split(",") for head in heads):
+        sheet(options.out, sets, options.peers).save(options.out / "sheet.jpg", quality=88)
+    else:
+        sys.stderr.write("There is no sheet of pictures: it shows the worst by LPIPS, which was not measured.\n")
     return 0
 
 

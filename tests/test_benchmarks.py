@@ -5,12 +5,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from sspir.config.compose import compose_config
+from sspir.evaluation.results import describe
+from sspir.metrics.detail import GradientRatio
+from sspir.metrics.structural import GMSD
+from tests.pipelines import write_photo
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "bench_gpu.py"
 PARTS = {
@@ -51,9 +57,8 @@ def test_a_part_that_does_not_fit_says_so_and_what_was_measured_stays(tmp_path: 
     assert "| vae | all | left out " in table
 
 
-@pytest.fixture(scope="module")
-def objectives() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("objectives", BENCHMARK.with_name("objectives.py"))
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARK.with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -61,10 +66,57 @@ def objectives() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def objectives() -> ModuleType:
+    return load("objectives")
+
+
 @pytest.mark.thorough
 def test_every_row_of_the_comparison_is_a_training(objectives: ModuleType) -> None:
     for changes in objectives.ROWS.values():
         compose_config("train", [text.replace("HALF", "5") for text in changes])
+
+
+@pytest.fixture
+def quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the benchmark on one small picture, by one metric."""
+    for folder in ("photos/train", "photos/val", "benchmarks/set14/HQ"):
+        write_photo(tmp_path / folder / "0.png", 64, 64, 0)
+    monkeypatch.setenv("SSPIR_DATA", str(tmp_path))
+
+    def run(*arguments: str) -> int:
+        out = ["--out", str(tmp_path / "out"), "--workers", "1", "--metrics", "grid4"]
+        monkeypatch.setattr(sys, "argv", ["quality.py", "set14_light", "--peers", *out, *arguments])
+        return int(load("quality").main())
+
+    return run
+
+
+def test_the_quality_of_a_model_that_is_gone_is_not_told(
+    quality: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        quality("--weights", str(tmp_path / "gone"))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("sspir evaluate: There is no folder")
+
+
+@pytest.mark.thorough
+def test_quality_without_lpips_has_no_sheet(
+    quality: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quality() == 0
+    assert "There is no sheet of pictures" in capsys.readouterr().err
+    assert (tmp_path / "out" / "set14_light" / "per_image.csv").is_file()
+    assert not (tmp_path / "out" / "sheet.jpg").exists()
+
+
+def test_a_ratio_is_better_nearer_to_its_ideal() -> None:
+    verdict, facts = load("bench_restore").verdict, describe(GradientRatio())
+    first = np.linspace(0.9, 1.1, 8)
+    assert verdict("gradient ratio", facts, first, first) == ""
+    assert "gradient ratio worse by -" in verdict("gradient ratio", facts, first + 1, first)
+    assert "gradient ratio better by +" in verdict("gradient ratio", facts, first, first - 0.5)
+    assert "gmsd better by +0.500 to +0.500" in verdict("gmsd", describe(GMSD()), first, first + 0.5)
 
 
 def line(objectives: ModuleType, image: int, method: str, lpips: float) -> dict[str, str]:
