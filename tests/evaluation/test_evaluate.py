@@ -178,6 +178,18 @@ def test_one_folder_for_several_evaluations_is_refused_before_the_first(
     assert composed.out == "DIR/a/set5/last"
 
 
+def test_photos_of_a_benchmark_that_are_not_there_name_the_variable(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("SSPIR_DATA", f"{tmp_path}/gone")
+    assert main(["evaluate", f"run={run}", "benchmark=set14", f"out={tmp_path}/out"]) == 2
+    told = "give a folder with images, or export SSPIR_DATA=DIR, the folder of all data (now"
+    assert f"{tmp_path}/gone/benchmarks/set14/HQ is not a folder; {told} {tmp_path}/gone)." in capsys.readouterr().err
+    given = [f"run={run}", "benchmark=photos", f"benchmark.photos.root={tmp_path}/gone", f"out={tmp_path}/out"]
+    assert main(["evaluate", *given]) == 2
+    assert "SSPIR_DATA" not in capsys.readouterr().err
+
+
 @pytest.mark.thorough
 def test_a_model_that_comes_along_is_measured_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, summary_table
 from sspir.files import Journal, alone_in, json_bytes, write_bytes
-from sspir.images.io import write_image
+from sspir.images.io import ImageError, write_image
 from sspir.images.panel import to_picture
 from sspir.memory import choose_device
 from sspir.metrics.base import ImageMetric, usable
@@ -62,7 +63,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         COUNT.require("limit", config.limit)
     out = Path(config.out)
     captioner = json.dumps(OmegaConf.to_container(config.captioner, resolve=True)) if config.captioner else ""
-    peers, benchmark = find_peers(config.peers), build(config.benchmark)
+    peers, benchmark = find_peers(config.peers), _built(config.benchmark)
     cropped = "it reads whole pictures; measure it without crop_border." if config.crop_border else ""
     metrics, unavailable = usable(build(config.metric), cropped)
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
@@ -97,6 +98,22 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     for sentence in results.without_noise("processor" if "processor" in results.methods else BICUBIC):
         log.warning(sentence)
     return summary
+
+
+def _built(node: DictConfig) -> Benchmark:
+    """Build a benchmark.
+
+    Raises:
+        UserError: it cannot be, or its photos are not there; where a variable says where they lie it is named.
+    """
+    try:
+        benchmark: Benchmark = build(node)
+    except ImageError as error:
+        if (variable := "SSPIR_DATA") not in OmegaConf.to_yaml(node):
+            raise
+        said, place = str(error).rstrip("."), os.environ.get(variable, "data")
+        raise UserError(f"{said}, or export {variable}=DIR, the folder of all data (now {place}).") from error
+    return benchmark
 
 
 @lru_cache(maxsize=1)

@@ -89,7 +89,7 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     """One sentence about a method and plain noise of its PSNR."""
     method, better = verdict["method"], ", ".join(verdict["better"]) or "nothing"
     if verdict["beaten"] is None:
-        needed = f"NIQE, one of VIF, HaarPSI, GMSD, and {SMALLEST_N} images"
+        needed = f"NIQE and one of VIF, HaarPSI, GMSD (metric=all; of compare: --metrics all), on {SMALLEST_N} images"
         return f"{method} is not judged against plain noise: that takes {needed}."
     if verdict["beaten"]:
         return f"{method} beats plain noise of its PSNR on {better}."
