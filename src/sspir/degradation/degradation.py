@@ -17,7 +17,7 @@ class Degradation(nn.Module):
     """Makes low-quality images out of high-quality ones, each with parameters of its own.
 
     What an image becomes is a function of its pixels and its seed alone: not of the batch it stands in, the
-    worker, the rank or (to rounding) the device.
+    worker, the rank or (to rounding) the device. On another device Poisson noise of dark pixels may be another draw.
 
     Args:
         operations: what happens, in this order.

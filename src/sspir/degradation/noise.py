@@ -1,7 +1,8 @@
 """Gaussian and Poisson noise, of its own colour and strength for every image.
 
 Noise maps are drawn on the CPU from the seed that stands in the step: an image gets the same noise alone or in a
-batch, in any worker and on any device.
+batch, in any worker and on any device. Poisson noise of dark pixels is an exception on another device: it is one stream
+of counts, which another rounding of a single pixel before it shifts, so that those behind are another draw.
 """
 
 from collections.abc import Sequence
