@@ -88,6 +88,7 @@ def test_sheet_shows_the_photo_and_every_draw(photos: Path, tmp_path: Path, caps
         (["--preset", "light", "--grid", "x.png", "--crop", "30"], "multiple"),
         (["--preset", "light", "--grid", "x.png", "--crop", "100000"], "too large; lower one of them"),
         (["--preset", "{bad}", "--out", "x"], "kernel_size"),
+        (["--preset", "bsrgan", "--scale", "2", "--out", "x"], "numbers are those of scale 4, not 2; choose another"),
     ],
 )
 def test_bad_input_says_what_to_do(

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from sspir.__main__ import main
+from sspir.commands.degrade import load_degradation
 from sspir.degradation import Degradation
 from sspir.degradation.operation import Step
 from sspir.errors import UserError
@@ -99,6 +101,17 @@ def test_second_order_presets_draw_from_the_table(name: str) -> None:
 def test_final_size_comes_before_or_after_the_last_jpeg() -> None:
     last = ["JPEG" if steps[-2]["operation"] == "JPEG" else "size" for steps in programs("realesrgan_strong")]
     assert last.count("JPEG") / len(last) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["bsrgan", "bsrgan_plus"])
+def test_bsrgan_is_of_scale_4_alone(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = ["train", "experiments=tiny", f"degradation={name}", "--cfg", "job", "--resolve"]
+    assert main(shown) == 0
+    assert main([*shown, "module.scale=2"]) == 2
+    told = "degradation.scale: The degradation's numbers are those of scale 4, not 2; choose another one."
+    assert told in capsys.readouterr().err
+    assert load_degradation(name, 4).scale == 4
+    assert load_degradation("light", 2).scale == 2
 
 
 def test_bsrgan_shuffles_and_ends_with_jpeg() -> None:

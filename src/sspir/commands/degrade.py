@@ -32,9 +32,7 @@ all that is needed to repeat it. Exit status: 0 all done, 1 broken photos were s
 def run(arguments: list[str]) -> int:
     """Degrade a folder, or draw a sheet."""
     options = _parser().parse_args(arguments)
-    degradation = load_degradation(options.preset)
-    if options.scale:
-        degradation.scale = options.scale
+    degradation = load_degradation(options.preset, options.scale)
     paths = _photos(options.photos)
     if options.grid:
         return _grid(degradation, paths[0][0], options.grid, options.count, options.seed, options.crop)
@@ -115,23 +113,28 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     return 0
 
 
-def load_degradation(preset: str) -> "Degradation":
-    """Build a shipped preset, or one from a YAML file.
+def load_degradation(preset: str, scale: int | None = None) -> "Degradation":
+    """Build a shipped preset, or one from a YAML file, of another scale where one is given.
 
     Raises:
-        UserError: there is none of that name, or it describes no degradation.
+        UserError: there is none of that name, it describes no degradation, or it can have no other scale.
     """
+    from omegaconf import OmegaConf
+
     from sspir.config.build import build
     from sspir.config.compose import load_choice
     from sspir.degradation import Degradation
 
     choice = load_choice("degradation", preset)
+    if scale:  # as a training says it
+        choice = OmegaConf.create({"module": {"scale": scale}, "degradation": choice}).degradation
     try:
         degradation = build(choice)
     except UserError as error:
         raise UserError(f"{preset} describes no degradation: {error}") from error
     if not isinstance(degradation, Degradation):
         raise UserError(f"{preset} describes no degradation: its _target_ must be sspir.degradation.Degradation.")
+    degradation.scale = scale or degradation.scale
     return degradation
 
 

@@ -43,8 +43,7 @@ def run(arguments: list[str]) -> int:
     teacher = Teacher(options.teacher, "bfloat16" if options.precision == "bf16" else None).to(device)
     if options.precision != "32" and teacher.network is None:
         raise UserError(f"--precision {options.precision} is for realesrgan; leave it out for {options.teacher}.")
-    degradation = load_degradation(options.degradation)
-    degradation.scale = teacher.load().scale
+    degradation = load_degradation(options.degradation, teacher.load().scale)
     if options.size % degradation.scale:
         raise UserError(f"--size {options.size} is no multiple of the teacher's scale {degradation.scale}; choose one.")
     photos = ImageFolder(options.photos, Crop(options.size, flip=False), cache=True)

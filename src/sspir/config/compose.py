@@ -58,7 +58,8 @@ def register() -> None:
     """Tell Hydra about the schemas, the resolvers and people's own folders. Calling it twice does no harm.
 
     `${repo:}` is the folder of `conf/`, `${absolute:PATH}` a path from the root and `${ends:PATH}` its last two parts,
-    `${swept:}` what a sweep varies, and `${evaluation:}` checkpoint and settings of an evaluation in words.
+    `${swept:}` what a sweep varies, `${evaluation:}` checkpoint and settings of an evaluation in words, and
+    `${of_scale:SCALE,GIVEN}` the only scale that a degradation's numbers are for, where no other is given.
     """
     outside.activate()
     store = ConfigStore.instance()
@@ -71,6 +72,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
     OmegaConf.register_new_resolver("ends", lambda path: "/".join(Path(path).absolute().parts[-2:]), replace=True)
     OmegaConf.register_new_resolver("evaluation", _evaluation, replace=True)
+    OmegaConf.register_new_resolver("of_scale", _of_scale, replace=True)
     Plugins.instance().register(OwnConfigurations)
 
 
@@ -78,6 +80,12 @@ def _evaluation(_root_: DictConfig) -> str:
     from sspir.config.naming import folder_name  # which composes the default evaluation
 
     return folder_name(_root_)
+
+
+def _of_scale(scale: int, given: int) -> int:
+    if given != scale:
+        raise UserError(f"The degradation's numbers are those of scale {scale}, not {given}; choose another one.")
+    return scale
 
 
 def choices(group: str) -> list[str]:

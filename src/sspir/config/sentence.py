@@ -8,6 +8,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import Container
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+_OF_RESOLVER = "UserError raised while resolving interpolation: "  # before words of our own
+
 
 def sentence(error: Exception, choices: Callable[[str], list[str]]) -> str:
     """The sentence for a configuration that cannot be composed, or changed.
@@ -28,10 +30,10 @@ def sentence(error: Exception, choices: Callable[[str], list[str]]) -> str:
         return ungiven([missing[1]])
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
-        return " ".join(str(error).split())
+        return " ".join(str(error).removeprefix(_OF_RESOLVER).split())
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
         return unknown(cause.full_key, [str(key) for key in cause.parent_node])
-    first = str(cause).splitlines()[0]
+    first = str(cause).splitlines()[0].removeprefix(_OF_RESOLVER)
     if wrong := re.match(r"Value ('.*') of type '\w+' could not be converted to (\w+)", first):
         return f"{cause.full_key}: {wrong[1]} is no {wrong[2].lower()}."
     if "is not a ListConfig" in first:
