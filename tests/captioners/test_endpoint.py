@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +202,58 @@ def test_an_image_that_gets_no_caption(server: Server, script: Script, sentence:
     assert not isinstance(error.value, CaptionerUnavailableError)
     assert "\n" not in str(error.value)
     assert len(server.seen) == 1  # another try would not change it
+
+
+def test_half_a_character_is_none(server: Server) -> None:
+    answer = {"choices": [{"message": {"content": "half \ud83d of it"}}]}
+    assert server.ask(lambda handler, number: handler.send(answer)) == ["half \N{REPLACEMENT CHARACTER} of it"]
+
+
+def test_odd_answers_are_one_sentence(server: Server) -> None:
+    def deep(handler: Handler, number: int) -> None:
+        handler.send(b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+    def odd_length(handler: Handler, number: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "abc")
+        handler.end_headers()
+        handler.wfile.write(json.dumps({"choices": [{"message": {"content": "word"}}]}).encode())
+        handler.close_connection = True
+
+    with pytest.raises(CaptionError, match="answers in another form"):
+        server.ask(deep)
+    assert server.ask(odd_length, retries=0) == ["word"]
+
+
+def test_nobody_is_followed_who_would_be_given_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with pytest.raises(CaptionerUnavailableError, match=r"sends on to http://127\.0\.0\.1:1/v2; set captioner\.url"):
+        server.ask(lambda handler, number: handler.send({}, 302, Location="http://127.0.0.1:1/v2"))
+    assert len(server.seen) == 1
+
+
+def test_an_interrupt_does_not_wait_for_a_slow_server(server: Server) -> None:
+    def script(handler: Handler, number: int) -> None:
+        if number == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(2)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        server.ask(script, 3, concurrency=2, timeout=5)
+    assert time.monotonic() - started < 1.5
+    time.sleep(2.5)
+    assert len(server.seen) == 2  # what waited is not asked, and nothing is asked again
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"retries": -1}, {"concurrency": 0}, {"longest_side": 0}, {"timeout": 0}, {"max_tokens": -5}, {"temperature": -3}],
+)
+def test_numbers_are_checked(wrong: dict[str, int]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"captioner.{name}: {value} is no"):
+        EndpointCaptioner("http://127.0.0.1:1/v1", "model", **wrong)
 
 
 def test_a_server_that_fails_at_one_picture_has_answered(server: Server, pauses: list[float]) -> None:

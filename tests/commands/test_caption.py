@@ -116,6 +116,61 @@ def test_what_a_person_edits_stays(tmp_path: Path, picky: str) -> None:
         assert (folder / name).with_suffix(".txt").read_text().strip() == text
 
 
+def test_an_edit_of_the_table_outlives_an_older_text_beside(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    assert caption(folder, "--beside") == 0
+    (folder / "0.txt").write_text("first, in the text")
+    assert caption(folder, "--beside") == 0
+    table = folder / "captions.jsonl"
+    second = describe(read_image(folder / "1.png").tensor())
+    for before, after in (("first, in the text", "then in the table"), ("then in the table", "and once more")):
+        table.write_text(table.read_text().replace(before, after).replace(second, f"{after} too"))
+        second = f"{after} too"
+        assert caption(folder, "--beside") == 0
+        assert [row["caption"] for row in rows(folder)] == [after, second]
+        assert [(folder / f"{name}.txt").read_text().strip() for name in "01"] == [after, second]
+
+
+def test_captioned_anew_each_photo_has_one_line(tmp_path: Path, picky: str) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    assert caption(folder) == 0
+    assert caption(folder, "--overwrite", captioner=picky) == 0
+    assert [row["caption"] for row in rows(folder)] == ["20 x 24", "30 x 9"]
+
+
+def test_a_table_elsewhere_is_of_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = photos(tmp_path / "one", (24, 20)), photos(tmp_path / "two", (9, 30))
+    table = tmp_path / "all" / "k.jsonl"
+    assert caption(one, "--out", str(table)) == 0
+    assert caption(one, "--out", str(table)) == 0
+    with alone_in(table.parent, "--out"):
+        assert caption(one, "--out", str(table)) == 2
+    capsys.readouterr()
+    assert caption(two, "--out", str(table)) == 2
+    assert f"{table} has the captions of {one}; give each folder its own --out." in capsys.readouterr().err
+    one.rename(tmp_path / "moved")
+    assert caption(tmp_path / "moved", "--out", str(table)) == 0
+
+
+def test_a_part_of_a_captioned_folder_has_its_own_captions(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    photos(folder / "deeper", (9, 30))
+    assert caption(folder) == 0
+    find = find_captions(folder / "captions.jsonl")
+    deeper = {row["file_name"]: row["caption"] for row in rows(folder)}["deeper/0.png"]
+    assert find(folder / "deeper" / "0.png", "0.png") == deeper
+    assert find(folder / "0.png", "0.png") != deeper
+    assert find(tmp_path / "copied" / "deeper" / "0.png", "deeper/0.png") == deeper
+
+
+def test_marks_of_editors_and_halves_of_characters_are_no_words(tmp_path: Path) -> None:
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file_name": "a.png", "caption": "a barn \\ud83d"}\n', encoding="utf-8-sig")
+    assert find_captions(table)(tmp_path / "a.png", "a.png") == "a barn \N{REPLACEMENT CHARACTER}"
+    (tmp_path / "a.txt").write_text("a red barn\n", encoding="utf-8-sig")
+    assert find_captions("beside")(tmp_path / "a.png", "a.png") == "a red barn"
+
+
 def test_a_photo_that_fails_does_not_keep_the_others(
     tmp_path: Path, picky: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,9 +205,12 @@ def test_a_torn_line_is_taken_away_and_a_broken_one_is_named(
         table.write_text(whole[:cut])
         assert caption(folder) == 0
         assert len(rows(folder)) == 2
-    table.write_text('{"file_name": "0.png", "caption": "an "old" house"}\n')
-    assert caption(folder) == 2
-    assert "Line 1 of" in capsys.readouterr().err
+    for slip in ('{"file_name": "0.png", "caption": "an "old" house"}', '{"file_name": "0.png"}'):
+        for end in ("\n", ""):  # as some editors leave it
+            table.write_text(slip + end)
+            assert caption(folder) == 2
+            assert "Line 1 of" in capsys.readouterr().err
+            assert table.read_text() == slip + end
 
 
 @pytest.mark.parametrize("shown", ["processor", "restored"])
@@ -168,6 +226,7 @@ def test_a_first_restoration_is_described(shown: str, tmp_path: Path) -> None:
     image = restored.images[0] if shown == "restored" else restored.structure[0][0]
     (row,) = rows(folder)
     assert row["shown"] == shown
+    assert row["shown_by"].startswith(str(tmp_path))
     assert row["caption"] == describe(image)
     assert image.shape[-1] > lq.shape[-1]
 

@@ -53,6 +53,18 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dinov2Model, Path]
     return model, folder
 
 
+def test_settings_that_an_encoder_cannot_keep_are_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    CLIPVisionModel(CLIPVisionConfig(**sizes, intermediate_size=16, layer_norm_eps=1e-2)).save_pretrained(
+        tmp_path / "a"
+    )
+    with pytest.raises(UserError, match=r"a has layer_norm_eps=0\.01, and CLIPImageEncoder 1e-05; take another"):
+        CLIPImageEncoder.from_clip(str(tmp_path / "a"), dim=16)
+    Dinov2Model(Dinov2Config(**sizes, qkv_bias=False)).save_pretrained(tmp_path / "b")
+    with pytest.raises(UserError, match="b has qkv_bias=False, and DINOv2ImageEncoder True; take another"):
+        DINOv2ImageEncoder.from_dinov2(str(tmp_path / "b"), dim=16, input_size=16)
+
+
 def assert_equal_but_rounded(ours: torch.Tensor, theirs: torch.Tensor, std: list[float]) -> None:
     """Theirs is rounded to 8 bits after rows and again after columns."""
     levels = (ours - theirs).abs() * torch.tensor(std).view(3, 1, 1) * 255

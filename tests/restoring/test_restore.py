@@ -18,7 +18,7 @@ from PIL import Image
 
 import sspir.sampling.pipeline
 from sspir.__main__ import main
-from sspir.captioners.base import Captioner, Images
+from sspir.captioners.base import Captioner, CaptionerUnavailableError, Images
 from sspir.errors import UserError
 from sspir.files import Journal, alone_in
 from sspir.images.io import read_image
@@ -336,6 +336,38 @@ def test_captions_come_first_together_and_their_model_is_freed(
     told = {line["output"]: line.get("caption", "") for line in lines(tmp_path / "out")}
     assert told["0.png"].startswith("32 x 32")
     assert told["8.png"].startswith("32 x 64")
+
+
+class Down(Captioner):
+    """A captioner that cannot be asked, unless it is up."""
+
+    asked = 0
+    up = False
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        Down.asked += 1
+        if not self.up:
+            raise CaptionerUnavailableError("the server is gone.")
+        return ["a barn"] * len(images)
+
+
+def test_what_was_restored_while_the_captioner_was_down_is_not_done(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for number in range(9):
+        write_photo(tmp_path / "in" / f"{number}.png", 8, 8, seed=number)
+    (tmp_path / "down.yaml").write_text(f"_target_: {Down.__module__}.Down\n")
+    flags = [tmp_path / "in", "--out", tmp_path / "out", "--captioner", tmp_path / "down.yaml", "--weights", weights]
+    Down.asked = 0
+    assert restore(*flags) == 0
+    assert Down.asked == 1  # and not again for what comes after the first eight
+    assert "9 photos, such as 0.png: restored without a caption: the server is gone." in capsys.readouterr().err
+    monkeypatch.setattr(Down, "up", True)
+    assert restore(*flags) == 0
+    assert "9 restored, 0 were done before" in capsys.readouterr().out
+    assert restore(*flags) == 0
+    assert "0 restored, 9 were done before" in capsys.readouterr().out
+    assert {line["caption"] for line in lines(tmp_path / "out")[9:]} == {"a barn"}
 
 
 @pytest.mark.thorough

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
+from sspir.captioners.tables import whole_characters
 from sspir.errors import UserError
 from sspir.images.panel import to_pil
 from sspir.memory import released
@@ -161,4 +162,4 @@ def pil_image(image: Tensor, longest_side: int) -> "Image":
 
 def one_line(text: str) -> str:
     """A model's answer as one line of plain text."""
-    return " ".join(text.split())
+    return " ".join(whole_characters(text).split())

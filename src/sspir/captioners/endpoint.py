@@ -7,14 +7,17 @@ import base64
 import io
 import json
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from sspir.captioners.base import (
     QUESTION,
@@ -26,6 +29,7 @@ from sspir.captioners.base import (
     pil_image,
 )
 from sspir.errors import UserError
+from sspir.numbers import COUNT, LIMIT, POSITIVE, WEIGHT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,6 +72,15 @@ class EndpointCaptioner(Captioner):
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UserError(f"captioner.url={url} is no web address; write it like http://localhost:8000/v1.")
+        for count, value in {
+            "max_tokens": max_tokens,
+            "concurrency": concurrency,
+            "longest_side": longest_side,
+        }.items():
+            COUNT.require(f"captioner.{count}", value)
+        POSITIVE.require("captioner.timeout", timeout)
+        WEIGHT.require("captioner.temperature", temperature)
+        LIMIT.require("captioner.retries", retries)
         self.url = f"{url.rstrip('/')}/chat/completions"
         self.model, self.question, self.key_variable = model, question, key_variable
         self.max_tokens, self.temperature = max_tokens, temperature
@@ -81,8 +94,24 @@ class EndpointCaptioner(Captioner):
         Where one gets none, the answers for the others are kept until they are asked for again.
         """
         requests = [self._request(pil_image(image, self.longest_side)) for image in images]
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = {request: pool.submit(self._ask, request) for request in requests}
+        asked: dict[Request, Future[str]] = {request: Future() for request in requests}
+        left, stopped = deque(asked.items()), threading.Event()
+
+        def work() -> None:
+            with suppress(IndexError):
+                while not stopped.is_set():
+                    request, answer = left.popleft()
+                    try:
+                        answer.set_result(self._ask(request, stopped))
+                    except Exception as error:  # of the one who waits
+                        answer.set_exception(error)
+
+        for _ in range(min(self.concurrency, len(requests))):  # unlike a pool's, these outlive nobody
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            wait(asked.values())
+        finally:
+            stopped.set()
         if any(answer.exception() for answer in asked.values()):
             done = [(request.data, answer) for request, answer in asked.items() if not answer.exception()]
             self._answered.update((data, answer.result()) for data, answer in done)
@@ -94,8 +123,8 @@ class EndpointCaptioner(Captioner):
         asked = {"model": self.model, "url": self.url, "question": self.question, "decoding": decoding}
         return {**super().provenance(), **asked}
 
-    def _ask(self, request: Request) -> str:
-        """The caption of one picture, after as many tries as are allowed."""
+    def _ask(self, request: Request, stopped: threading.Event) -> str:
+        """The caption of one picture, after as many tries as are allowed, or none once nobody waits for it."""
         if (answered := self._answered.pop(request.data, None)) is not None:
             return answered
         for number in range(self.retries + 1):
@@ -103,11 +132,18 @@ class EndpointCaptioner(Captioner):
                 return self._caption(self._answer(request))
             except HTTPError as error:
                 trouble, pause = _status(error), error.headers.get("Retry-After", "")
+                if 300 <= error.code < 400:
+                    there = error.headers.get("Location")
+                    raise CaptionerUnavailableError(
+                        f"The captioner at {self.url} sends on to {there}; set captioner.url to where it really is."
+                    ) from error
                 if error.code not in _BUSY:
                     raise self._refusal(error.code, trouble) from error
                 is_of_picture = error.code == HTTPStatus.INTERNAL_SERVER_ERROR
             except (OSError, HTTPException) as error:  # refused, reset, timed out, cut off
                 trouble, pause, is_of_picture = _reason(error, self.timeout), "", False
+            if stopped.is_set():
+                break
             if number < self.retries:
                 time.sleep(min(float(pause) if pause.isdecimal() else 0.5 * 2**number, _LONGEST_WAIT))
         if is_of_picture:  # a server that cannot show its model this picture may well show it others
@@ -137,14 +173,15 @@ class EndpointCaptioner(Captioner):
         """The body of the server's answer, all of it received within the time-out."""
         deadline = time.monotonic() + self.timeout
         received = bytearray()
-        with urlopen(request, timeout=self.timeout) as response:
+        with _OPENER.open(request, timeout=self.timeout) as response:
             while chunk := response.read1(65536):
                 received += chunk
                 if time.monotonic() > deadline:  # a server that drips never lets one read time out
                     raise TimeoutError
                 if len(received) > _LARGEST_ANSWER:
                     raise CaptionError(f"The captioner at {self.url} sent more than 10 MB; check captioner.url.")
-            if (expected := response.headers.get("Content-Length")) and len(received) < int(expected):
+            expected = response.headers.get("Content-Length", "")
+            if expected.isdecimal() and len(received) < int(expected):
                 raise TimeoutError("the answer was cut off")
         return bytes(received)
 
@@ -157,7 +194,7 @@ class EndpointCaptioner(Captioner):
         try:
             message = json.loads(answer)["choices"][0]["message"]
             text, refused = message.get("content"), message.get("refusal")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             begins = answer[:80].decode(errors="replace")
             raise CaptionError(
                 f"The captioner at {self.url} answers in another form ({begins!r}); it must speak OpenAI's chat "
@@ -179,6 +216,16 @@ class EndpointCaptioner(Captioner):
         }.get(code, "check captioner.model, and that it takes images")
         kind = CaptionerUnavailableError if code in (401, 403, 404) else CaptionError
         return kind(f"The captioner at {self.url} refused the request ({trouble}); {remedy}.")
+
+
+class _StayingHere(HTTPRedirectHandler):
+    """Follows nobody, who would be given the key; Python then raises the answer as an `HTTPError`."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = build_opener(_StayingHere)
 
 
 def _status(error: HTTPError) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each
 from sspir.captioners.tables import same_name
 from sspir.errors import UserError
-from sspir.files import append_bytes, json_line, write_text
+from sspir.files import append_bytes, json_line, write_bytes, write_text
 from sspir.images.io import MAX_PIXELS, read_image
 
 Row = dict[str, Any]
@@ -31,8 +31,8 @@ def fingerprint(text: str) -> str:
 class CaptionTable:
     """Captions and where they came from, as JSON Lines: `file_name`, `caption`, and the captioner's record.
 
-    The file is only appended to, a whole line at a time; of lines about one photo the last counts. A line that a crash
-    has cut off is removed when the file is opened.
+    The file is only appended to, a whole line at a time; of lines about one photo the last counts, until `tidy` leaves
+    that alone. A line that a crash has cut off is removed when the file is opened.
 
     Args:
         path: of the file; `append` makes it.
@@ -44,16 +44,16 @@ class CaptionTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, Row] = {}
+        self._lines = 0
         if not path.is_file():
             return
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), start=1):
             if line.strip():
-                row = self._row(line, number)
-                self.rows[same_name(row["file_name"])] = row
+                self._keep(self._row(line, number))
         if tail := data[len(whole) :]:
-            self._mend(tail, len(whole))
+            self._mend(tail, len(whole), whole.count(b"\n") + 1)
 
     def _row(self, line: bytes, number: int) -> Row:
         try:
@@ -67,20 +67,29 @@ class CaptionTable:
             f'mend it (quotes inside a caption are \\"), or delete the line.'
         )
 
-    def _mend(self, tail: bytes, start: int) -> None:
-        """End a last line that an editor left open, or take away one that a crash cut off."""
-        try:
-            row = json.loads(tail)
-            self.rows[same_name(row["file_name"])] = row
-            self._write(b"\n")
-        except (ValueError, KeyError, TypeError):
+    def _mend(self, tail: bytes, start: int, number: int) -> None:
+        """End a last line that an editor left open, or take away one that a crash cut off before its brace."""
+        if not tail.rstrip().endswith(b"}"):
             os.truncate(self.path, start)
+            return
+        self._keep(self._row(tail, number))
+        self._write(b"\n")
+
+    def _keep(self, row: Row) -> None:
+        self._lines += 1
+        self.rows[same_name(row["file_name"])] = row
 
     def append(self, row: Row) -> None:
         """Write one photo's line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._write(json_line(row))
-        self.rows[same_name(row["file_name"])] = row
+        self._keep(row)
+
+    def tidy(self) -> None:
+        """Leave the line that counts of each photo, so that nobody edits another."""
+        if self._lines > len(self.rows):
+            write_bytes(self.path, b"".join(map(json_line, self.rows.values())))
+            self._lines = len(self.rows)
 
     def _write(self, data: bytes) -> None:
         if not append_bytes(self.path, data):
@@ -102,9 +111,13 @@ class FolderCaptioner:
         captioner: describes the photos.
         look: photo (3, h, w) in [0, 1] -> the image that the captioner describes.
         captioner_input: name of that image for the record: "lq", "processor" or "restored".
+        shown_by: what made it of the photo, for the record.
         beside: also write PHOTO.txt.
         batch: photos per call of the captioner.
         max_pixels: larger photos are refused.
+
+    Raises:
+        UserError: the table, which lies elsewhere, is of another folder.
     """
 
     root: Path
@@ -112,9 +125,17 @@ class FolderCaptioner:
     captioner: Captioner
     look: Look = lambda photo: photo
     captioner_input: str = "lq"
+    shown_by: str = ""
     beside: bool = False
     batch: int = 8
     max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        root = self.root.resolve()
+        self._place = {} if self.table.path.resolve().is_relative_to(root) else {"root": str(root)}
+        for row in self.table.rows.values() if self._place else ():
+            if (other := row.get("root", str(root))) != str(root) and Path(other).is_dir():
+                raise UserError(f"{self.table.path} has the captions of {other}; give each folder its own --out.")
 
     def left(self, photos: Sequence[Path], overwrite: bool = False) -> list[Path]:
         """The photos that need a caption; for the others PHOTO.txt is brought up to date.
@@ -131,8 +152,8 @@ class FolderCaptioner:
             row = self._row_of(photo)
             if row is None or (overwrite and not is_edited(row)):
                 missing.append(photo)
-            elif self.beside:
-                self._write_beside(photo, row["caption"])
+            elif self.beside and self._write_beside(photo, row["caption"]):
+                self.table.append({**row, "text": fingerprint(row["caption"])})
         return missing
 
     def run(self, photos: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -152,16 +173,20 @@ class FolderCaptioner:
                     yield photo, str(error) or type(error).__name__
             for photo, answer in caption_each(self.captioner, opened):
                 if isinstance(answer, str):
-                    self._record(photo, answer, self.captioner.provenance() | {"shown": self.captioner_input})
+                    self._record(photo, answer, self._origin())
                 yield photo, "" if isinstance(answer, str) else str(answer)
+
+    def _origin(self) -> dict[str, str]:
+        by = {"shown_by": self.shown_by} if self.shown_by else {}
+        return {**self.captioner.provenance(), "shown": self.captioner_input, **by}
 
     def _name(self, photo: Path) -> str:
         return photo.relative_to(self.root).as_posix()
 
     def _record(self, photo: Path, caption: str, origin: dict[str, str]) -> Row:
-        made = {} if origin["captioner"] == BY_HAND else {"made": fingerprint(caption)}
+        made = {"text" if origin["captioner"] == BY_HAND else "made": fingerprint(caption)}
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        row = {"file_name": self._name(photo), "caption": caption, **made, **origin, "time": time}
+        row = {"file_name": self._name(photo), "caption": caption, **made, **origin, **self._place, "time": time}
         self.table.append(row)
         if self.beside:
             self._write_beside(photo, caption)
@@ -173,13 +198,15 @@ class FolderCaptioner:
         text = photo.with_suffix(".txt")
         if not self.beside or not text.is_file():
             return row
-        written = text.read_text(encoding="utf-8", errors="replace").strip()
-        if row is not None and (written == row["caption"].strip() or fingerprint(written) == row.get("made")):
+        written = text.read_text(encoding="utf-8-sig", errors="replace").strip()
+        if row and (written == row["caption"].strip() or fingerprint(written) in (row.get("made"), row.get("text"))):
             return row
         return self._record(photo, written, {"captioner": BY_HAND, "shown": ""})
 
-    def _write_beside(self, photo: Path, caption: str) -> None:
-        """Write PHOTO.txt, unless it says the same already."""
+    def _write_beside(self, photo: Path, caption: str) -> bool:
+        """Write PHOTO.txt, unless it says the same already. Returns whether it was written."""
         text = photo.with_suffix(".txt")
-        if not text.is_file() or text.read_text(encoding="utf-8", errors="replace").strip() != caption.strip():
-            write_text(text, caption + "\n")
+        if text.is_file() and text.read_text(encoding="utf-8-sig", errors="replace").strip() == caption.strip():
+            return False
+        write_text(text, caption + "\n")
+        return True

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sspir.errors import UserError
+from sspir.images.names import place_of
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +16,11 @@ log = logging.getLogger(__name__)
 def same_name(name: str) -> str:
     """A file's name in Unicode's composed form, to be compared: macOS writes accents apart from letters."""
     return unicodedata.normalize("NFC", name)
+
+
+def whole_characters(text: str) -> str:
+    """A text in which half a character, as JSON can name it, is a question mark; no file and no tokenizer takes it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 Captions = Callable[[Path, str], str]
@@ -38,15 +44,18 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
         return _caption_beside
     table = _read_table(Path(source))
     _check(Path(source), table, [same_name(name) for name in names])
-    return partial(_caption_in, table)
+    return partial(_caption_in, table, Path(source).resolve().parent)
 
 
 def _no_caption(path: Path, name: str) -> str:
     return ""
 
 
-def _caption_in(table: Mapping[str, str], path: Path, name: str) -> str:
-    return table.get(same_name(name), "")
+def _caption_in(table: Mapping[str, str], folder: Path, path: Path, name: str) -> str:
+    """A photo's caption: of its path below the table's folder, as a part of a captioned folder may be asked for."""
+    place = place_of(path)
+    below = same_name(place.relative_to(folder).as_posix()) if place.is_relative_to(folder) else ""
+    return table.get(below) or table.get(same_name(name), "")
 
 
 def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
@@ -66,7 +75,7 @@ def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
 
 def _caption_beside(path: Path, name: str) -> str:
     text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+    return text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else ""
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -74,7 +83,7 @@ def _read_table(path: Path) -> dict[str, str]:
         raise UserError(f"The captions {path} are missing; give a .jsonl or .parquet file, or `beside`.")
     try:
         rows = _read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
-        return {same_name(str(row["file_name"])): str(row["caption"] or "") for row in rows}
+        return {same_name(str(row["file_name"])): whole_characters(str(row["caption"] or "")) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"The captions {path} cannot be read ({error!r}); every row needs file_name and caption."
@@ -82,7 +91,7 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _read_json_lines(path: Path) -> list[dict[str, object]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:  # with the mark that editors on Windows write
         return [json.loads(line) for line in file if line.strip()]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sspir.captioners.base import QUESTION, Captioner, CaptionerUnavailableError, Images, one_line, pil_image
 from sspir.errors import UserError
 from sspir.memory import choose_device
+from sspir.numbers import COUNT, WEIGHT
 from sspir.pretrained.load import load_preprocessor, load_transformers
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class VisionLanguageCaptioner(Captioner):
     ) -> None:
         if quantization not in (None, *QUANTIZATIONS):
             raise UserError(f"captioner.quantization={quantization} is not known; choose 8bit, 4bit or null.")
+        for count, value in {"max_new_tokens": max_new_tokens, "batch_size": batch_size}.items():
+            COUNT.require(f"captioner.{count}", value)
+        COUNT.require("captioner.longest_side", longest_side)
+        WEIGHT.require("captioner.temperature", temperature)
         self.path, self.revision, self.question = path, revision, question
         self.max_new_tokens, self.temperature, self.top_p, self.seed = max_new_tokens, temperature, top_p, seed
         self.batch_size, self.longest_side = batch_size, longest_side

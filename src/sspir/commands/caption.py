@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 import sys
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +53,25 @@ def _caption(options: argparse.Namespace) -> int:
     from sspir.images.io import list_images
 
     photos = list_images(options.folder)
-    with alone_in(options.folder, "FOLDER"), closing(_captioner(options.captioner, options.set)) as captioner:
+    path = options.out or options.folder / "captions.jsonl"
+    elsewhere = path.resolve().parent != options.folder.resolve()
+    with (
+        alone_in(options.folder, "FOLDER"),
+        alone_in(path.parent, "--out") if elsewhere else nullcontext(),
+        closing(_captioner(options.captioner, options.set)) as captioner,
+    ):
         from sspir.captioners.folder import CaptionTable, FolderCaptioner
 
-        table = CaptionTable(options.out or options.folder / "captions.jsonl")
+        table, shown = CaptionTable(path), options.captioner_input
+        by = f"{options.weights}, {options.steps} steps" if shown == "restored" else options.weights or ""
         work = FolderCaptioner(
-            options.folder, table, captioner, _look(options), options.captioner_input, options.beside, options.batch,
+            options.folder, table, captioner, _look(options), shown, by, options.beside, options.batch,
             options.max_pixels * 1_000_000,
         )  # fmt: skip
-        return _work(work, photos, options.overwrite)
+        try:
+            return _work(work, photos, options.overwrite)
+        finally:
+            table.tidy()
 
 
 def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:

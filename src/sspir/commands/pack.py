@@ -30,6 +30,7 @@ def run(arguments: list[str]) -> int:
 
     from sspir.captioners.tables import find_captions
     from sspir.data.shards import MANIFEST, ShardWriter, pack
+    from sspir.data.taught import SETTINGS
     from sspir.files import alone_in
     from sspir.images.io import list_images
 
@@ -39,7 +40,8 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"Several folders hold {', '.join(twice)}; pack them apart and mix the sets.")
     captions = find_captions(options.captions, names)
     with alone_in(options.out, "--out"):
-        old = [path for path in (options.out / MANIFEST, *options.out.glob("shard-*.tar")) if path.exists()]
+        there = (options.out / MANIFEST, options.out / SETTINGS, *options.out.glob("shard-*.tar"))
+        old = [path for path in there if path.exists()]
         if old and not options.overwrite:
             found = old[0].name
             raise UserError(f"{options.out} holds {found}; choose another folder, or replace its set by --overwrite.")

@@ -14,6 +14,7 @@ from sspir.errors import UserError
 from sspir.pretrained.load import load_transformers
 
 E = TypeVar("E", bound="PatchEncoder")
+_FIXED = ("layer_norm_eps", "qkv_bias", "hidden_act", "num_channels")  # of a network, where it has them
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -73,6 +74,9 @@ def frozen_encoder(cls: type[E], vision: Any, layers: list[int], dtype: str, **s
         layers: of `chosen_layers`.
         dtype: of the weights.
         settings: the constructor's other arguments.
+
+    Raises:
+        UserError: the network has a setting that the class knows with one value alone.
     """
     found = vision.config
     encoder: Any = cls(
@@ -85,6 +89,9 @@ def frozen_encoder(cls: type[E], vision: Any, layers: list[int], dtype: str, **s
         weights_dtype=dtype,
         **settings,
     )
+    for name in _FIXED:
+        if (its := getattr(found, name, None)) != (ours := getattr(encoder.vision.config, name, None)):
+            raise UserError(f"{vision.name_or_path} has {name}={its}, and {cls.__name__} {ours}; take another network.")
     weights = vision.state_dict()
     encoder.vision.load_state_dict({name: weights[name] for name in encoder.vision.state_dict()})
     return encoder.eval()

@@ -48,7 +48,7 @@ def given_captions(caption: str | None, source: str | None, names: Sequence[str]
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+    return path.read_text(encoding="utf-8-sig", errors="replace").strip() if path.is_file() else None
 
 
 class Describer:
@@ -61,6 +61,9 @@ class Describer:
         captioner_input: what of a photo the captioner describes, see `sspir.sampling.look.look`.
         weights: what the pipeline was made of, for the record.
         max_pixels: larger photos are refused.
+
+    Attributes:
+        down: names of the jobs for which the captioner could not be asked.
     """
 
     def __init__(
@@ -79,10 +82,12 @@ class Describer:
         self.weights = weights
         self.max_pixels = max_pixels
         self._answers: dict[str, tuple[str, list[str]]] = {}  # name of a job -> caption and warnings
+        self.down: set[str] = set()
 
     def __call__(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Caption the jobs' photos, each once, then free the captioner; yields each job when it is done."""
         new = [job for job in jobs if job.name not in self._answers]
+        unavailable: CaptionerUnavailableError | None = None  # which is not waited for again
         for start in range(0, len(new), _TOGETHER):
             together = new[start : start + _TOGETHER]
             looks: dict[str, Tensor] = {}
@@ -93,7 +98,7 @@ class Describer:
                     before = self.journal.captions.get(job.output, {})
                     if line.items() <= before.items():
                         self._answers[job.name] = before["caption"], []
-                    else:
+                    elif unavailable is None:
                         looks[job.name] = self._look(job)
                 except (UserError, OSError, MemoryError) as error:
                     self._answers[job.name] = _no_caption(error)
@@ -105,7 +110,11 @@ class Describer:
                     else:
                         self._answers[name] = _no_caption(answer)
             except CaptionerUnavailableError as error:
-                self._answers |= {name: _no_caption(error) for name in looks if name not in self._answers}
+                unavailable = error
+            if unavailable:
+                down = lines.keys() - self._answers.keys()
+                self._answers |= dict.fromkeys(down, _no_caption(unavailable))
+                self.down |= down
             yield from together
         if new:
             self.pipeline.captioner.close()

@@ -287,14 +287,14 @@ class JobRunner:
     def _identity(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
         """Photo, caption and settings of a result: while they are the same, the result is good."""
         given = self.caption_of(job)
+        asked = given is None and job.name not in self.describer.down  # else it is done anew when it can be
         return {
             **content,
             "given_caption": given,
-            "captioner": self.pipeline.captioner.provenance() if given is None else None,
+            "captioner": self.pipeline.captioner.provenance() if asked else None,
             **self.request.record,
         }
 
     def _fail(self, job: Job, error: Exception, failed: dict[str, str]) -> None:
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        failed[job.name] = text
+        failed[job.name] = text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.journal.append({"source": str(job.source), "status": "failed", "output": job.output, "error": text})
