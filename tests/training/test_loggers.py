@@ -1,10 +1,15 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+import sspir.training
 from sspir.training.history import HEADER
 from sspir.training.loggers import JsonLinesLogger, wandb_logger
 from sspir.training.run import run_id
@@ -70,3 +75,21 @@ def test_other_ranks_open_no_wandb_run(tmp_path: Path, monkeypatch: pytest.Monke
     logger = wandb_logger(str(tmp_path), "sspir", "group", "name", ["tag"])
     logger.log_metrics({"loss/total": 1.0}, 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+def test_a_package_in_somebody_s_repository_records_none_of_it(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    package = Path(sspir.training.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "v" / "sspir", ignore=shutil.ignore_patterns("shipped", "__pycache__"))
+    (tmp_path / ".gitignore").write_text("v\n")
+    git("init", "-q")
+    git("add", ".gitignore")
+    git("commit", "-qm", "mine")
+    (tmp_path / ".gitignore").write_text("v\n# secret\n")
+    asked = "from sspir.training.run import code_root, code_state; print(code_state(), code_root())"
+    path = {**os.environ, "PYTHONPATH": str(tmp_path / "v")}
+    told = subprocess.run([sys.executable, "-c", asked], env=path, cwd=tmp_path, capture_output=True, text=True)
+    assert told.stdout == "({'commit': '', 'uncommitted': False, 'patch_bytes': 0}, b'') None\n", told.stderr

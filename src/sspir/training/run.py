@@ -137,10 +137,15 @@ def code_root() -> str | None:
 
 
 def _git(*arguments: str) -> bytes:
-    """The output of a git command in the checkout of this code; empty for an installed package."""
-    here = Path(__file__).parents[1]
+    """The output of a git command in the checkout of this code; empty for an installed package.
+
+    That may lie in a repository of its user's, which is none of ours.
+    """
+    here = Path(__file__)
+    command = ["git", "-C", str(here.parent)]
     try:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, check=False).stdout
+        ours = subprocess.run([*command, "ls-files", here.name], capture_output=True, check=False).stdout
+        return subprocess.run([*command, *arguments], capture_output=True, check=False).stdout if ours else b""
     except OSError:
         return b""
 
