@@ -224,14 +224,16 @@ def test_a_signal_amid_a_step_loses_nothing_of_it(
 ) -> None:
     changes = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "data.passes=4"]
     changes += ["trainer.limit_val_batches=0"]
+    resume = "never" if moment == "after an update" else "auto"
     every = f"checkpoint_every={1 if moment == 'within an update' else 100}"  # where the signal saves nothing
     stop = f"+callbacks.stop={{_target_:tests.training.test_resume.Stopping,moment:{moment}}}"
     tiny_run(tmp_path / "whole", photo_folder, *changes)
     with pytest.raises(SystemExit) as stopped:
-        tiny_run(tmp_path / "run", photo_folder, *changes, every, stop)
+        tiny_run(tmp_path / "run", photo_folder, *changes, every, stop, f"resume={resume}")
     name, status = ("SIGTERM", 143) if moment == "after a batch" else ("Ctrl-C", 130)
     assert stopped.value.code == status
-    assert f"Stopped by {name}; the same command goes on from {tmp_path / 'run'}" in caplog.text
+    by = "" if resume == "auto" else "with resume=auto "
+    assert f"Stopped by {name}; {by}the same command goes on from {tmp_path / 'run'}" in caplog.text
     assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 1
     tiny_run(tmp_path / "run", photo_folder, *changes)
     whole, again = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("whole", "run"))
@@ -381,16 +383,62 @@ def test_a_run_that_was_stopped_beyond_the_steps_asked_for_says_so_and_stays(run
 
 
 def test_what_followed_an_earlier_checkpoint_is_kept(
-    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    tiny_run(run, photo_folder, "trainer.max_steps=4", "keep_every=2")
-    tiny_run(run, photo_folder, "trainer.max_steps=5", "keep_every=2", "resume=step-2")
-    kept = run / "replaced" / "1"
+    """All of the branch that is left: its best checkpoint, its milestones, reached again or not, and its records."""
+    run, kept = tmp_path / "run", tmp_path / "run" / "replaced" / "1"
+    longer = ["keep_every=2", "trainer.val_check_interval=3", "schedule.num_training_steps=9"]
+    tiny_run(run, photo_folder, *longer, "trainer.max_steps=6")
+    state = torch.load(find_checkpoint(run, "step-2"), weights_only=True)
+    (best,) = [value for key, value in state["callbacks"].items() if "val/psnr_y" in key]
+    best["best_model_path"] = best["kth_best_model_path"] = str(run / "checkpoints" / "best.ckpt")  # of step 1, say
+    best["best_k_models"] = {best["best_model_path"]: torch.tensor(99.0)}
+    torch.save(state, find_checkpoint(run, "step-2"))
+    files = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert load_checkpoint(find_checkpoint(run, "best"))["global_step"] > 2
+
+    def stopped(*_: object) -> None:
+        raise RuntimeError("the power is out")
+
+    branch = [*longer, "trainer.max_steps=4", "trainer.gradient_clip_val=0.01", "resume=step-2"]
+    with monkeypatch.context() as broken:
+        broken.setattr("sspir.training.resume.shutil.move", stopped)
+        with pytest.raises(RuntimeError):
+            tiny_run(run, photo_folder, *branch)
+    assert all((run / path).read_bytes() == content for path, content in files.items())
+    shutil.rmtree(run / "replaced")
+    assert tiny_run(run, photo_folder, *branch)["step"] == 4
     assert f"what was trained after it is in {kept}." in caplog.text
-    assert load_checkpoint(kept / "checkpoints" / "last.ckpt")["global_step"] == 4
-    assert (steps_of(kept), steps_of(run)) == ([1, 2, 3, 4], [1, 2, 3, 4, 5])
-    assert load_checkpoint(find_checkpoint(run))["global_step"] == 5
+    here = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    lost = [path for path, content in files.items() if content not in (here.get(path), here.get("replaced/1" / path))]
+    assert [path.name for path in lost if path.name not in (".lock", "last-1.ckpt")] == []
+    there = {path.name for path in (run / "checkpoints").glob("*.ckpt")}
+    assert there == {"last.ckpt", "last-1.ckpt", "best.ckpt", "step-2.ckpt", "step-4.ckpt"}
+    assert load_checkpoint(find_checkpoint(run, "step-4"))["config"]["trainer"]["gradient_clip_val"] == 0.01
+    assert (steps_of(kept), steps_of(run)) == ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4])
+    assert {path.name for path in (kept / "panels").glob("0-*")} == {f"0-step000000{step}.png" for step in (3, 6)}
+    assert finished(kept, tiny_config(kept, photo_folder, *longer, "trainer.max_steps=6"))
+
+
+def test_a_finished_run_goes_back_once(photo_folder: Path, tmp_path: Path) -> None:
+    run, clip = tmp_path / "run", "trainer.gradient_clip_val"
+    shape = ["schedule.num_training_steps=${trainer.max_steps}", "schedule.after=hold", "trainer.max_steps=2"]
+    shape += ["keep_every=1", "trainer.limit_val_batches=0"]
+    tiny_run(run, photo_folder, *shape)
+    assert finished(run, tiny_config(run, photo_folder, *shape, "resume=last"))  # there is nothing to go back to
+    back = [*shape, "resume=step-1.ckpt", "trainer.max_steps=3"]
+    assert tiny_run(run, photo_folder, *back, f"{clip}=0.01")["step"] == 3
+    assert load_checkpoint(find_checkpoint(run))["config"]["trainer"]["gradient_clip_val"] == 0.01
+    assert finished(run, tiny_config(run, photo_folder, *back, f"{clip}=0.01"))  # a job that is queued again
+    assert not finished(run, tiny_config(run, photo_folder, *back, f"{clip}=0.02"))
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "{run}/checkpoints/last.ckpt", "none", "none.ckpt", "."])
+def test_a_checkpoint_to_go_on_from_is_a_name_in_the_run(name: str, run: Path, photo_folder: Path) -> None:
+    resume = name.format(run=run)
+    for steps in (2, 3):  # finished or not
+        with pytest.raises(UserError, match=re.escape(f"resume={resume} is none of auto, must and never, nor a check")):
+            tiny_run(run, photo_folder, f"trainer.max_steps={steps}", f"resume={resume}")
 
 
 def test_other_photos_stay_on_record(photo_folder: Path, tmp_path: Path) -> None:

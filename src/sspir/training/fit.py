@@ -2,9 +2,7 @@
 
 import json
 import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,8 @@ from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_pretrained, trained_weights
-from sspir.training.resume import finished, starting_point
+from sspir.training.quiet import without_false_alarms
+from sspir.training.resume import FROM_LAST, finished, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
     COMPOSED,
@@ -52,14 +51,6 @@ from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
 
 log = logging.getLogger(__name__)
-
-_FALSE_ALARMS = (
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call
-    r"Found \d+ module\(s\) in eval mode",  # frozen networks are
-    r"It is recommended to use `self\.log\(.*sync_dist=True",  # all ranks log the same number
-    r"Checkpoint directory .* exists and is not empty",  # a run goes on
-    r"The '\w+' does not have many workers",  # asked for by `workers`
-)
 
 
 def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
@@ -86,7 +77,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
     require_accelerator(config.trainer.get("accelerator"))
-    with alone_in(folder), _without_false_alarms():
+    with alone_in(folder), without_false_alarms():
         return _train(folder, config, like or folder, callbacks)
 
 
@@ -147,7 +138,8 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             raise  # Lightning exits where Ctrl-C is pressed; this is another
         signal, status = ("SIGTERM", 143) if isinstance(stop, SIGTERMException) else ("Ctrl-C", 130)
         saved = (folder / CHECKPOINTS / LAST).is_file()
-        goes_on = f"the same command goes on from {folder / CHECKPOINTS}" if saved else "no step was saved"
+        by = "" if config.resume in FROM_LAST else "with resume=auto "  # its own word goes back, or starts anew
+        goes_on = f"{by}the same command goes on from {folder / CHECKPOINTS}" if saved else "no step was saved"
         log.warning("Stopped by %s; %s.", signal, goes_on)
         raise SystemExit(status) from None
     except torch.OutOfMemoryError as error:
@@ -283,17 +275,3 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
         "An optimizer step sees %d images: %d per device x %d device(s) x %d accumulated",
         config.data.batch_size * world * accumulated, config.data.batch_size, world, accumulated,
     )  # fmt: skip
-
-
-@contextmanager
-def _without_false_alarms() -> Iterator[None]:
-    """Within, without Lightning's warnings that every run of ours causes and that mean nothing."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_without_adverts)
-    with warnings.catch_warnings():
-        for message in _FALSE_ALARMS:
-            warnings.filterwarnings("ignore", message)
-        yield
-
-
-def _without_adverts(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()

@@ -175,7 +175,7 @@ def end_runs(trainer: pl.Trainer, folder: Path, monitor: str) -> None:
             value = json.loads((folder / SUMMARY).read_text(encoding="utf-8")).get(f"val/{monitor}", math.nan)
             title, text, level = "finished", f"val/{monitor} is {value:.4g}.", "INFO"
         elif isinstance(error, SystemExit | KeyboardInterrupt):
-            title, text, level = "stopped", "the same command goes on.", "WARN"
+            title, text, level = "stopped", "with resume=auto the same command goes on.", "WARN"
         elif type(error).__name__ == "TrialPruned":  # Optuna's, which may not be installed
             title, text, level = "pruned", "the search has given it up.", "INFO"
         else:

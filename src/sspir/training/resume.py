@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -17,10 +18,22 @@ from sspir.files import NOT_APPLICABLE, REPLACED
 from sspir.moved import named
 from sspir.training.checkpoint import LAST, VALIDATION_DUE, glance, link_or_copy, load_checkpoint
 from sspir.training.history import cut_history
-from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, OWN, SUMMARY, find_checkpoint, is_first_process
+from sspir.training.run import (
+    CHECKPOINTS,
+    COMPOSED,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    OWN,
+    SUMMARY,
+    find_checkpoint,
+    is_first_process,
+)
 from sspir.training.schedule import rate_at
 
 log = logging.getLogger(__name__)
+
+FROM_LAST = ("auto", "must")  # words for `resume`; others but "never" name a checkpoint
 
 # Patterns of dotted settings by what a change does to a run that goes on; all others make it another run. Settings that
 # stand below `data` and `module` too are copies.
@@ -50,11 +63,13 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
         config: of the training that is asked for.
 
     Raises:
-        UserError: it was another run.
+        UserError: it was another run, or there is no checkpoint of the name that `resume` is.
     """
     if config.resume == "never" or not (folder / SUMMARY).is_file():
         return None
     summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    if config.resume not in FROM_LAST and _goes_back(folder, config, summary["step"]):
+        return None
     long_enough = 0 < config.trainer.max_steps <= summary["step"]
     if not long_enough:  # it may have been ended by something else, such as early stopping
         recorded, now = _flat(_record(folder)), _flat(config)
@@ -97,20 +112,35 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
         _say_rate(before, config, step)
     if is_first_process():
         if checkpoint and checkpoint.name != LAST:
-            _keep_what_follows(folder, checkpoint)
+            _keep_what_follows(folder, checkpoint, step)
         _tidy(folder, checkpoint, step, due)
     return checkpoint and checkpoint.with_name(LAST)
 
 
+def _goes_back(folder: Path, config: DictConfig, end: int) -> bool:
+    """Whether a finished run goes on from a checkpoint of another step: not again where that is what it has done."""
+    if _step_of(_named(folder, config.resume)) == end:
+        return False
+    before, now = _record(folder), config.copy()
+    _hold(now, before)
+    changed = [key for key in _differing(_flat(before), _flat(now)) if not _matches(key, _NOTHING)]
+    return bool(changed) or before.get("resume") != config.resume
+
+
 def _chosen(folder: Path, resume: str) -> Path | None:
     last = folder / CHECKPOINTS / LAST
-    if resume not in ("auto", "must"):
-        if not last.with_name(f"{resume}.ckpt").is_file():
-            raise UserError(f"resume={resume} is none of auto, must and never, nor a checkpoint in {last.parent}.")
-        return find_checkpoint(folder, resume)
+    if resume not in FROM_LAST:
+        return _named(folder, resume)
     if resume == "must" and not last.exists():
         raise UserError(f"resume=must, but there is no {last}; name the folder of a run, or use resume=auto.")
     return last if last.exists() else None
+
+
+def _named(folder: Path, name: str) -> Path:
+    with suppress(UserError):
+        if Path(name).name == name:  # no path: what is trained on is written beside it
+            return find_checkpoint(folder, name)
+    raise UserError(f"resume={name} is none of auto, must and never, nor a checkpoint in {folder / CHECKPOINTS}.")
 
 
 def _new_place(folder: Path) -> Path:
@@ -121,18 +151,38 @@ def _new_place(folder: Path) -> Path:
     return place
 
 
-def _keep_what_follows(folder: Path, checkpoint: Path) -> None:
-    """Set the last checkpoint and the history aside, where a run goes on from an earlier one."""
+def _keep_what_follows(folder: Path, checkpoint: Path, step: int) -> None:
+    """Set aside what was made after an earlier checkpoint, where a run goes on from that.
+
+    The last checkpoint, and a best one that is not later, stay under a second name, so that a stop in between loses
+    nothing.
+    """
     last = folder / CHECKPOINTS / LAST
-    if not last.is_file() or last.samefile(checkpoint):
+    if last.is_file() and last.samefile(checkpoint):
         return
     place = _new_place(folder)
     (place / CHECKPOINTS).mkdir()
-    link_or_copy(last, place / CHECKPOINTS / LAST)
-    for name in (METRICS, CONFIG):
+    for name in (SUMMARY, METRICS, CONFIG, COMPOSED, ENVIRONMENT):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, place / name)
+    for path in (folder / CHECKPOINTS).glob("*.ckpt"):
+        if _step_of(path) > step and path != last:
+            shutil.move(path, place / CHECKPOINTS / path.name)
+        elif path.name in (LAST, "best.ckpt"):
+            link_or_copy(path, place / CHECKPOINTS / path.name)
+    for path in (folder / "panels").rglob("*-step*.png"):
+        number, panel = path.stem.rpartition("-step")[2], place / path.relative_to(folder)
+        if number.isdecimal() and int(number) > step:
+            panel.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(panel)
     log.warning("Going on from %s; what was trained after it is in %s.", checkpoint, place)
+
+
+def _step_of(checkpoint: Path) -> float:
+    """The step of a checkpoint; one that is damaged counts as later than all, and is told where it is loaded."""
+    with suppress(Exception):
+        return int(glance(checkpoint)["global_step"])
+    return math.inf
 
 
 def _set_aside(folder: Path) -> None:

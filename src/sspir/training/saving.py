@@ -168,13 +168,19 @@ class SaveAtEnd(Checkpoint):
         checkpoint[VALIDATION_DUE] = bool(due or self._amid)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Have Lightning know the checkpoints of a run whose folder was moved, and what the best one has reached."""
+        """Have Lightning know the checkpoints of a run whose folder was moved, and what the best one has reached.
+
+        Where a run goes back, the best one may be gone: then the next to be validated is the best.
+        """
         if checkpoint.get(VALIDATION_DUE):
             self._due = deepcopy({part: checkpoint[part] for part in ("epoch", "loops")})
         here = str(self.path.parent.resolve())
         for key, state in checkpoint.get("callbacks", {}).items():
             if Path(there := str(state.get("dirpath"))).name == self.path.parent.name:
-                checkpoint["callbacks"][key] = led(state, there, here)
+                known = checkpoint["callbacks"][key] = led(state, there, here)
+                there_is = Path(known["best_model_path"]).is_file()
+                if not trainer.strategy.broadcast(there_is):  # as disks may tell processes differently
+                    known["best_k_models"] = {}
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Save when stopped by SIGTERM or by Ctrl-C."""
