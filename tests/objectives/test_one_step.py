@@ -282,6 +282,7 @@ def test_all_losses_are_in_the_sum(tmp_path: Path) -> None:
     module.log_dict = lambda values, **_: logged.update(values)
     hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
     total = module.training_step(Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"]), 0)
+    module.on_before_optimizer_step(None)
     parts = {name: value for name, value in logged.items() if name != "loss/total"}
     assert parts.keys() == {f"loss/{name}" for name in ("rgb", "frequency", "pixel", "spectrum")}
     assert total.item() == pytest.approx(sum(value.item() for value in parts.values()), rel=1e-5)

@@ -433,6 +433,19 @@ def test_validations_count_optimizer_steps(photo_folder: Path, tmp_path: Path) -
     assert [line["step"] for line in lines if "val/psnr_y" in line] == [2, 3]  # the last one always
 
 
+def test_the_losses_of_a_step_are_those_of_all_its_batches(photo_folder: Path, tmp_path: Path) -> None:
+    told = [
+        tiny_run(
+            tmp_path / str(size), photo_folder, f"batch_size={size}", f"trainer.accumulate_grad_batches={2 // size}",
+            "trainer.max_steps=2", "trainer.limit_val_batches=0",
+        )
+        for size in (2, 1)
+    ]  # fmt: skip
+    assert {"loss/total", "loss/rgb", "loss/frequency"} <= told[0].keys()
+    for name in (name for name in told[0] if name.startswith("loss/")):
+        assert told[0][name] == pytest.approx(told[1][name], rel=1e-4), name
+
+
 def test_a_run_and_its_continuation_warn_of_nothing_that_is_so_on_purpose(photo_folder: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -60,7 +60,7 @@ class Objective:
     def losses(
         self, module: Any, batch: Batch, lq: Tensor, features: Tensor, images: list[Tensor]
     ) -> dict[str, Tensor]:
-        """Losses of a batch by name, weighted: their sum is minimised.
+        """Losses of a batch by name, weighted: their sum is minimised. Which there are depends on the step alone.
 
         Args:
             module: the `RestorationModule` that is trained.

@@ -1,11 +1,13 @@
 """The losses of training: of the noise, and of the Processor's images in colour and in frequency."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.objectives.picture_losses import Norm, frequency_l1
+from sspir.training.strategy import mean_of_processes
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
@@ -82,3 +84,25 @@ class RestorationLoss(nn.Module):
                 term = frequency_l1(image, target, self.frequency_norm)
                 losses["frequency"] = losses.get("frequency", 0) + self.frequency * term
         return losses
+
+
+class StepLosses:
+    """The losses of an optimizer step, of all its batches and processes, whose gradients it averages too."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def add(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Count a batch's losses in; returns their sum, to be minimised."""
+        total = torch.stack(list(losses.values())).sum()
+        for name, value in {"total": total, **losses}.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+        self._batches += 1
+        return total
+
+    def mean(self) -> dict[str, Tensor]:
+        """Logged name -> mean; the next step begins. Called by every process, at every step: nothing is waited for."""
+        values = mean_of_processes(torch.stack(list(self._sums.values())) / self._batches)
+        names, self._sums, self._batches = list(self._sums), {}, 0
+        return {f"loss/{name}": value for name, value in zip(names, values, strict=True)}

@@ -27,7 +27,7 @@ from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.seeding import sample_seed
 from sspir.training.checkpoint import base_of, keep_saved, marks_of, require_base, require_marked, require_same_network
-from sspir.training.losses import RestorationLoss
+from sspir.training.losses import RestorationLoss, StepLosses
 from sspir.training.parts import keep_still, require_fitting, saved_weights, trained_first, trained_weights
 from sspir.training.strategy import ShardedStrategy, alone, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
@@ -95,21 +95,19 @@ class RestorationModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints hold what is trained only
         self.backbone, self.refine = backbone, refine
         self.vae, self.image_encoder, self.text_model = vae, encoder_of(image_encoder), text_encoder.model
-        self.tokenizer = text_encoder.tokenizer
-        self.text_encoder = text_encoder
+        self.text_encoder, self.tokenizer = text_encoder, text_encoder.tokenizer
         self.captioner = captioner_of(captioner)
         self.noise_schedule = noise_schedule
-        self.loss, self.objective = loss, objective or Diffusion()
+        self.loss, self.step_losses, self.objective = loss, StepLosses(), objective or Diffusion()
         self.validation = Validation({name: metric_of(metric) for name, metric in metrics.items()})
         self.validated_at = -1  # step of the last validation
         self.gradient_norm: Tensor | None = None  # of the step at hand, before it is clipped
         self.sampler, self.optimizer, self.schedule = sampler, optimizer, schedule
         self.caption_dropout, self.caption_source = caption_dropout, caption_source
-        self.residual = residual
         self.structure_steps = structure_steps if backbone.processor.predicts_image and loss.supervises else 0
         self.capture = capture and not gradient_checkpointing
         self.replays: Replays | None = None
-        self.scale, self.seed = scale, seed
+        self.residual, self.scale, self.seed = residual, scale, seed
         self.config: dict[str, Any] = {}
         self.brought: set[str] = set()  # parts whose base, under adapters, `init` has brought
         require_fitting(backbone, vae, self.text_model, refine, residual)
@@ -198,10 +196,12 @@ class RestorationModule(pl.LightningModule):
                 features, images = self.backbone.structure(lq)
                 losses = self.loss.structure(images, batch.hq)
                 losses |= self.objective.losses(self, batch, lq, features, images)
-        total = torch.stack(list(losses.values())).sum()
-        logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict({"loss/total": total.detach(), **logged, **self.objective.figures()}, batch_size=len(batch))
-        return total
+        self.log_dict(self.objective.figures(), batch_size=len(batch))
+        return self.step_losses.add(losses)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the losses of the whole step."""
+        self.log_dict(self.step_losses.mean())
 
     @torch.no_grad()
     def semantics(self, batch: Batch, lq: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 _FALSE_ALARMS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call
     r"Found \d+ module\(s\) in eval mode",  # frozen networks are
-    r"It is recommended to use `self\.log\(.*sync_dist=True",  # all ranks log the same number
+    r"It is recommended to use `self\.log\(.*sync_dist=True",  # a validation's, which are of all ranks
     r"Checkpoint directory .* exists and is not empty",  # a run goes on
     r"The '\w+' does not have many workers",  # asked for by `workers`
 )

@@ -59,6 +59,15 @@ def gathered(item: Any) -> list[Any]:
     return items
 
 
+def mean_of_processes(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, each of which must call this; a GPU is not waited for."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    values = values / torch.distributed.get_world_size()
+    torch.distributed.all_reduce(values)
+    return values
+
+
 class ShardedStrategy(ModelParallelStrategy):
     """Every process holds a share of each weight; checkpoints are the same single files as without.
 
