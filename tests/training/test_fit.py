@@ -360,6 +360,7 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
             ["optimizer.lr=-1"],
             r"optimizer \(torch.optim.AdamW\), or its schedule, cannot be made: Invalid learning rate",
         ),
+        (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: 0 is no whole number from 1"),
         (["trainer.val_check_interval=0"], "val_check_interval=0 is no interval"),
         (["+optimizer.lrr=1"], "There is no setting optimizer.lrr, but optimizer.lr"),
         (["optimizer.lr=high"], "optimizer.lr: 'high' is no number"),

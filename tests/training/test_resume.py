@@ -402,11 +402,12 @@ def test_what_followed_an_earlier_checkpoint_is_kept(
 
     branch = [*longer, "trainer.max_steps=4", "trainer.gradient_clip_val=0.01", "resume=step-2"]
     with monkeypatch.context() as broken:
-        broken.setattr("sspir.training.resume.shutil.move", stopped)
+        broken.setattr("sspir.training.replaced.shutil.move", stopped)
         with pytest.raises(RuntimeError):
             tiny_run(run, photo_folder, *branch)
-    assert all((run / path).read_bytes() == content for path, content in files.items())
+    (kept / "summary.json").rename(run / "summary.json")
     shutil.rmtree(run / "replaced")
+    assert all((run / path).read_bytes() == content for path, content in files.items())
     assert tiny_run(run, photo_folder, *branch)["step"] == 4
     assert f"what was trained after it is in {kept}." in caplog.text
     here = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -439,6 +440,17 @@ def test_a_checkpoint_to_go_on_from_is_a_name_in_the_run(name: str, run: Path, p
     for steps in (2, 3):  # finished or not
         with pytest.raises(UserError, match=re.escape(f"resume={resume} is none of auto, must and never, nor a check")):
             tiny_run(run, photo_folder, f"trainer.max_steps={steps}", f"resume={resume}")
+
+
+def test_another_number_of_processes_is_said(run: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As `trainer.devices=-1` takes what torchrun starts."""
+    assert json.loads((run / "environment.json").read_text())["processes"] == 1
+    sentence = f"So far {run} was trained with other settings: processes was 8, now 1."
+    tiny_run(run, photo_folder, "trainer.max_steps=3")
+    assert sentence not in caplog.text
+    torch.save(torch.load(find_checkpoint(run), weights_only=True) | {"processes": 8}, find_checkpoint(run))
+    tiny_run(run, photo_folder, "trainer.max_steps=4")
+    assert sentence in caplog.text
 
 
 def test_other_photos_stay_on_record(photo_folder: Path, tmp_path: Path) -> None:

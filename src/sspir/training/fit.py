@@ -26,13 +26,13 @@ from sspir.errors import NotApplicableError, UserError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
-from sspir.numbers import SEED
+from sspir.numbers import COUNT, SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_pretrained, trained_weights
 from sspir.training.quiet import without_false_alarms
-from sspir.training.resume import FROM_LAST, finished, starting_point
+from sspir.training.resume import FROM_LAST, finished, say_processes, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
     COMPOSED,
@@ -68,6 +68,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
         UserError: the configuration asks for what cannot be done.
     """
     SEED.require("seed", config.seed)
+    COUNT.require("trainer.accumulate_grad_batches", config.trainer.get("accumulate_grad_batches", 1))
     require_arguments(config)
     name_variant(config)
     if config.init and folder_of(config.init) == SHIPPED:
@@ -111,6 +112,9 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         default_root_dir=str(folder),
     )
     require_processes(trainer)
+    _note(folder, processes=trainer.world_size)
+    if checkpoint:
+        say_processes(folder, checkpoint, trainer.world_size)
     _introduce(trainer, module, config)
     _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
     try:

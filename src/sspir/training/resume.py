@@ -2,8 +2,6 @@
 
 import json
 import logging
-import math
-import shutil
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,21 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from sspir.config.trust import check_record, dotted, leaves, present_record, read_record, targets
 from sspir.errors import UserError
-from sspir.files import NOT_APPLICABLE, REPLACED
+from sspir.files import NOT_APPLICABLE
 from sspir.moved import named
 from sspir.training.checkpoint import LAST, VALIDATION_DUE, glance, link_or_copy, load_checkpoint
 from sspir.training.history import cut_history
-from sspir.training.run import (
-    CHECKPOINTS,
-    COMPOSED,
-    CONFIG,
-    ENVIRONMENT,
-    METRICS,
-    OWN,
-    SUMMARY,
-    find_checkpoint,
-    is_first_process,
-)
+from sspir.training.replaced import keep_what_follows, set_aside, step_of
+from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, SUMMARY, find_checkpoint, is_first_process
 from sspir.training.schedule import rate_at
 
 log = logging.getLogger(__name__)
@@ -52,6 +41,7 @@ _SOMETHING = (  # which is said: the result is that of neither setting alone
     "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.subfolder",
     "*.captions", "backbone.unet.lora",
 )  # fmt: skip
+_OTHERS = "So far %s was trained with other settings: %s."
 _ENDS = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "callbacks.early_stopping*")
 
 
@@ -95,7 +85,7 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
     """
     if config.resume == "never":
         if is_first_process():
-            _set_aside(folder)
+            set_aside(folder)
         return None
     checkpoint, step, due = _chosen(folder, config.resume), 0, False
     if checkpoint:
@@ -112,14 +102,14 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
         _say_rate(before, config, step)
     if is_first_process():
         if checkpoint and checkpoint.name != LAST:
-            _keep_what_follows(folder, checkpoint, step)
+            keep_what_follows(folder, checkpoint, step)
         _tidy(folder, checkpoint, step, due)
     return checkpoint and checkpoint.with_name(LAST)
 
 
 def _goes_back(folder: Path, config: DictConfig, end: int) -> bool:
     """Whether a finished run goes on from a checkpoint of another step: not again where that is what it has done."""
-    if _step_of(_named(folder, config.resume)) == end:
+    if step_of(_named(folder, config.resume)) == end:
         return False
     before, now = _record(folder), config.copy()
     _hold(now, before)
@@ -141,59 +131,6 @@ def _named(folder: Path, name: str) -> Path:
         if Path(name).name == name:  # no path: what is trained on is written beside it
             return find_checkpoint(folder, name)
     raise UserError(f"resume={name} is none of auto, must and never, nor a checkpoint in {folder / CHECKPOINTS}.")
-
-
-def _new_place(folder: Path) -> Path:
-    """A new folder for what is set aside."""
-    before = [int(path.name) for path in (folder / REPLACED).glob("*") if path.name.isdigit()]
-    place = folder / REPLACED / str(1 + max(before, default=0))
-    place.mkdir(parents=True)
-    return place
-
-
-def _keep_what_follows(folder: Path, checkpoint: Path, step: int) -> None:
-    """Set aside what was made after an earlier checkpoint, where a run goes on from that.
-
-    The last checkpoint, and a best one that is not later, stay under a second name, so that a stop in between loses
-    nothing.
-    """
-    last = folder / CHECKPOINTS / LAST
-    if last.is_file() and last.samefile(checkpoint):
-        return
-    place = _new_place(folder)
-    (place / CHECKPOINTS).mkdir()
-    for name in (SUMMARY, METRICS, CONFIG, COMPOSED, ENVIRONMENT):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, place / name)
-    for path in (folder / CHECKPOINTS).glob("*.ckpt"):
-        if _step_of(path) > step and path != last:
-            shutil.move(path, place / CHECKPOINTS / path.name)
-        elif path.name in (LAST, "best.ckpt"):
-            link_or_copy(path, place / CHECKPOINTS / path.name)
-    for path in (folder / "panels").rglob("*-step*.png"):
-        number, panel = path.stem.rpartition("-step")[2], place / path.relative_to(folder)
-        if number.isdecimal() and int(number) > step:
-            panel.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(panel)
-    log.warning("Going on from %s; what was trained after it is in %s.", checkpoint, place)
-
-
-def _step_of(checkpoint: Path) -> float:
-    """The step of a checkpoint; one that is damaged counts as later than all, and is told where it is loaded."""
-    with suppress(Exception):
-        return int(glance(checkpoint)["global_step"])
-    return math.inf
-
-
-def _set_aside(folder: Path) -> None:
-    """Move an earlier run's files away, its summary first: stopped in between, it does not pass for finished."""
-    found = [folder / name for name in OWN if (folder / name).exists()]
-    if not found:
-        return
-    place = _new_place(folder)
-    for path in found:
-        path.rename(place / path.name)
-    log.warning("Starting anew, as resume=never says; what was trained in %s before is in %s.", folder, place)
 
 
 def _tidy(folder: Path, checkpoint: Path | None, step: int, due: bool) -> None:
@@ -236,7 +173,14 @@ def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
             f"folder=FOLDER, or start anew with resume=never."
         )
     if told:
-        log.warning("So far %s was trained with other settings: %s.", folder, "; ".join(told))
+        log.warning(_OTHERS, folder, "; ".join(told))
+
+
+def say_processes(folder: Path, checkpoint: Path, processes: int) -> None:
+    """Warn where a run goes on with another number of processes, which no setting tells."""
+    before = glance(checkpoint).get("processes", processes)
+    if before != processes:
+        log.warning(_OTHERS, folder, f"processes was {before}, now {processes}")
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
