@@ -54,6 +54,16 @@ def test_an_experiment_that_needs_nothing_is_ready(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.thorough
+def test_memory_is_that_of_a_share_where_processes_share_the_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for devices, whose in (("-1", "of the whole network"), ("4", "in each of 4 processes")):
+        main(["doctor", "tiny", "trainer=fsdp", f"trainer.devices={devices}", "batch_size=1"])
+        assert f"in bf16-mixed, {whose}, takes about" in capsys.readouterr().out
+
+
+@pytest.mark.thorough
 def test_an_experiment_says_what_it_lacks_and_how_large_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "ssp_ir", "trainer=cpu", "batch_size=64", "dataset.train.root=/missing/photos"]) == 1
     told = capsys.readouterr().out

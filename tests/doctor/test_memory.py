@@ -132,6 +132,9 @@ def test_parts_of_the_estimate() -> None:
     assert estimate.weights == 4 * (estimate.trained + estimate.frozen)
     assert (estimate.optimizer, estimate.averaged) == (8 * trained, 4 * trained)
     assert estimate.passing > 4 * trained
+    shared = estimate_step(built(True), 2, 64, "32-true", averaged=True, processes=4)
+    assert (shared.optimizer, shared.averaged, shared.passing) == (2 * trained, trained, estimate.passing)
+    assert estimate.weights - shared.weights == 3 * trained  # the U-Net is trained, the encoders are everybody's
     larger = estimate_step(built(True), 4, 64, "32-true", averaged=False)
     assert larger.passing > estimate.passing
 

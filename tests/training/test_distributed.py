@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from sspir.doctor import needs as doctor
 from sspir.errors import UserError
+from sspir.objectives.frozen import WHOLE
 from sspir.training.checkpoint import load_checkpoint
+from sspir.training.fit import _train, train
 from sspir.training.run import find_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
 from tests.needs import needs
-from tests.runs import CONSISTENCY, ONE_STEP, OVERRIDES, SCORE, tiny_run
+from tests.runs import CONSISTENCY, ONE_STEP, OVERRIDES, SCORE, tiny_config, tiny_run
 
 PLAIN = [
     "optimizer._target_=torch.optim.SGD",
@@ -142,13 +145,26 @@ def test_two_processes_distil_as_one(device: str, changes: list[str], photo_fold
     assert changes is CONSISTENCY or any("lora_B" in key and value.any() for key, value in frozen[0].items())
 
 
-@pytest.mark.thorough
+ALONE = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
+
+
 def test_what_keeps_a_copy_is_not_spread_over_processes(photo_folder: Path, tmp_path: Path) -> None:
-    alone = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
+    for changes in (CONSISTENCY, [*SCORE, "objective.kind=csd"]):
+        config = tiny_config(tmp_path / "run", photo_folder, *changes, "init=shipped/tiny", *ALONE)
+        with pytest.raises(UserError, match="take trainer=ddp"):
+            train(config)
+        assert not (tmp_path / "run").exists()
+        assert ("configuration", [WHOLE]) in doctor.needs(config)
+
+
+@pytest.mark.thorough
+def test_a_network_that_is_spread_over_processes_is_not_copied(photo_folder: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "base", photo_folder, "module.structure_steps=0", "data.passes=4", "trainer.max_steps=2")
+    config = tiny_config(tmp_path / "run", photo_folder, *CONSISTENCY, f"init={tmp_path / 'base'}", *ALONE)
+    (tmp_path / "run").mkdir()
     try:
         with pytest.raises(UserError, match="take trainer=ddp"):
-            tiny_run(tmp_path / "run", photo_folder, *CONSISTENCY, f"init={tmp_path / 'base'}", *alone)
+            _train(tmp_path / "run", config, tmp_path / "run", [])  # whatever the configuration says
     finally:
         torch.distributed.destroy_process_group()
 

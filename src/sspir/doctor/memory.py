@@ -45,7 +45,9 @@ class Estimate:
         return self.weights + self.optimizer + self.averaged + self.passing + PROGRAM
 
 
-def estimate_step(module: Any, batch_size: int, size: int, precision: str, averaged: bool, states: int = 2) -> Estimate:
+def estimate_step(
+    module: Any, batch_size: int, size: int, precision: str, averaged: bool, states: int = 2, processes: int = 1
+) -> Estimate:
     """Run a training step's forward and backward pass on fake tensors of a CPU.
 
     Args:
@@ -55,6 +57,7 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
         precision: Lightning's name, such as "32-true" or "bf16-mixed".
         averaged: whether averaged weights are kept.
         states: numbers that the optimizer keeps per parameter; 2 for Adam.
+        processes: that share the denoiser and the Refine layer, as under trainer=fsdp; gradients are counted whole.
     """
     kept = list(trained_weights(module).values())
     trained = [weight for weight in kept if weight.requires_grad]
@@ -65,6 +68,7 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     judging = [weight for network in networks for weight in network.parameters() if id(weight) not in known]
     taught = [parameter for parameter in judging if parameter.requires_grad]
     of_trained, of_all, of_judging, of_taught = map(_bytes, (trained, everything, judging, taught))
+    of_shared = _bytes([*module.backbone.parameters(), *module.refine.parameters()])
     half = HALF.get(precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         networks = [module.train(), *networks]
@@ -79,9 +83,9 @@ def estimate_step(module: Any, batch_size: int, size: int, precision: str, avera
     return Estimate(
         trained=count,
         frozen=sum(parameter.numel() for parameter in everything) - count,
-        weights=of_all + of_judging,
-        optimizer=states * (of_trained + of_taught),
-        averaged=_bytes(kept) if averaged else 0,
+        weights=of_all - of_shared + of_shared // processes + of_judging,
+        optimizer=states * (of_trained // processes + of_taught),
+        averaged=_bytes(kept) // processes if averaged else 0,
         passing=max(live.peak, of_trained),
     )
 

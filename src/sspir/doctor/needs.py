@@ -22,6 +22,7 @@ from sspir.pretrained.hub import in_cache
 from sspir.training.parts import require_mixed, require_pretrained
 from sspir.training.run import CONFIG
 from sspir.training.saved import INDEX, folder_of
+from sspir.training.strategy import require_whole, shares
 
 GIB = 2**30
 Finding = tuple[str, list[str]]
@@ -64,16 +65,18 @@ def needs(config: DictConfig) -> Iterator[Finding]:
         return
     crops = [node.size for path, node in _nodes(config.dataset.train, "") if path.endswith("crop") and "size" in node]
     size, averaged = max(crops, default=512), config.callbacks.get("ema") is not None
+    precision, processes = str(config.trainer.precision), _world(config.trainer) if shares(config.trainer) else 1
     try:
-        require_mixed(module.backbone, str(config.trainer.precision))
+        require_whole(config)
+        require_mixed(module.backbone, precision)
         if not config.init:
             require_pretrained(module.backbone)
-        estimate = estimate_step(module, config.data.batch_size, size, str(config.trainer.precision), averaged)
+        estimate = estimate_step(module, config.data.batch_size, size, precision, averaged, processes=processes)
     except UserError as error:
         yield "configuration", [str(error)]
         return
     yield f"{estimate.trained / 1e6:.2f} M parameters are trained, {estimate.frozen / 1e6:.2f} M are frozen", []
-    yield _memory_line(estimate, config, size), []
+    yield _memory_line(estimate, config, size, processes), []
     yield _fits(estimate, config)
 
 
@@ -182,11 +185,14 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 def _effective_batch(config: DictConfig) -> Finding:
     """The finding about the number of images per optimizer step."""
     trainer = config.trainer
-    devices = _devices(trainer)
-    world, steps = devices * trainer.num_nodes, trainer.accumulate_grad_batches
+    world, steps = _world(trainer), trainer.accumulate_grad_batches
     total = config.data.batch_size * world * steps
     made_of = f"{config.data.batch_size} per device x {world} device(s) x {steps} accumulated"
     return f"an optimizer step sees {total} images: {made_of}", []
+
+
+def _world(trainer: DictConfig) -> int:
+    return int(_devices(trainer) * trainer.num_nodes)
 
 
 def _devices(trainer: DictConfig) -> int:
@@ -223,7 +229,7 @@ def _sizes(module: Any) -> dict[str, int]:
     return {name: 4 * sum(p.numel() for p in part.parameters()) for name, part in (parts | double).items()}
 
 
-def _memory_line(estimate: Estimate, config: DictConfig, size: int) -> str:
+def _memory_line(estimate: Estimate, config: DictConfig, size: int, processes: int) -> str:
     parts = {
         "weights": estimate.weights,
         "optimizer": estimate.optimizer,
@@ -234,6 +240,8 @@ def _memory_line(estimate: Estimate, config: DictConfig, size: int) -> str:
     listed = ", ".join(f"{name} {held / GIB:.2f}" for name, held in parts.items() if held)
     recomputed = " recomputing activations" if config.module.gradient_checkpointing else ""
     step = f"a step of {config.batch_size} images of {size} x {size} in {config.trainer.precision}{recomputed}"
+    if shares(config.trainer):
+        step += f", in each of {processes} processes," if processes > 1 else ", of the whole network,"
     return f"{step} takes about {estimate.total / GIB:.1f} GiB: {listed}"
 
 

@@ -30,10 +30,12 @@ class Objective:
     Attributes:
         one_step: whether the network becomes one that restores in a single step, at the start of its sampler.
         noised: whether that step begins with the noise of its timestep, as diffusion does, or with the latent as it is.
+        copies: whether it keeps a copy of the network, which every process must hold as a whole then.
     """
 
     one_step = False
     noised = True
+    copies = False
 
     def check(self, sampler: Any) -> None:
         """Refuse settings of restoring that the objective does not train for.

@@ -37,6 +37,8 @@ class Consistency(Objective):
         UserError: a number is out of range.
     """
 
+    copies = True
+
     def __init__(
         self, guidance: float = 7.5, negative_caption: str = "", levels: int = 48, huber: float = 0.001
     ) -> None:

@@ -17,6 +17,8 @@ from sspir.models.lora import remove_lora
 from sspir.models.prediction import pred_original_sample
 from sspir.models.structure_processor import NoProcessor
 
+WHOLE = "This objective keeps a copy of the network, which trainer=fsdp cannot; take trainer=ddp."
+
 
 class Seen(NamedTuple):
     """What a frozen denoiser sees of a batch beside its captions.
@@ -55,7 +57,7 @@ class FrozenDenoiser(nn.Module):
         parts = (module.backbone, module.refine) if priors else (module.backbone.unet,)
         weights = [*chain.from_iterable(chain(part.parameters(), part.buffers()) for part in parts)]
         if any(isinstance(weight, DTensor) for weight in weights):
-            raise UserError("This objective keeps a copy of the network, which trainer=fsdp cannot; take trainer=ddp.")
+            raise UserError(WHOLE)
         own = {id(weight): nn.Parameter(weight.detach().clone(), False) for weight in weights if weight.requires_grad}
         backbone, *rest = deepcopy(parts, {**{id(weight): weight for weight in weights}, **own})
         remove_lora(backbone)  # it has learned nothing when a training begins

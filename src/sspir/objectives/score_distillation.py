@@ -50,6 +50,8 @@ class ScoreDistillation(OneStep):
         UserError: the kind is not known, the timesteps are none, a number is out of range, or "csd" is not guided.
     """
 
+    copies = True
+
     def __init__(
         self,
         terms: Mapping[str, Term | None],

@@ -46,7 +46,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
-from sspir.training.strategy import require_accelerator, require_processes
+from sspir.training.strategy import require_accelerator, require_processes, require_whole
 from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
 
@@ -78,6 +78,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
     require_accelerator(config.trainer.get("accelerator"))
+    require_whole(config)
     with alone_in(folder), without_false_alarms():
         return _train(folder, config, like or folder, callbacks)
 

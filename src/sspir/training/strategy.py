@@ -1,17 +1,21 @@
 """Spread one network over many processes (FSDP 2), if one GPU cannot hold it."""
 
+from contextlib import suppress
+from pkgutil import resolve_name
 from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from omegaconf import DictConfig
 from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sspir.errors import UserError
+from sspir.objectives.frozen import WHOLE
 
 UNITS = (ResnetBlock2D, Transformer2DModel)
 """Gathered as a whole just before they run; our forward calls no larger part of a U-Net."""
@@ -48,6 +52,28 @@ def require_processes(trainer: pl.Trainer) -> None:
             f"{trainer.num_devices} devices take a process each, which torchrun starts: torchrun --standalone "
             f"--nproc-per-node {trainer.num_devices} -m sspir train ...; one device: trainer.devices=1."
         )
+
+
+def shares(trainer: DictConfig) -> bool:
+    """Whether a trainer's configuration gives every process a share of the weights."""
+    kind = _made_by(trainer.get("strategy"))
+    return isinstance(kind, type) and issubclass(kind, ShardedStrategy)
+
+
+def require_whole(config: DictConfig) -> None:
+    """Refuse to share weights of which the objective keeps a copy, before a folder is made.
+
+    Raises:
+        UserError: the configuration asks for it.
+    """
+    if shares(config.trainer) and getattr(_made_by(config.objective), "copies", False):
+        raise UserError(WHOLE)
+
+
+def _made_by(node: Any) -> Any:
+    """The class that a node of a configuration names; None where there is none: who builds it says why."""
+    with suppress(Exception):
+        return resolve_name(node["_target_"])
 
 
 def gathered(item: Any) -> list[Any]:
