@@ -20,12 +20,14 @@ class Numbers(Generic[N]):
         least: the smallest.
         most: the largest; infinity and NaN never belong to them.
         above: leave out `least` itself.
+        below: leave out `most` itself.
     """
 
     kind: type[N]
     least: N
     most: N
     above: bool = False
+    below: bool = False
 
     def __call__(self, text: str) -> N:
         """The number in a text.
@@ -50,14 +52,17 @@ class Numbers(Generic[N]):
             raise UserError(f"{name}: {self._sentence(value)}.") from None
 
     def _checked(self, number: N) -> N:
-        if not (self.least <= number <= self.most and math.isfinite(number)) or (self.above and number == self.least):
+        if not (self.least <= number <= self.most and math.isfinite(number)):
+            raise ValueError
+        if (self.above and number == self.least) or (self.below and number == self.most):
             raise ValueError
         return number
 
     def _sentence(self, value: object) -> str:
         kind = "whole number" if self.kind is int else "number"
         least, most = (format(bound, "," if self.kind is int else ",g") for bound in (self.least, self.most))
-        return f"{value!r} is no {kind} {f'above {least}, up' if self.above else f'from {least}'} to {most}"
+        low, high = f"above {least}, up" if self.above else f"from {least}", f"below {most}" if self.below else most
+        return f"{value!r} is no {kind} {low} to {high}"
 
 
 SEED = Numbers(int, 0, 2**63 - 1)
@@ -67,6 +72,7 @@ STEPS = Numbers(int, 1, 1000)
 TIMESTEP = Numbers(int, 1, 999)
 QUALITY = Numbers(int, 1, 100)
 SHARE = Numbers(float, 0.0, 1.0)
+DECAY = Numbers(float, 0.0, 1.0, below=True)
 WEIGHT = Numbers(float, 0.0, 1e9)
 GUIDANCE = Numbers(float, 1.0, 1e6)
 POSITIVE = Numbers(float, 0.0, 1e9, above=True)

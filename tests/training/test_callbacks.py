@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from sspir.batch import Batch
 from sspir.errors import UserError
+from sspir.training.callbacks import EMA
 from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES
 
@@ -70,3 +71,10 @@ def test_a_scale_that_is_used_up_stops_the_run(fused: bool, device: str) -> None
         fit(module, 99, device)
     assert module.scales == [65536.0 / 2**n for n in range(20)]
     assert torch.equal(module.layer.weight.cpu(), before)
+
+
+def test_an_average_forgets() -> None:
+    for decay in (-0.1, 1, 2, float("nan")):
+        with pytest.raises(UserError, match=r"callbacks\.ema\.decay: .* is no number from 0 to below 1\."):
+            EMA(decay)
+    assert EMA(0).decay == 0.0

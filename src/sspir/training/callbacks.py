@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
 
+from sspir.numbers import DECAY
 from sspir.training.parts import trained_weights
 from sspir.training.strategy import full_tensor, shared_as
 
@@ -17,10 +18,13 @@ class EMA(Callback):
 
     Args:
         decay: per step; in step n at most (1 + n) / (10 + n), so that the first weights are forgotten.
+
+    Raises:
+        UserError: the decay is not from 0 to below 1.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        self.decay = decay
+        self.decay = DECAY.require("callbacks.ema.decay", decay)
         self.average: dict[str, Tensor] = {}
         self.raw: dict[str, Tensor] = {}
         self.steps = 0
