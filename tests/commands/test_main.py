@@ -58,6 +58,7 @@ def test_restoring_imports_no_part_of_training(tmp_path: Path) -> None:
         (["train", *OVERRIDES, "callbacks=3"], "There is no callbacks 3; choose one of default, early_stopping."),
         (["train", *OVERRIDES, "+optimizer.lrr=1"], "There is no setting optimizer.lrr, but optimizer.lr."),
         (["evaluate", "run=/nowhere/run", "benchmark=skimage"], "/nowhere/run"),
+        (["evaluate", "run=shipped/tiny", "captioner=null"], "There is no captioner null; choose one of endpoint, "),
         (["restore", "/nowhere/photo.jpg", "--weights", "/nowhere/run", "--out", "out"], "/nowhere"),
     ],
 )

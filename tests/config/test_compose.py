@@ -171,6 +171,7 @@ def test_a_single_file_holds_no_text_encoder(tmp_path: Path) -> None:
         ("backbone=nix", r"^There is no backbone nix; choose one of sd15, .*, tiny\.$"),
         ("metric=[fast,nix]", r"^There is no metric nix; choose one of all, fast, "),
         ("module.sampler.steps=1", r"^There is no setting module\.sampler\.steps; \+module.*=VALUE adds one\.$"),
+        ("logger=null", r"^There is no logger null; choose one of jsonl, .*wandb, or leave it out for the default\.$"),
         ("batch_size=[1", r"^'batch_size=\[1' cannot be read \(no viable .*; write KEY=VALUE, and quote brackets"),
     ],
 )

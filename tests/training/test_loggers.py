@@ -10,10 +10,11 @@ import pytest
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 import sspir.training
+from sspir.training.fit import train
 from sspir.training.history import HEADER
 from sspir.training.loggers import JsonLinesLogger, wandb_logger
 from sspir.training.run import run_id
-from tests.runs import tiny_run
+from tests.runs import tiny_config, tiny_run
 
 
 def test_lines_are_complete_and_appended(tmp_path: Path) -> None:
@@ -25,6 +26,13 @@ def test_lines_are_complete_and_appended(tmp_path: Path) -> None:
         {"step": 4, "loss/total": 1.5},
         {"step": 5, "val/psnr_y": 30.0},
     ]
+
+
+def test_a_run_without_loggers_trains(photo_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "run", photo_folder, "trainer.max_steps=2", "logger.jsonl=null")
+    del config.logger.jsonl  # as '~logger' leaves it
+    assert "val/psnr_y" in train(config)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_wandb_is_offline_without_an_account_and_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

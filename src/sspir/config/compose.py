@@ -113,15 +113,17 @@ def told(error: Exception) -> UserError | None:
 
 
 def require_choices(overrides: Sequence[str]) -> None:
-    """Refuse a number as the choice of a group, over which Hydra stumbles.
+    """Refuse a number, or null, as the choice of a group, over which Hydra stumbles.
 
     Raises:
         UserError: there is such a one.
     """
+    values = r"(-?\d+(?:\.\d*)?(?:e-?\d+)?|true|false|null)"
     for override in overrides:
-        given = re.fullmatch(r"\+?([\w/]+)(?:@[\w.]+)?=(-?\d+(\.\d*)?(e-?\d+)?|true|false)", override, re.IGNORECASE)
+        given = re.fullmatch(rf"\+?([\w/]+)(?:@[\w.]+)?={values}", override, re.IGNORECASE)
         if given and (there := choices(given[1])):
-            raise UserError(f"There is no {given[1]} {given[2]}; choose one of {', '.join(there)}.")
+            default = ", or leave it out for the default" if given[2].lower() == "null" else ""
+            raise UserError(f"There is no {given[1]} {given[2]}; choose one of {', '.join(there)}{default}.")
 
 
 def load_choice(group: str, name: str) -> DictConfig:

@@ -11,7 +11,14 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+)
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -102,13 +109,16 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    loggers: list[Any] = build_all("logger", config, Logger)
+    if not loggers:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     trainer = build(
         config.trainer,
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=has_bar,  # none of Lightning's for ours
-        logger=build_all("logger", config, Logger),
+        logger=loggers,
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
