@@ -15,6 +15,7 @@ from sspir.objectives import (
     FrequencyLoss,
     GridLoss,
     PatchDiscriminator,
+    PerceptualLoss,
     PixelLoss,
     SeamsLoss,
     Term,
@@ -50,6 +51,13 @@ def test_pixel_and_frequency_losses_are_their_formulas() -> None:
     )
     with pytest.raises(UserError, match="norm='l3'"):
         PixelLoss("l3")
+
+
+def test_patches_of_which_a_shift_leaves_too_little_are_refused_by_their_setting() -> None:
+    PerceptualLoss("lpips").require_side("objective.terms.lpips", 35)
+    with pytest.raises(UserError, match=r"terms\.lpips .* 34 it sees 31, .* dataset\.train\.crop\.size to 35 or"):
+        PerceptualLoss("lpips").require_side("objective.terms.lpips", 34)
+    PixelLoss().require_side("objective.terms.pixel", 1)
 
 
 def test_the_grid_loss_is_the_metric_of_one_picture_and_falls_along_its_gradient() -> None:

@@ -63,6 +63,18 @@ def test_a_clean_start_is_the_same_for_every_seed_and_a_noised_one_is_not(tmp_pa
         assert torch.equal(one, two) != noised
 
 
+class Deep(PixelLoss):
+    """A loss whose network takes pictures of 32 pixels, as LPIPS does."""
+
+    shifted, least = True, 32
+
+
+def test_patches_that_are_too_small_for_a_loss_are_told_by_their_setting(photo_folder: Path, tmp_path: Path) -> None:
+    term = "{_target_:sspir.objectives.Term,weight:1,steps:[9,99],loss:{_target_:tests.objectives.test_one_step.Deep}}"
+    with pytest.raises(UserError, match=r"^objective\.terms\.deep takes .* 32 it sees 29, .*train\.crop\.size to 35"):
+        tiny_run(tmp_path / "run", photo_folder, *ONE_STEP, f"+objective.terms.deep={term}")
+
+
 def test_the_knobs_of_a_one_step_model(tmp_path: Path) -> None:
     pipeline = module_of(tmp_path, "module.residual=1.0").pipeline
     assert pipeline.settings(fidelity=0.5, colour="none", steps=1).steps == 1

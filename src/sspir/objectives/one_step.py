@@ -15,13 +15,11 @@ from sspir.models.prediction import pred_original_sample
 from sspir.numbers import COUNT, LIMIT, WEIGHT
 from sspir.objectives.adversary import Adversary
 from sspir.objectives.base import Objective, normal
-from sspir.objectives.picture_losses import PictureLoss
+from sspir.objectives.picture_losses import SHIFT, PictureLoss
 
 TARGETS = ("truth", "teacher", "both")
 TAKEN = {"rgb", "frequency", "noise", "adversarial", "nothing", "total"}
 """Names that other losses of a step are logged by."""
-SHIFT = 3
-"""Pixels by which a picture and its target are moved at most, before losses that look with a stride."""
 
 
 class Term:
@@ -147,6 +145,8 @@ class OneStep(Objective):
                 "The objective asks for a teacher's pictures, and there are none: name one by objective.teacher, or "
                 "train on shards that `sspir teach` wrote."
             )
+        for name, term in self.terms.items():
+            term.loss.require_side(f"objective.terms.{name}", min(batch.size))
         generators = module.generators(len(batch))
         made = self.generate(module, batch, lq, features, images, generators)
         pictures = made.pictures

@@ -11,9 +11,12 @@ from torch.nn import functional as F
 from sspir.color import luma
 from sspir.errors import UserError
 from sspir.metrics.grid import detail, seams_period, unevenness, weave
+from sspir.perceptual.networks import LEAST
 from sspir.perceptual.weights import load_distance
 
 Norm = Literal["backward", "ortho"]
+SHIFT = 3
+"""Pixels by which a picture and its target are moved at most, before losses that look with a stride."""
 
 
 def frequency_l1(prediction: Tensor, target: Tensor, norm: Norm = "backward") -> Tensor:
@@ -35,13 +38,27 @@ class PictureLoss:
     Attributes:
         shifted: whether picture and target are moved together by up to three pixels first: a loss whose network looks
             with a stride teaches a weave of that stride to a network that writes in blocks.
+        least: shortest side of pictures that it takes, pixels.
     """
 
     shifted = False
+    least = 1
 
     def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
         """The loss, a scalar."""
         raise NotImplementedError
+
+    def require_side(self, name: str, side: int) -> None:
+        """Refuse patches of which too little is left where they are shifted.
+
+        Raises:
+            UserError: a side is too short; the sentence begins with `name`.
+        """
+        if self.shifted and side - SHIFT < self.least:
+            raise UserError(
+                f"{name} takes pictures from {self.least} pixels, and of patches of {side} it sees {side - SHIFT}, as "
+                f"they are shifted; set dataset.train.crop.size to {self.least + SHIFT} or more."
+            )
 
     def load(self) -> None:
         """Load what the loss needs; called where its weight is not 0."""
@@ -89,6 +106,7 @@ class PerceptualLoss(PictureLoss):
     """
 
     shifted = True
+    least = LEAST
 
     def __init__(self, name: str, path: str | Path | None = None, precision: str | int = "32") -> None:
         if str(precision) not in ("32", "bf16"):
@@ -116,6 +134,9 @@ class PerceptualLoss(PictureLoss):
 class GridLoss(PictureLoss):
     """What the metric `grid` measures, over a batch together, in grey levels; the target plays no part.
 
+    The mean over the pictures is what shows a pattern amid their contents: it is of the batch of one process, so that
+    half the batch on each of two, or accumulated, is another loss.
+
     Args:
         period: of the pattern, pixels; a multiple of 4.
     """
@@ -130,7 +151,7 @@ class GridLoss(PictureLoss):
 
 
 class SeamsLoss(PictureLoss):
-    """What the metric `seams` measures, over a batch together; the target plays no part.
+    """What the metric `seams` measures, over a batch together, as in `GridLoss`; the target plays no part.
 
     Args:
         period: of the places, pixels; 4, 8 or 16.
