@@ -22,6 +22,7 @@ from sspir.training.panels import LogRestorations
 from sspir.training.run import find_checkpoint
 from sspir.training.saving import SaveAtEnd
 from sspir.training.validation import Validation
+from sspir.weights.export import card
 from tests.runs import tiny_config, tiny_run
 
 
@@ -360,6 +361,8 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
             ["optimizer.lr=-1"],
             r"optimizer \(torch.optim.AdamW\), or its schedule, cannot be made: Invalid learning rate",
         ),
+        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true takes a GPU; on a CPU train in bf16-mixed"),
+        (["callbacks.nan.limit=0"], "callbacks.nan.limit: 0 is no whole number from 1"),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: 0 is no whole number from 1"),
         (["trainer.val_check_interval=0"], "val_check_interval=0 is no interval"),
         (["+optimizer.lrr=1"], "There is no setting optimizer.lrr, but optimizer.lr"),
@@ -432,6 +435,7 @@ def test_validations_count_optimizer_steps(photo_folder: Path, tmp_path: Path) -
     tiny_run(tmp_path / "run", photo_folder, *accumulated, "trainer.val_check_interval=2")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/psnr_y" in line] == [2, 3]  # the last one always
+    assert "3 of 2 images" in card(tmp_path / "run", "last")
 
 
 def test_the_losses_of_a_step_are_those_of_all_its_batches(photo_folder: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
     if (done := finished(folder, config)) is not None:
         log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
-    require_accelerator(config.trainer.get("accelerator"))
+    require_accelerator(config.trainer)
     require_whole(config)
     with alone_in(folder), without_false_alarms():
         return _train(folder, config, like or folder, callbacks)
@@ -123,7 +123,6 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         default_root_dir=str(folder),
     )
     require_processes(trainer)
-    _note(folder, processes=trainer.world_size)
     if checkpoint:
         say_processes(folder, checkpoint, trainer.world_size)
     _introduce(trainer, module, config)
@@ -284,9 +283,11 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     if 0 < trainer.max_steps <= module.structure_steps:
         log.warning("All steps train the Processor's image alone: structure_steps is %d.", module.structure_steps)
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+    images = config.data.batch_size * world * accumulated
+    _note(Path(config.folder), processes=world, images_per_step=images)
     log.info("Training %s (%s) in %s", config.name, config.variant, config.folder)
     log.info("%.2f M parameters trained, %.2f M frozen", trained / 1e6, (total - trained) / 1e6)
     log.info(
         "An optimizer step sees %d images: %d per device x %d device(s) x %d accumulated",
-        config.data.batch_size * world * accumulated, config.data.batch_size, world, accumulated,
+        images, config.data.batch_size, world, accumulated,
     )  # fmt: skip

@@ -21,16 +21,19 @@ UNITS = (ResnetBlock2D, Transformer2DModel)
 """Gathered as a whole just before they run; our forward calls no larger part of a U-Net."""
 
 
-def require_accelerator(name: str | None) -> None:
-    """Refuse a GPU that is not there, before photos are read and a folder is made.
+def require_accelerator(trainer: DictConfig) -> None:
+    """Refuse a GPU that is not there, and what takes one, before photos are read and a folder is made.
 
     Args:
-        name: Lightning's, such as "gpu"; "auto" takes what there is.
+        trainer: with Lightning's `accelerator`, such as "gpu" ("auto" takes what there is), and `precision`.
 
     Raises:
         UserError: PyTorch sees none.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name, precision = trainer.get("accelerator"), str(trainer.get("precision"))
+    if precision in ("bf16-true", "16-true") and (name == "cpu" or not any(there.values())):
+        raise UserError(f"trainer.precision={precision} takes a GPU; on a CPU train in bf16-mixed or 32-true.")
     if name in ("gpu", *there) and not there.get(name, any(there.values())):
         raise UserError(
             f"trainer.accelerator={name}, but PyTorch sees no such GPU on this machine; train where there is one, or "

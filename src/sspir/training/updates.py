@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sspir.batch import Batch
 from sspir.device import Coming
 from sspir.errors import NotFiniteError
+from sspir.numbers import COUNT
 from sspir.training.loggers import wandb_runs
 from sspir.training.strategy import ShardedStrategy, full_tensor
 
@@ -102,7 +103,7 @@ class SkipNaN(Callback):
     """
 
     def __init__(self, limit: int = 3) -> None:
-        self.limit = limit
+        self.limit = COUNT.require("callbacks.nan.limit", limit)
         self.skipped = 0
         self.overflowed = 0
         self.in_a_row = 0

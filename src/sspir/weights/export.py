@@ -118,7 +118,7 @@ def card(run: Path, checkpoint: str, beside: Iterable[str] = ()) -> str:
     environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
     facts = {
         "experiment": f"{config.name}, ablation {config.variant}, seed {config.seed}, checkpoint {checkpoint}",
-        "steps": f"{step_of(run, checkpoint)} of {config.batch_size} images",
+        "steps": f"{step_of(run, checkpoint)} of {environment.get('images_per_step', config.batch_size)} images",
         "code": environment.get("code", "unknown"),
     }
     if beside:
