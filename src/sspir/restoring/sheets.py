@@ -1,5 +1,6 @@
 """What several models made of each photo, side by side."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -25,12 +26,11 @@ def sheets_journal(out: Path) -> Journal:
 def sheet_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
     """The jobs with their sheets as results: PNG files, of `a.jpg` beside `a.png` it is `a.jpg.png`."""
     names = [str(PurePosixPath(job.output).with_suffix(".png")) for job in jobs]
-    outputs = [
-        name if names.count(name) == 1 or job.output == name else f"{job.output}.png"
-        for job, name in zip(jobs, names, strict=True)
-    ]
-    pairs = zip(jobs, outputs, strict=True)
-    return [replace(job, target=out / SHEETS / output, output=output) for job, output in pairs]
+    sharing, sheets = Counter(names), []
+    for job, name in zip(jobs, names, strict=True):
+        output = f"{job.output}.png" if sharing[name] > 1 and job.output != name else name
+        sheets.append(replace(job, target=out / SHEETS / output, output=output))
+    return sheets
 
 
 def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]], max_pixels: int) -> int:
