@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sspir.__main__ import main
 from sspir.commands.demo import demo
 
 
@@ -14,15 +15,34 @@ def test_the_demo_says_in_words_what_it_restored(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSPIR_PHOTOS", "")  # the demo sets it
-    first = demo(tmp_path / "demo", str(photo_folder), count=2)
+    first, _ = demo(tmp_path / "demo", str(photo_folder), count=2)
     height = Image.open(first).height
     captions = json.loads((tmp_path / "demo" / "evaluation" / "captions.json").read_text())
     assert captions.keys() == {"0", "1"}
     assert all("photo" in caption for caption in captions.values())
-    assert Image.open(demo(tmp_path / "demo", str(photo_folder), count=1)).height < height
+    assert Image.open(demo(tmp_path / "demo", str(photo_folder), count=1)[0]).height < height
     flat = str(photo_folder / "train")  # of which none is set aside
     there = {path.stem for path in (photo_folder / "train").iterdir()}
     demo(tmp_path / "flat", flat, count=2)
     captions = json.loads((tmp_path / "flat" / "evaluation" / "captions.json").read_text())
     assert len(captions) == 2
     assert captions.keys() <= there
+
+
+def test_bad_photos_keep_their_own_files_and_a_broken_one_is_named(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSPIR_PHOTOS", "")
+    for name in ("a.png", "x/a.jpg", "x/a.png", "y/a.png"):
+        (tmp_path / "bad" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(photo_folder / "val" / "0.png").resize((16, 12)).save(tmp_path / "bad" / name)
+    (tmp_path / "bad" / "broken.jpg").touch()
+    out = tmp_path / "out, one (b)=1"  # which Hydra's grammar does not take
+    given = ["--photos", str(photo_folder), "--count", "1", "--out", str(out), "--bad", str(tmp_path / "bad")]
+    assert main(["demo", *given]) == 1
+    assert "broken.jpg is an empty file" in caplog.text
+    written = [path.relative_to(out / "bad").as_posix() for path in sorted((out / "bad").rglob("*.png"))]
+    assert written == ["a.png", "x/a.png", "x/a.png.png", "y/a.png"]
+    assert (out / "evaluation" / "summary.json").is_file()
+    assert (out / "panels.png").is_file()

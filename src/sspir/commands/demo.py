@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from sspir.restoring.jobs import Job
     from sspir.sampling.pipeline import RestorationPipeline
 
 SIDE = 320  # pixels of a column, so that a panel is no wider than a screen
@@ -36,12 +37,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--count", default=6, type=COUNT, help="good photos to degrade and restore (default: 6)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    demo(options.out, options.photos, options.bad, options.count)
-    return 0
+    _, refused = demo(options.out, options.photos, options.bad, options.count)
+    return 1 if refused else 0
 
 
-def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: int = 6) -> Path:
-    """Restore good photos that are degraded for it, and bad ones as they are.
+def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: int = 6) -> tuple[Path, int]:
+    """Restore good photos that are degraded for it, and bad ones as they are; one that cannot be is named.
 
     Args:
         out: folder for the restored files and the panels.
@@ -51,7 +52,10 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
         count: of good photos.
 
     Returns:
-        The picture that shows it all.
+        The picture that shows it all, and how many of the bad photos could not be restored.
+
+    Raises:
+        UserError: there are no photos, or two bad ones would be written to one file.
     """
     import json
     import os
@@ -62,36 +66,29 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
     from sspir.evaluation.evaluate import evaluate
     from sspir.images.io import Picture, write_image
     from sspir.images.panel import stack
+    from sspir.restoring.jobs import find_jobs
     from sspir.training.saved import SHIPPED
-    from sspir.weights.load import load_pipeline
 
-    bad_photos = _photos_of(bad) if bad else []
+    jobs = find_jobs([str(bad)], out / "bad") if bad else []
     root = photos or os.environ.get("SSPIR_PHOTOS", "")
     os.environ["SSPIR_PHOTOS"] = root
     log.info("Photos: %s", root or "the few that scikit-image carries")
     evaluation = out / "evaluation"
-    measured = [f"run={SHIPPED}", "benchmark=photos", "metric=fast", f"limit={count}", f"out={evaluation}"]
+    measured = ["benchmark=photos", "metric=fast", f"limit={count}"]
     if root:  # whose photos the model has not seen: none is set aside for training
         measured.append("+benchmark.photos.other_root=''")
-    evaluate(compose_config("evaluate", measured))
+    config = compose_config("evaluate", measured)
+    config.run, config.out = str(SHIPPED), str(evaluation)  # paths may hold what Hydra's grammar does not take
+    evaluate(config)
     captions = json.loads((evaluation / "captions.json").read_text(encoding="utf-8"))
     panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]
-    if bad_photos:
-        pipeline = load_pipeline()
-        panels += [_bad(pipeline, path, out) for path in bad_photos]
+    shown = _shown(jobs) if jobs else []
+    panels += shown
     picture = out / "panels.png"
     write_image(picture, Picture(np.asarray(stack(panels))))
     folders = " and ".join(str(folder) for folder in (evaluation / "restored", *([out / "bad"] if bad else [])))
     log.info("Look at %s; the restored files are in %s.", picture, folders)
-    return picture
-
-
-def _photos_of(bad: Path) -> list[Path]:
-    from sspir.images.io import list_images
-
-    if not bad.exists():
-        raise UserError(f"There is no photo or folder {bad}; name one that exists.")
-    return [bad] if bad.is_file() else list_images(bad)
+    return picture, len(jobs) - len(shown)
 
 
 def _degraded(evaluation: Path, name: str, caption: str) -> "Image.Image":
@@ -104,18 +101,31 @@ def _degraded(evaluation: Path, name: str, caption: str) -> "Image.Image":
     return _panel(f"{Path(name).name}: {caption}", {COLUMNS[folder]: image for folder, image in images.items()})
 
 
-def _bad(pipeline: "RestorationPipeline", path: Path, out: Path) -> "Image.Image":
+def _shown(jobs: Sequence["Job"]) -> list["Image.Image"]:
+    """Restore bad photos and show them; one that cannot be read is named and left out."""
+    from sspir.weights.load import load_pipeline
+
+    pipeline, panels = load_pipeline(), []
+    for job in jobs:
+        try:
+            panels.append(_bad(pipeline, job))
+        except UserError as error:
+            log.warning("Left out: %s", error)
+    return panels
+
+
+def _bad(pipeline: "RestorationPipeline", job: "Job") -> "Image.Image":
     """A photo as it is, beside its restoration."""
     from sspir.images.io import read_image, write_image
     from sspir.images.panel import to_picture
     from sspir.models.latent import upscale
 
-    photo = read_image(path)
+    photo = read_image(job.source)
     restored = pipeline(photo.tensor(), output_type="pt")
-    write_image(out / "bad" / f"{path.stem}.png", to_picture(restored.images[0]))
+    write_image(job.target, to_picture(restored.images[0]))
     size = (restored.images[0].shape[-2], restored.images[0].shape[-1])
     columns = {"bicubic": upscale(photo.tensor()[None], size)[0], "restored": restored.images[0]}
-    return _panel(f"{path.stem}, as it was found: {restored.captions[0]}", columns)
+    return _panel(f"{job.name}, as it was found: {restored.captions[0]}", columns)
 
 
 def _panel(title: str, columns: Mapping[str, "Tensor"]) -> "Image.Image":
