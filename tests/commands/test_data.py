@@ -85,6 +85,18 @@ def test_an_interrupted_download_goes_on_and_unpacks_safely(server: str, tmp_pat
     assert len(Server.ranges) == 2  # the archive is kept
 
 
+def test_a_chunked_answer_that_breaks_off_goes_on(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks_off(self: Server) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"5\r\nbegun\r\n64\r\nand no more")
+
+    monkeypatch.setattr(Server, "do_GET", breaks_off)
+    with pytest.raises(UserError, match=r"IncompleteRead.*goes on from here"):
+        fetch(Download(f"{server}/set.zip", "0" * 32, {"set/HR": "mine"}), tmp_path, lambda there, total: None)
+
+
 def test_a_wrong_file_is_refused(server: str, tmp_path: Path) -> None:
     Server.content = archive("zip")
     with pytest.raises(UserError, match="md5"):

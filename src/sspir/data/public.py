@@ -1,6 +1,7 @@
 """The public data sets: read their descriptions, check their folders, and download them where that is allowed."""
 
 import hashlib
+import http.client
 import shutil
 import tarfile
 import urllib.error
@@ -84,7 +85,7 @@ def fetch(download: Download, root: Path, progress: Callable[[int, int], None]) 
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             _receive(download.url, part, progress)
-        except (urllib.error.URLError, OSError) as error:
+        except (http.client.HTTPException, OSError) as error:  # urllib's own are an OSError
             raise UserError(
                 f"{download.url} cannot be fetched ({error}); the same command goes on from here."
             ) from error
