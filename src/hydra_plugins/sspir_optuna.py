@@ -60,6 +60,7 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "hydra.sweeper.study=NAME"):
             self.study = begin_study(folder, self.options.study, objectives, distributions, self.fixed)
+            self._give_up_others(distributions)
             failed = self._run(distributions)
         self._say_best()
         if failed:
@@ -78,6 +79,15 @@ class OptunaSweeper(Sweeper):
             raise UserError(f"{asked[0]}: Optuna prunes by one objective alone; give one, or leave the pruner out.")
         training = modern(OmegaConf.masked_copy(self.master, [str(key) for key in self.master if key != "hydra"]))
         return {name: good_end(training, name) for name in names}
+
+    def _give_up_others(self, distributions: dict[str, Any]) -> None:
+        """Fail the trials that a process has left which is gone and whose space was another: no job is as they were."""
+        for trial in self.study.trials:
+            if trial.state.name == "RUNNING" and trial.params.keys() != distributions.keys():
+                drawn = ", ".join(trial.params) or "nothing"
+                problem = f"It was stopped with values of {drawn}; the space is now {', '.join(distributions)}."
+                log.warning("Trial %d failed: %s", trial.number, problem)
+                self._tell_failed(trial.number, problem)
 
     def _run(self, distributions: dict[str, Any]) -> list[str]:
         """Run trials; returns a sentence for each that failed to be composed or in another process."""

@@ -210,6 +210,36 @@ def test_several_objectives_make_a_front_and_prune_nothing(
     assert "was begun with the objectives psnr_y, shift, now it is psnr_y; name this one by hydra.sweeper.study" in told
 
 
+def test_a_study_lies_in_its_folder_whatever_the_folders_name(home: Path) -> None:
+    from sspir.training.study import begin_study, load_studies
+
+    folder = home / "what? 50%20 {a}#b"
+    folder.mkdir()
+    begin_study(folder, "s", {"psnr_y": "max"}, {}, [])
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+    assert [study.study_name for study in load_studies(folder)] == ["s"]
+
+
+@pytest.mark.parametrize("less", [True, False])
+def test_a_killed_trial_of_another_space_is_given_up(
+    less: bool, photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from sspir.training.study import begin_study
+
+    before = ["batch_size=choice(1,2)", "ablation=choice(none)"]
+    distributions = {each.name: each.distribution() for each in split_space(before)[1]}
+    folder = Path("runs/tiny/sweep-search")
+    folder.mkdir(parents=True)
+    begin_study(folder, "search", {"psnr_y": "max"}, distributions, []).ask(distributions)
+    given = before[:1] if less else [*before, "+optimizer.eps=choice(1e-8)"]
+    assert sweep(photo_folder, *given, "hydra.sweeper.n_trials=1") == 0
+    (trial,) = trials()
+    assert states([trial]) == ["FAIL"]
+    now = "batch_size" if less else "batch_size, ablation, optimizer.eps"
+    assert trial.user_attrs["reason"] == f"It was stopped with values of batch_size, ablation; the space is now {now}."
+    assert f"Trial 0 failed: {trial.user_attrs['reason']}" in capsys.readouterr().out
+
+
 def test_a_study_is_of_one_space_and_other_settings_are_told(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     from sspir.training.study import begin_study
 

@@ -88,8 +88,12 @@ def load_study(folder: Path, name: str, pruner: Any = None) -> Any:
 
 
 def _storage(folder: Path) -> Any:
+    package = optuna()
+    from sqlalchemy.engine import URL  # comes with it
+
+    place = URL.create("sqlite", database=str(folder.absolute() / DATABASE)).render_as_string()  # may hold a "?"
     wait = {"connect_args": {"timeout": 60}}  # seconds, for other jobs that write
-    return optuna().storages.RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}", engine_kwargs=wait)
+    return package.storages.RDBStorage(place, engine_kwargs=wait)
 
 
 def _alike(first: Any, second: Any) -> bool:
