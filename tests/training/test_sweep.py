@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from sspir.__main__ import main
-from sspir.config.sweep import with_swept
+from sspir.config.space import split_space
+from sspir.config.sweep import same_for, with_swept
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import alone_in, find_checkpoint
 from tests.needs import needs
@@ -104,6 +106,39 @@ def test_ablations_and_seeds_have_their_names_and_order_does_not_matter() -> Non
         with_swept([*named, *more])[-1] == with_swept([*reversed(more), *named])[-1] == "sweep=[optimizer.eps,sampler]"
     )
     assert with_swept(more) == more  # no multirun
+
+
+def made_folders(root: Path, *overrides: str) -> set[str]:
+    """Names of the run folders of a multirun's jobs, which end as there are no photos."""
+    places = ["dataset.train.root=missing", "dataset.validation.photos.root=missing", "logger=jsonl"]
+    assert main(["train", "--multirun", *places, *overrides]) == 2
+    return {path.name for path in (root / "runs").glob("*/*/")}
+
+
+def test_choices_of_one_group_in_a_package_name_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    varied = ["discriminator@objective.adversary.network=patch,unet", "objective.terms.lpips.weight=0"]
+    made = made_folders(tmp_path, "experiments=tiny_one_step", *varied)
+    assert made == {"none-network-patch-s0", "none-network-unet-s0"}
+    assert split_space(["discriminator@a=patch,unet", "discriminator@b=patch"])[0] == ["discriminator@b=patch"]
+    out = "out=x/${objective.adversary.network._target_}"  # which says the package alone
+    assert same_for("out", ["--multirun", varied[0], out]) == []
+
+
+def test_what_an_experiments_file_varies_names_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "experiments").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [tiny]\nname: own\nhydra: {sweeper: {params: {optimizer.lr: '1e-3,1e-4'}}}\n"
+    (tmp_path / "mine" / "experiments" / "own.yaml").write_text(text)
+    monkeypatch.setenv("SSPIR_PATH", str(tmp_path / "mine"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = ["experiments=own", "trainer.max_steps=1"]
+    assert made_folders(tmp_path, *own) == {"none-lr-0.001-s0", "none-lr-0.0001-s0"}
+    assert with_swept(["-m", *own, "optimizer.lr=1e-5"])[-1] == "optimizer.lr=1e-5"  # which counts
+    assert main(["sweep", "--wandb", *own]) == 0
+    made = yaml.safe_load((tmp_path / "sweep.yaml").read_text(encoding="utf-8"))
+    assert made["parameters"] == {"optimizer.lr": {"values": ["0.001", "0.0001"]}}
+    assert "sweep=[optimizer.lr]" in made["command"]
 
 
 def slow(*given: Any) -> Any:

@@ -64,12 +64,12 @@ def _sweep_file(overrides: list[str], method: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from sspir.config import outside
-    from sspir.config.compose import compose_config
+    from sspir.config.compose import compose_config, varied_by_file
     from sspir.config.space import split_space
     from sspir.config.sweep import naming
     from sspir.training.search import good_end
 
-    fixed, space = split_space(overrides)
+    fixed, space = split_space([*varied_by_file(overrides), *overrides])
     config = compose_config("train", fixed)
     if "wandb" not in config.logger:
         raise UserError("An agent of W&B sees what a run logs there: take logger=wandb.")

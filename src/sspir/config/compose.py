@@ -3,7 +3,8 @@
 import errno
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -211,11 +213,32 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: a key, a choice or a value is not known.
     """
+    with _hydra(overrides) as present:
+        return known(name, modern(compose(name, overrides=present)), overrides)
+
+
+def varied_by_file(overrides: Sequence[str]) -> list[str]:
+    """What an experiment's file varies, its `hydra.sweeper.params`, as overrides.
+
+    Args:
+        overrides: of a training, of which some may vary.
+
+    Raises:
+        UserError: a key, a choice or a value is not known.
+    """
+    with _hydra(overrides) as present:
+        config = GlobalHydra.instance().config_loader().load_configuration("train", present, RunMode.MULTIRUN)
+    return [f"{key}={value}" for key, value in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()]
+
+
+@contextmanager
+def _hydra(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Hydra, ready to compose, and the overrides by today's names; what it has against them is a `UserError`."""
     register()
     require_choices(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return known(name, modern(compose(name, overrides=list(present_overrides(overrides)))), overrides)
+            yield list(present_overrides(overrides))
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             raise UserError(sentence(error, choices)) from error

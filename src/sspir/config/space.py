@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 
 from sspir.config.compose import choices
 from sspir.config.sentence import sentence
+from sspir.config.sweep import name_of
 from sspir.errors import UserError
 
 
@@ -70,7 +71,7 @@ def split_space(arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
         UserError: nothing is varied, or not in a way that a search can.
     """
     try:
-        parsed = {each.key_or_group: each for each in OverridesParser.create().parse_overrides(list(arguments))}
+        parsed = {name_of(each): each for each in OverridesParser.create().parse_overrides(list(arguments))}
     except HydraException as error:
         raise UserError(sentence(error, choices)) from error
     fixed = [str(each.input_line) for each in parsed.values() if not each.is_sweep_override()]

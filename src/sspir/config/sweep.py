@@ -16,14 +16,26 @@ SHORT = re.compile(r"[\w.+-]{1,24}")
 
 
 def with_swept(arguments: list[str]) -> list[str]:
-    """Arguments of a command, with the setting `sweep` that says which settings a multirun varies.
+    """Arguments of a training, with the setting `sweep` that says which settings a multirun varies.
 
     Args:
         arguments: Hydra's overrides and flags.
+
+    Raises:
+        UserError: the configuration cannot be composed.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return arguments
-    return [*arguments, *naming(each.key_or_group for each in _parsed(arguments) if each.is_sweep_override())]
+    from sspir.config.compose import varied_by_file  # which takes its names from here
+
+    given = _overrides(arguments)
+    last = {name_of(each): each for each in _parsed([*varied_by_file(given), *given])}
+    return [*arguments, *naming(name for name, each in last.items() if each.is_sweep_override())]
+
+
+def name_of(override: Override) -> str:
+    """The setting that an override names, with the package of a group where one is given."""
+    return str(override.get_key_element()).lstrip("+~")
 
 
 def same_for(key: str, arguments: Sequence[str]) -> list[str]:
@@ -35,7 +47,7 @@ def same_for(key: str, arguments: Sequence[str]) -> list[str]:
     """
     if not {"-m", "--multirun"} & set(arguments):
         return []
-    keys = [each.key_or_group for each in _parsed(arguments) if each.is_sweep_override()]
+    keys = [each.package or each.key_or_group for each in _parsed(arguments) if each.is_sweep_override()]
     text = next((each for each in arguments if each.startswith(f"{key}=")), "${hydra:")
     if key in keys or "${hydra:" in text:  # which may say the job's number
         return []
@@ -46,11 +58,13 @@ def same_for(key: str, arguments: Sequence[str]) -> list[str]:
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(
-            [each for each in arguments if "=" in each and not each.startswith("-")]
-        )
+        return OverridesParser.create().parse_overrides(_overrides(arguments))
     except HydraException:  # Hydra says it better
         return []
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    return [each for each in arguments if each.startswith("~") or ("=" in each and not each.startswith("-"))]
 
 
 def naming(keys: Iterable[str]) -> list[str]:
