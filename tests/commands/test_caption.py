@@ -152,17 +152,6 @@ def test_a_table_elsewhere_is_of_one_folder(tmp_path: Path, capsys: pytest.Captu
     assert caption(tmp_path / "moved", "--out", str(table)) == 0
 
 
-def test_a_part_of_a_captioned_folder_has_its_own_captions(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "in", (24, 20))
-    photos(folder / "deeper", (9, 30))
-    assert caption(folder) == 0
-    find = find_captions(folder / "captions.jsonl")
-    deeper = {row["file_name"]: row["caption"] for row in rows(folder)}["deeper/0.png"]
-    assert find(folder / "deeper" / "0.png", "0.png") == deeper
-    assert find(folder / "0.png", "0.png") != deeper
-    assert find(tmp_path / "copied" / "deeper" / "0.png", "deeper/0.png") == deeper
-
-
 def test_marks_of_editors_and_halves_of_characters_are_no_words(tmp_path: Path) -> None:
     table = tmp_path / "captions.jsonl"
     table.write_text('{"file_name": "a.png", "caption": "a barn \\ud83d"}\n', encoding="utf-8-sig")

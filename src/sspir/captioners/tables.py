@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from sspir.errors import UserError
-from sspir.images.names import place_of
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +43,15 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
         return _caption_beside
     table = _read_table(Path(source))
     _check(Path(source), table, [same_name(name) for name in names])
-    return partial(_caption_in, table, Path(source).resolve().parent)
+    return partial(_caption_in, table)
 
 
 def _no_caption(path: Path, name: str) -> str:
     return ""
 
 
-def _caption_in(table: Mapping[str, str], folder: Path, path: Path, name: str) -> str:
-    """A photo's caption: of its path below the table's folder, as a part of a captioned folder may be asked for."""
-    place = place_of(path)
-    below = same_name(place.relative_to(folder).as_posix()) if place.is_relative_to(folder) else ""
-    return table.get(below) or table.get(same_name(name), "")
+def _caption_in(table: Mapping[str, str], path: Path, name: str) -> str:
+    return table.get(same_name(name), "")
 
 
 def _check(source: Path, table: dict[str, str], names: list[str]) -> None:

@@ -274,7 +274,7 @@ class RestorationModule(pl.LightningModule):
         keep_saved(checkpoint, saved_weights(self))
         checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
         checkpoint |= {"frozen": marks_of(self._always_frozen()), "objective": self.objective.state_dict()}
-        checkpoint |= {"brought": sorted(self.brought), "processes": self.trainer.world_size}
+        checkpoint["brought"] = sorted(self.brought)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network."""

@@ -151,8 +151,9 @@ class SaveAtEnd(Checkpoint):
         """Mark a checkpoint that is written within a validation as one of the step before the validation.
 
         Lightning goes on exactly from a checkpoint of a step; after one of a validation it counts a step twice or not
-        at all. Whether the step's validation is still to come is noted.
+        at all. Whether the step's validation is still to come is noted, and of how many processes the training is.
         """
+        checkpoint["processes"] = trainer.world_size
         made = module.validated_at == trainer.global_step
         if self._due:
             checkpoint |= deepcopy(self._due) | {VALIDATION_DUE: not made}
