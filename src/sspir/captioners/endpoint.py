@@ -106,9 +106,9 @@ class EndpointCaptioner(Captioner):
                     except Exception as error:  # of the one who waits
                         answer.set_exception(error)
 
-        for _ in range(min(self.concurrency, len(requests))):  # unlike a pool's, these outlive nobody
-            threading.Thread(target=work, daemon=True).start()
         try:
+            for _ in range(min(self.concurrency, len(requests))):  # unlike a pool's, these outlive nobody
+                threading.Thread(target=work, daemon=True).start()
             wait(asked.values())
         finally:
             stopped.set()

@@ -106,7 +106,7 @@ def _parser() -> Parser:
     add("folder", type=Path, metavar="FOLDER", help="photos, with all folders below")
     add("--captioner", default="llava", metavar="NAME", help="a choice of conf/captioner or a .yaml (default llava)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings; repeatable")
-    add("--out", type=Path, metavar="FILE", help="table of captions (default FOLDER/captions.jsonl)")
+    add("--out", type=Path, metavar="FILE", help="table of this folder's captions (default FOLDER/captions.jsonl)")
     add("--beside", action="store_true", help="also keep PHOTO.txt beside each photo")
     meaning = "what is described: the photo as it is, the Processor's clean image, or a quick restoration"
     add_captioner_input(parser, meaning)
