@@ -128,6 +128,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/bench_gpu.json"), help="where the figures go")
     parser.add_argument("--going-on", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not options.tiny and not torch.cuda.is_available():
+        parser.error("there is no GPU that PyTorch can use here; --tiny tries everything on a CPU")
     deadline = started + options.seconds
     faulthandler.dump_traceback_later(max(1, options.seconds + 20), exit=True)  # of what hangs, its place
     before = json.loads(options.out.read_text())["parts"] if options.going_on else {}

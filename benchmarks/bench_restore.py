@@ -12,8 +12,8 @@
 - attention: torch's kernel beside ours in bfloat16, for the shapes of Stable Diffusion 1.5 at 512 x 512 pixels;
 - operations: how many a denoising step of Stable Diffusion's shape sends to a device, views apart, by torch's own
   attention, which a GPU has: each of them is launched by Python;
-- steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/): CPU-seconds and metrics, and
-  what differs significantly (95 % paired bootstrap);
+- steps: 50 ancestral steps beside few-step settings on pairs (a folder with LQ/ and HQ/), of a model of many steps:
+  CPU-seconds and metrics, and what differs significantly (95 % paired bootstrap);
 - fidelity: metrics on pairs as `--fidelity` rises from 0 to 1;
 - seams: how much larger steps between pixels are across the borders of tiles than beside them, on photos;
 - colours: how far the colours of the results are from the photos' before and after each colour fix;
@@ -44,6 +44,7 @@ from sspir.color import ColourMode, fix_colour
 from sspir.config.compose import compose_config
 from sspir.encoders.clip import CLIPImageEncoder
 from sspir.encoders.text import TextEncoder, encode_captions
+from sspir.errors import UserError
 from sspir.evaluation.results import describe
 from sspir.evaluation.statistics import compare, orient
 from sspir.images.io import list_images, read_image
@@ -394,4 +395,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -98,6 +98,8 @@ def main() -> int:
     parser.add_argument("--packages", nargs="*", default=LACKING, help="what it lacks")
     options = parser.parse_args()
     out = options.out.resolve()
+    if out.exists() and not (out / "run.sh").is_file():
+        parser.error(f"{out} is no bundle, and would be lost; choose a folder that is not there")
     build(out, options.packages, options.python, options.platform)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
     print(f"{out}: {size:.1f} MiB", flush=True)

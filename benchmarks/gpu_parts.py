@@ -52,11 +52,11 @@ def _restored(lab: Lab, name: str, mode: str, changes: dict[str, Any]) -> Figure
         return done.images
 
     case, eager = f"{name}, {mode}", f"{name}, eager"
-    image = lab.pictures.setdefault(case, call())
+    lab.pictures.setdefault(case, call())
     lab.tidy()
     figures = lab.timed(case, call, warm=2 if MODES[mode] else 0) | lab.memory()
-    reference = lab.pictures.get(eager, image)
-    figures |= _apart(call(), reference)
+    if (reference := lab.pictures.get(eager)) is not None:
+        figures |= _apart(call(), reference)
     return figures | (lab.ratio("times_as_fast", eager, case) if MODES[mode] else {})
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sspir.errors import UserError
 from sspir.evaluation.statistics import compare
 from sspir.images.io import list_images, read_image
 from sspir.metrics.base import FullReferenceMetric
@@ -66,6 +67,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the restorations")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if len(list_images(options.pairs / "LQ")[: options.limit]) < 2:
+        parser.error("another photo's priors take two photos or more")
     pipe = load_pipeline(options.weights)
     pipe.set_progress_bar_config(disable=True)
     found = values_of(pipe, options.pairs, options.limit, options.seed)
@@ -84,4 +87,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))

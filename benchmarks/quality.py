@@ -28,6 +28,7 @@ from tqdm import tqdm
 from sspir.__main__ import main as sspir
 from sspir.config.compose import compose_config, load_choice
 from sspir.data import photos
+from sspir.errors import UserError
 from sspir.evaluation import Benchmark
 from sspir.images.io import read_image, write_image
 from sspir.images.panel import panel, stack, to_picture
@@ -182,4 +183,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))

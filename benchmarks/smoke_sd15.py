@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 SIZE = 512  # pixels
 STEPS = 50
 LIMITS = {
-    "count": {"ratio": 1 / 28, "denoiser_ratio": 1 / 90},
+    "count": {"ratio": 1 / 28},
     "train": {"peak_gib": 21.0},
     "lora": {"peak_gib": 20.0},
     "restore": {"peak_gib": 9.0},
@@ -129,7 +129,6 @@ def count(folder: Path) -> dict[str, float]:
         "one_step_tflop": one,
         "guided_steps_tflop": guided,
         "ratio": one / guided,
-        "denoiser_ratio": rows["denoiser"] / guided,
         "decoder_share": rows["decoder"] / one,
     }
 

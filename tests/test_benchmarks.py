@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from sspir.config.compose import compose_config
 from sspir.evaluation.results import describe
@@ -45,6 +46,13 @@ def test_every_part_runs(tmp_path: Path) -> None:
         assert f"| {part} | took | seconds " in table
     assert parts["restore"]["50 guided, captured"]["times_as_fast"] > 0
     assert parts["train_sd"]["batch 2, ours eager"]["times_as_fast_as_plain"] > 0
+    operations, seconds = (
+        parts["train_sd"]["batch 1, operations"]["tflop"],
+        parts["train_sd"]["batch 1, ours eager"]["seconds"],
+    )
+    assert parts["peak"]["batch 1, ours eager"]["tflop_per_s"] == pytest.approx(operations / seconds, rel=1e-3)
+    assert "times_as_fast_as_plain" not in parts["lora"]["batch 1 in 8 GB"]  # no plain loop has adapters
+    assert "psnr" not in parts["fused_qkv"]["50 guided, captured"]  # of networks made anew
     assert parts["vae"]["bfloat16"]["psnr"] < 100 < parts["vae"]["float32"]["psnr"]
 
 
@@ -55,6 +63,23 @@ def test_a_part_that_does_not_fit_says_so_and_what_was_measured_stays(tmp_path: 
     assert parts["peak"]["all"].keys() == {"left out"}
     assert parts["vae"]["all"].keys() == {"left out"}
     assert "| vae | all | left out " in table
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_card_only_the_small_networks_are_measured(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARK), "--out", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--tiny tries everything on a CPU" in done.stderr
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_a_folder_of_something_else_is_not_made_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photo(tmp_path / "a.png", 8, 8, 0)
+    monkeypatch.setattr(sys, "argv", ["bundle.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        load("bundle").main()
+    assert (tmp_path / "a.png").is_file()
 
 
 def load(name: str) -> ModuleType:

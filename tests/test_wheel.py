@@ -15,6 +15,15 @@ from tests.runs import OVERRIDES
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
+def test_what_has_a_checksum_keeps_its_line_ends_in_every_checkout() -> None:
+    for sums in ROOT.glob("src/sspir/weights/shipped/*/SHA256SUMS"):
+        files = [sums.parent / line.split("  ")[1] for line in sums.read_text().splitlines()]
+        told = subprocess.run(["git", "check-attr", "text", "--", *files], cwd=ROOT, capture_output=True, text=True)
+        assert [line for line in told.stdout.splitlines() if not line.endswith(": unset")] == []
+        assert len(told.stdout.splitlines()) == len(files) > 10
+
+
 def run(*command: str | Path, cwd: Path) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1"}
