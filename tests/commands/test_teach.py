@@ -16,7 +16,7 @@ from sspir.degradation import Degradation
 from sspir.errors import UserError
 from sspir.files import alone_in
 from sspir.peers import SpandrelPeer
-from tests.peers.networks import rrdbnet_file
+from tests.peers.networks import brighter, rrdbnet_file
 from tests.processes import start, wait_until
 
 COUNT = 23
@@ -131,3 +131,15 @@ def test_another_teacher_or_other_settings_are_refused(whole: Path, capsys: pyte
     (whole / "foreign" / "shard-000000.tar").write_bytes(b"another tool's")
     assert main(command(whole, "foreign")) == 2
     assert "of another set" in capsys.readouterr().err
+
+
+def test_a_teacher_of_ones_own_with_other_settings_is_another(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSPIR_PATH", str(tmp_path))
+    (tmp_path / "conf" / "peer").mkdir(parents=True)
+    given = ["--teacher", "own", "--photos", f"{whole}/photos", "--out", f"{tmp_path}/out", "--size", "32"]
+    for plus, status in ((0, 0), (0, 0), (0.5, 2)):
+        brighter(tmp_path / "conf" / "peer" / "own.yaml", plus)
+        assert main(["teach", *given, "--count", "1"]) == status
+    assert "was begun with another teacher" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from sspir.report.page import build
 from sspir.seeding import sample_seed
 from sspir.weights.load import load_pipeline
 from tests.needs import needs
-from tests.peers.networks import ncnn_files, rrdbnet_file, torch_twin
+from tests.peers.networks import brighter, ncnn_files, rrdbnet_file, torch_twin
 from tests.runs import tiny_run
 
 
@@ -431,3 +431,14 @@ def test_what_compares_folders_is_measured(run: Path, captioned: list[str], tmp_
 def test_a_run_is_named_once_before_the_equals_sign() -> None:
     with pytest.raises(UserError, match="run= stands once; several runs are named without it"):
         spelt_out(["run=shipped", "run=shipped/tiny", "benchmark=set5"])
+
+
+def test_a_peer_of_ones_own_with_other_settings_is_measured_anew(
+    run: Path, captioned: list[str], tmp_path: Path
+) -> None:
+    def mean(plus: float) -> float:
+        given = [f"run={run}", *captioned, "limit=1", f"out={tmp_path}/out"]
+        config = compose_config("evaluate", [*given, f"peers=[{brighter(tmp_path / 'own.yaml', plus)}]"])
+        return evaluate(config)["methods"]["own"]["psnr_y"]["mean"]
+
+    assert mean(0) == mean(0) > mean(0.5)

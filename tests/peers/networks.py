@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from sspir.peers import Peer
 from sspir.peers.ncnn import FLOAT16
 from tests.needs import needs
 
@@ -17,6 +19,30 @@ ReLU relu 1 1 a b
 Convolution up 1 1 b c 0=12 1=3 4=1 5=1 6=864
 PixelShuffle shuffle 1 1 c output 0=2
 """
+
+
+class Brighter(Peer):
+    """A class of one's own, whose checksum does not tell its settings."""
+
+    scale, source, licence, checksum = 4, "", "", "none"
+
+    def __init__(self, plus: float) -> None:
+        self.plus = plus
+
+    def restore(self, lq: Tensor) -> Tensor:
+        return F.interpolate(lq + self.plus, scale_factor=4).clamp(0, 1)
+
+    def parameters(self) -> int | None:
+        return 0
+
+    def macs(self, height: int, width: int) -> float | None:
+        return None
+
+
+def brighter(file: Path, plus: float) -> str:
+    """A choice of `Brighter`, as a .yaml file."""
+    file.write_text(f"_target_: tests.peers.networks.Brighter\nplus: {plus}\n")
+    return str(file)
 
 
 def torch_twin(seed: int = 0) -> nn.Module:

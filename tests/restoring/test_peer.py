@@ -10,7 +10,7 @@ from PIL import Image
 from sspir.__main__ import main
 from sspir.images.io import read_image
 from sspir.peers import find_peer, restored
-from tests.peers.networks import rrdbnet_file
+from tests.peers.networks import brighter, rrdbnet_file
 from tests.pipelines import write_photo
 
 
@@ -36,6 +36,14 @@ def test_a_file_of_spandrel_restores_a_folder_once(tmp_path: Path, capsys: pytes
     torch.save({name: value * 0.5 for name, value in network.items()}, weights)
     assert main([*command, "--tile", "16"]) == 0
     assert "2 restored, 0 were done before" in capsys.readouterr().out
+
+
+def test_a_peer_of_ones_own_with_other_settings_restores_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    photo = write_photo(tmp_path / "a.png", 9, 9)
+    for plus, done in ((0, "1 restored, 0"), (0, "0 restored, 1"), (0.5, "1 restored, 0")):
+        weights = brighter(tmp_path / "own.yaml", plus)
+        assert main(["restore", str(photo), "--out", f"{tmp_path}/out", "--weights", weights]) == 0
+        assert f"{done} were done before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

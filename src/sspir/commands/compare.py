@@ -119,6 +119,7 @@ def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, P
     from sspir.images.panel import to_picture
     from sspir.memory import choose_device
     from sspir.peers import restored
+    from sspir.peers.base import identity
 
     device, journal = choose_device(options.device), Journal(options.out / "peers", "peers.jsonl")
     folders = {name: options.out / "peers" / name for name in peers}
@@ -131,7 +132,7 @@ def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, P
             continue
         of = {"lq": sha256(found.restored["lq"]), "size": [height, width], "device": device.type}
         for name, peer in peers.items():
-            target, made = folders[name] / f"{found.name}.png", {"peer": peer.checksum, **of}
+            target, made = folders[name] / f"{found.name}.png", {"peer": identity(peer), **of}
             entry = journal.entries.get(f"{name}/{found.name}", {})
             if target.is_file() and made.items() <= entry.items() and sha256(target) == entry["picture"]:
                 continue

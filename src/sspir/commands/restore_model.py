@@ -124,13 +124,14 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
     Raises:
         UserError: a setting means nothing to the model.
     """
+    from sspir.peers.base import identity
     from sspir.restoring.peer import PeerPipeline, Tiles
     from sspir.restoring.runner import Request
 
     if isinstance(pipeline, PeerPipeline):
         refuse_for_peer(options)
         tile = Tiles.tile if options.tile in (None, "auto") else None if options.tile == "off" else options.tile
-        size, made_of = size_asked(options, pipeline.peer.scale), f"{options.weights} {pipeline.peer.checksum}"
+        size, made_of = size_asked(options, pipeline.peer.scale), f"{options.weights} {identity(pipeline.peer)}"
         return Request(Tiles(tile), size, compare=options.compare, weights=made_of, drop_gps=options.drop_gps)
 
     from sspir.training.saved import SHIPPED

@@ -69,11 +69,13 @@ def _settings(options: Namespace, teacher: Any, photos: Any, device: str) -> dic
     from sspir.config.compose import load_choice
     from sspir.config.naming import plain
     from sspir.data.manifest import manifest_of
+    from sspir.peers.base import identity
 
     degradation = json.dumps(plain(load_choice("degradation", options.degradation)))
-    record = {key: value for key, value in teacher.load().record().items() if key != "source"}  # a path may change
+    peer = teacher.load()
+    record = {key: value for key, value in peer.record().items() if key != "source"}  # a path may change
     return {
-        "teacher": {"name": Path(options.teacher).stem, **record},
+        "teacher": {"name": Path(options.teacher).stem, **record, "checksum": identity(peer)},
         "photos": manifest_of({"photos": photos})["photos"],
         "degradation": {"name": options.degradation, "hash": hashlib.sha256(degradation.encode()).hexdigest()},
         "size": options.size,

@@ -14,7 +14,7 @@ from sspir.config.naming import plain, settings_of
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.numbers import LIMIT
-from sspir.peers.base import Peer
+from sspir.peers.base import Peer, identity
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import CONFIG
@@ -72,7 +72,7 @@ def record_of(
         },
     }
     if peers:  # an evaluation without has the record that it had before there were peers
-        record["inputs"]["peers"] = {name: peer.checksum for name, peer in peers.items()}
+        record["inputs"]["peers"] = {name: identity(peer) for name, peer in peers.items()}
     if config.cost:
         record["cost"] = True
     as_read: dict[str, Any] = json.loads(json.dumps(record))  # lists for tuples

@@ -1,8 +1,11 @@
 """What a peer is, and how it restores photos of any size at any scale."""
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -24,12 +27,14 @@ class Peer(ABC):
         source: where its weights come from.
         licence: of its weights; "" where it is not known.
         checksum: of its weights, for records.
+        choice: the configuration of a class of one's own, whose settings `checksum` may not tell; else empty.
     """
 
     scale: int
     source: str
     licence: str
     checksum: str
+    choice: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def restore(self, lq: Tensor) -> Tensor:
@@ -46,6 +51,11 @@ class Peer(ABC):
     def record(self) -> dict[str, Any]:
         """What results say of it."""
         return {name: getattr(self, name) for name in ("source", "licence", "scale", "checksum")}
+
+
+def identity(peer: Peer) -> str:
+    """A checksum of all that decides a peer's pictures, for records; of sspir's own classes that of their weights."""
+    return joined(peer.checksum, json.dumps(peer.choice, sort_keys=True)) if peer.choice else peer.checksum
 
 
 def restored(peer: Peer, lq: Tensor, size: tuple[int, int] | None = None, tile: int | None = TILE) -> Tensor:

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from sspir.config.build import build
 from sspir.config.compose import choices, load_choice
+from sspir.config.naming import plain
 from sspir.errors import UserError
 from sspir.files import cache_folder, from_wheel, sha256, write_bytes
 from sspir.peers.base import Peer
@@ -50,9 +51,14 @@ def find_peer(name: str) -> Peer:
     Raises:
         UserError: it is not known, or its weights are not here.
     """
-    peer = SpandrelPeer(name) if is_model_file(name) else build(load_choice("peer", name))
+    if is_model_file(name):
+        return SpandrelPeer(name)
+    choice = load_choice("peer", name)
+    peer = build(choice)
     if not isinstance(peer, Peer):
         raise UserError(f"The peer {name} is no sspir.peers.Peer; correct its _target_.")
+    if not type(peer).__module__.startswith("sspir."):
+        peer.choice = plain(choice)
     return peer
 
 
