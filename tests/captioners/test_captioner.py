@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,20 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from sspir.captioners import photo_measures as measure
-from sspir.captioners.base import Captioner, CaptionError, NoCaption, Precomputed, captioner_of
+from sspir.captioners.base import (
+    Captioner,
+    CaptionError,
+    Images,
+    NoCaption,
+    Precomputed,
+    captioner_of,
+    provenance_of,
+)
+from sspir.captioners.endpoint import EndpointCaptioner
 from sspir.captioners.measured import MeasuredCaptioner
 from sspir.color import luma
+from sspir.config.build import build_captioner
+from sspir.config.compose import load_choice
 from tests.pipelines import describe
 
 FOLDER = Path(skimage.__file__).parent / "data"
@@ -204,3 +216,41 @@ def test_a_plain_callable_answers_for_every_image_or_is_named() -> None:
         captioner(torch.zeros(1, 3, 8, 13), [""])
     with pytest.raises(CaptionError, match=r"width failed \(TypeError: "):
         captioner(None, [""])
+
+
+def say(images: Sequence[Tensor], known: Sequence[str], word: str = "a tree", key: str = "") -> list[str]:
+    """A captioner of one's own that is a function."""
+    return [word] * len(images)
+
+
+class Saying(Captioner):
+    """A captioner of one's own."""
+
+    def __init__(self, word: str = "") -> None:
+        self.word = word
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        return [self.word] * len(images)
+
+
+class Telling(Saying):
+    """Tells its settings itself, but not what it is."""
+
+    def provenance(self) -> dict[str, str]:
+        return {"word": self.word}
+
+
+def test_the_settings_of_ones_own_captioner_are_told_but_for_what_may_be_a_key() -> None:
+    def told(name: str, **settings: Any) -> dict[str, str]:
+        return provenance_of(build_captioner({"_target_": f"{__name__}.{name}", **settings}))
+
+    assert told("Saying") == {"captioner": f"{__name__}.Saying"}
+    made = [told("Saying", word="a"), told("Saying", word="b"), told("say", _partial_=True, word="a")]
+    made += [told("say", _partial_=True), told("say", _partial_=True, key="sk-1234")]
+    assert len({str(each) for each in made}) == len(made)
+    assert "sk-1234" not in str(made)
+    assert told("Telling", word="a") == {"captioner": f"{__name__}.Telling", "word": "a"}
+    address = {"url": "http://localhost:1/v1", "model": "m", "question": "?"}
+    endpoint = build_captioner({"_target_": "sspir.captioners.EndpointCaptioner", **address})
+    assert endpoint.provenance() == EndpointCaptioner(**address).provenance()
+    assert build_captioner(load_choice("captioner", "measured")).provenance() == {"captioner": "MeasuredCaptioner"}

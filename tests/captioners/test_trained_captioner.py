@@ -40,6 +40,17 @@ class Elsewhere(Captioner):
         return [self.word] * len(images)
 
 
+class MeasuredCaptioner(Elsewhere):
+    """Has the name of one of sspir's, which needs no weights."""
+
+
+class Unnamed(Elsewhere):
+    """Tells its word, but not what it is."""
+
+    def provenance(self) -> dict[str, str]:
+        return {"word": self.word}
+
+
 def with_captioner(run: Path, folder: Path, node: dict[str, object]) -> Path:
     """A copy of a run that was trained with another captioner."""
     shutil.copytree(run, folder)
@@ -83,6 +94,21 @@ def test_a_function_is_named_where_an_export_lacks_it(
     assert not warnings(caplog)
     export(trained, tmp_path / "exported")
     load_pipeline(tmp_path / "exported")
+    (said,) = warnings(caplog)
+    assert f"was trained with captions by {name}, which does not come with it" in said
+
+
+@pytest.mark.parametrize("kind", [MeasuredCaptioner, Unnamed])
+def test_ones_own_captioner_is_named_by_its_class_and_never_taken_for_another(
+    kind: type, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[2]))
+    name = f"{__name__}.{kind.__name__}"
+    trained = with_captioner(run, tmp_path / "run", {"_target_": name, "word": "a tree"})
+    assert isinstance(load_pipeline(trained).captioner, Elsewhere)
+    assert not warnings(caplog)
+    export(trained, tmp_path / "exported")
+    assert isinstance(load_pipeline(tmp_path / "exported").captioner, NoCaption)
     (said,) = warnings(caplog)
     assert f"was trained with captions by {name}, which does not come with it" in said
 

@@ -81,7 +81,7 @@ def test_it_is_evaluated_and_restores_from_the_run_and_from_its_export(
     assert main([*restore, "--weights", exported, "--out", "from_export"]) == 0
     for out in ("restored", "from_export"):
         told = [json.loads(line) for line in Path(out, "restore.jsonl").read_text().splitlines()][-1]
-        assert told["captioner"] == {"captioner": "own.Brightness"}
+        assert told["captioner"] == {"captioner": "own.Brightness", "settings": "898b2af0a36e3555"}  # of bright=0.5
         assert told["caption"] in ("a bright photo", "a dark photo")
     assert Path("restored/0.png").read_bytes() == Path("from_export/0.png").read_bytes()
 
@@ -160,7 +160,10 @@ def test_plain_objects_of_a_second_folder_train_evaluate_and_restore(
     restore = ["restore", str(photo_folder / "val" / "0.png"), "--weights", run, "--steps", "1", "--out", "shouted"]
     assert main([*restore, "--captioner", "plain"]) == 0
     told = json.loads(Path("shouted/restore.jsonl").read_text().splitlines()[-1])
-    assert (told["caption"], told["captioner"]) == ("A HOUSE", {"captioner": "plain.shout"})
+    assert (told["caption"], told["captioner"]) == (
+        "A HOUSE",
+        {"captioner": "plain.shout", "settings": "9d0e199d34c4353d"},
+    )
     assert main(["export", run, "--out", "unsaved"]) == 2
     assert "The image encoder plain.Mean cannot be saved in a pipeline" in capsys.readouterr().err
     assert not Path("unsaved").exists()

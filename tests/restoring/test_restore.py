@@ -427,6 +427,15 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, caps
         assert "0 restored" in capsys.readouterr().out
 
 
+def test_other_words_of_ones_own_captioner_are_another_result(tmp_path: Path, weights: Path) -> None:
+    write_photo(tmp_path / "a.png")
+    for word in ("a tree", "a house"):
+        (tmp_path / "own.yaml").write_text(f"_target_: tests.captioners.test_captioner.Saying\nword: {word}\n")
+        flags = ["--out", tmp_path / "out", "--weights", weights, "--captioner", tmp_path / "own.yaml"]
+        assert restore(tmp_path / "a.png", *flags) == 0
+        assert lines(tmp_path / "out")[-1]["caption"] == word
+
+
 def test_a_captioner_that_fails_costs_the_words_not_the_photo(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -38,6 +38,9 @@ class Captioner(ABC):
     remote = False
     """Whether images leave this machine; such a captioner is used only where the user asks for it."""
 
+    made_with = ""
+    """Digits of the settings in a configuration that the captioner was made with, see `sspir.config.build`."""
+
     @abstractmethod
     def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
         """One caption per image.
@@ -51,8 +54,13 @@ class Captioner(ABC):
         """
 
     def provenance(self) -> dict[str, str]:
-        """What decides the captions, such as class, model and question, for records."""
-        return {"captioner": type(self).__name__}
+        """What decides the captions, such as class, model and question, for records; "captioner" names what it is."""
+        kind = type(self)
+        is_ours = kind.__module__.startswith("sspir.")
+        return self._named(kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}")
+
+    def _named(self, name: str) -> dict[str, str]:
+        return {"captioner": name, **({"settings": self.made_with} if self.made_with else {})}
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Free memory, such as a model's, before diffusion needs it; the next call loads the model again."""
@@ -74,7 +82,7 @@ class PlainCaptioner(Captioner):
         Raises:
             CaptionError: the callable fails, or does not return one text per image.
         """
-        name = self.provenance()["captioner"]
+        name = provenance_of(self)["captioner"]
         try:
             captions = list(self.describe(images, known))
         except UserError:
@@ -89,12 +97,17 @@ class PlainCaptioner(Captioner):
         """The callable's module and name."""
         function = getattr(self.describe, "func", self.describe)  # of a partial
         named = function if hasattr(function, "__qualname__") else type(function)
-        return {"captioner": f"{named.__module__}.{named.__qualname__}"}
+        return self._named(f"{named.__module__}.{named.__qualname__}")
 
 
 def captioner_of(captioner: Any) -> Captioner:
     """Return a captioner unchanged; wrap any other callable (images, known) -> captions in a `PlainCaptioner`."""
     return captioner if isinstance(captioner, Captioner) else PlainCaptioner(captioner)
+
+
+def provenance_of(captioner: Captioner) -> dict[str, str]:
+    """What a captioner says of itself, and what it is where a class of one's own leaves that out."""
+    return {**Captioner.provenance(captioner), **captioner.provenance()}
 
 
 class NoCaption(Captioner):

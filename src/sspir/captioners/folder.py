@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each
+from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each, provenance_of
 from sspir.captioners.tables import same_name
 from sspir.errors import UserError
 from sspir.files import append_bytes, json_line, write_bytes, write_text
@@ -178,7 +178,7 @@ class FolderCaptioner:
 
     def _origin(self) -> dict[str, str]:
         by = {"shown_by": self.shown_by} if self.shown_by else {}
-        return {**self.captioner.provenance(), "shown": self.captioner_input, **by}
+        return {**provenance_of(self.captioner), "shown": self.captioner_input, **by}
 
     def _name(self, photo: Path) -> str:
         return photo.relative_to(self.root).as_posix()

@@ -123,8 +123,7 @@ def _captioner(name: str, changes: list[str]) -> Any:
     """Build a shipped captioner, or one from a YAML file, with some settings changed."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from sspir.captioners.base import captioner_of
-    from sspir.config.build import build
+    from sspir.config.build import build_captioner
     from sspir.config.compose import load_choice
 
     settings: Any = load_choice("captioner", name)
@@ -135,7 +134,7 @@ def _captioner(name: str, changes: list[str]) -> Any:
             raise UserError(f"--set {change} changes nothing of the captioner {name}; it has {known}.")
         settings[key] = _value(settings[key], value)
     try:
-        return captioner_of(build(settings))
+        return build_captioner(settings)
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"The captioner {name} cannot be made: {error}") from error
 

@@ -163,13 +163,13 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
     """The pipeline with the captioner, on the device and in the type that the flags name."""
     import torch
 
-    from sspir.config.build import build
+    from sspir.config.build import build_captioner
     from sspir.config.compose import load_choice
     from sspir.memory import choose_device
     from sspir.training.saved import SHIPPED
     from sspir.weights.load import load_pipeline
 
-    captioner = build(load_choice("captioner", options.captioner)) if options.captioner else None
+    captioner = build_captioner(load_choice("captioner", options.captioner)) if options.captioner else None
     weights = options.weights or SHIPPED
     pipeline = load_pipeline(weights, options.checkpoint, options.stable_diffusion, options.clip, captioner)
     if options.captioner_input == "processor" and not pipeline.backbone.processor.predicts_image:

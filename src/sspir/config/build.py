@@ -1,14 +1,19 @@
 """Objects from configurations, with one sentence where a constructor refuses."""
 
+import hashlib
+import json
 import re
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sspir.config import outside
 from sspir.errors import UserError
+
+if TYPE_CHECKING:
+    from sspir.captioners.base import Captioner
 
 T = TypeVar("T")
 
@@ -37,6 +42,28 @@ def build(node: Any, **arguments: Any) -> Any:
         raise UserError(
             f"{node._get_full_key(None)} ({node._target_}) cannot be made: {' '.join(str(error).split())}"
         ) from error
+
+
+def build_captioner(node: Any) -> "Captioner":
+    """Build a captioner whose provenance tells its settings, as a hash, since there may be a key among them.
+
+    A class with a `provenance` of its own, as those of sspir's that have settings, says itself what decides the words.
+
+    Args:
+        node: of the configuration.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    from sspir.captioners.base import Captioner, PlainCaptioner, captioner_of  # which import torch
+
+    captioner = captioner_of(build(node))
+    settings: Any = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
+    given = json.dumps({key: value for key, value in settings.items() if key not in ("_target_", "_partial_")})
+    if given != "{}" and type(captioner).provenance in (Captioner.provenance, PlainCaptioner.provenance):
+        made_with = hashlib.sha256(given.encode()).hexdigest()[:16]
+        object.__setattr__(captioner, "made_with", made_with)  # of a frozen dataclass, too
+    return captioner
 
 
 def build_all(group: str, config: DictConfig, kind: type[T]) -> list[T]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sspir.batch import Batch
 from sspir.config.arguments import require_arguments
-from sspir.config.build import build
+from sspir.config.build import build, build_captioner
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.costs import costs_of_run
@@ -119,7 +119,7 @@ def _built(node: DictConfig) -> Benchmark:
 @lru_cache(maxsize=1)
 def _loaded(run: str, checkpoint: str, captioner: str, written: str) -> RestorationPipeline:
     """Load a pipeline, once for all benchmarks in a row; `written`, the time of its weights, tells newer files."""
-    pipeline = load_pipeline(run, checkpoint, captioner=build(json.loads(captioner)) if captioner else None)
+    pipeline = load_pipeline(run, checkpoint, captioner=build_captioner(json.loads(captioner)) if captioner else None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

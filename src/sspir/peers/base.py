@@ -27,14 +27,14 @@ class Peer(ABC):
         source: where its weights come from.
         licence: of its weights; "" where it is not known.
         checksum: of its weights, for records.
-        choice: the configuration of a class of one's own, whose settings `checksum` may not tell; else empty.
+        made_with: the configuration of a class of one's own, whose settings `checksum` may not tell; else empty.
     """
 
     scale: int
     source: str
     licence: str
     checksum: str
-    choice: Mapping[str, Any] = MappingProxyType({})
+    made_with: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def restore(self, lq: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Peer(ABC):
 
 def identity(peer: Peer) -> str:
     """A checksum of all that decides a peer's pictures, for records; of sspir's own classes that of their weights."""
-    return joined(peer.checksum, json.dumps(peer.choice, sort_keys=True)) if peer.choice else peer.checksum
+    return joined(peer.checksum, json.dumps(peer.made_with, sort_keys=True)) if peer.made_with else peer.checksum
 
 
 def restored(peer: Peer, lq: Tensor, size: tuple[int, int] | None = None, tile: int | None = TILE) -> Tensor:

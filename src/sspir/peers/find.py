@@ -58,7 +58,7 @@ def find_peer(name: str) -> Peer:
     if not isinstance(peer, Peer):
         raise UserError(f"The peer {name} is no sspir.peers.Peer; correct its _target_.")
     if not type(peer).__module__.startswith("sspir."):
-        peer.choice = plain(choice)
+        object.__setattr__(peer, "made_with", plain(choice))  # of a frozen dataclass, too
     return peer
 
 

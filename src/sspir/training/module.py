@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from sspir.batch import Batch
-from sspir.captioners.base import Captioner, captioner_of
+from sspir.captioners.base import Captioner, captioner_of, provenance_of
 from sspir.device import Replays, replaying
 from sspir.encoders.base import encoder_of, tokens_of
 from sspir.encoders.text import TextEncoder
@@ -161,7 +161,7 @@ class RestorationModule(pl.LightningModule):
         return RestorationPipeline.from_parts(
             self.backbone, self.sampler, vae=self.vae, tokenizer=self.tokenizer, text_encoder=self.text_model,
             image_encoder=self.image_encoder, refine=self.refine, scheduler=self.noise_schedule,
-            residual=self.residual, scale=self.scale, captioner=self.captioner.provenance()["captioner"],
+            residual=self.residual, scale=self.scale, captioner=provenance_of(self.captioner)["captioner"],
             one_step=self.objective.one_step, noised=self.objective.noised,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sspir.captioners.base import Captioner
+from sspir.captioners.base import Captioner, provenance_of
 from sspir.errors import UserError
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.run import CONFIG, find_checkpoint
@@ -44,7 +44,7 @@ def load_pipeline(
     trained_with = pipeline.config.captioner
     if captioner is not None:
         pipeline.captioner = captioner
-    elif pipeline.captioner.provenance()["captioner"] != trained_with:
+    elif provenance_of(pipeline.captioner)["captioner"] != trained_with:
         log.warning(
             "%s was trained with captions by %s, which does not come with it: photos without words get none; name a "
             "captioner by --captioner (restore), captioner=NAME (evaluate) or load_pipeline(captioner=...).",
