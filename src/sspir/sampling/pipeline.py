@@ -83,7 +83,7 @@ class RestorationPipeline(DiffusionPipeline):
         unet: Any,
         controlnet: Any,
         scheduler: Any,
-        processor: StructureProcessor | None = None,
+        processor: Any = None,
         unet_image: AttentionAdapter | None = None,
         controlnet_image: AttentionAdapter | None = None,
         unet_pixel: AttentionAdapter | None = None,

@@ -75,6 +75,11 @@ class Sampler:
     region: int | None = 1024
 
     def __post_init__(self) -> None:
+        if (kind := type(self)) is not Sampler:
+            raise UserError(
+                f"The sampler {kind.__module__}.{kind.__qualname__} would be lost, as models keep a sampler's settings "
+                f"alone: name sspir.sampling.Sampler in its place, and what solves by its scheduler, one of diffusers'."
+            )
         object.__setattr__(self, "options", dict(self.options))  # Hydra hands in mappings of its own
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from sspir.errors import NotApplicableError, UserError
@@ -11,16 +12,24 @@ from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, factor_of
 from sspir.models.lora import base_names
+from sspir.models.structure_processor import NoProcessor, StructureProcessor
 
 
 def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine: Any, residual: float | None) -> None:
     """Refuse parts that do not fit each other, before any work is done.
 
     Raises:
-        UserError: widths or numbers of channels differ; the sentence names all of them.
+        UserError: widths or numbers of channels differ; the sentence names all of them. Or the Processor is a module
+            that no pipeline could hold.
         NotApplicableError: residuals are asked for, and the Processor predicts no full-size image.
     """
     unet, processor = backbone.unet.config, backbone.processor
+    if not isinstance(processor, ModelMixin | NoProcessor):
+        kind = type(processor)
+        raise UserError(
+            f"The Processor {kind.__module__}.{kind.__qualname__} cannot be a part of a pipeline: derive it from "
+            f"diffusers.ModelMixin and ConfigMixin, and decorate its constructor with @register_to_config."
+        )
     width, channels = text_model.config.hidden_size, channels_of(vae)
     adapter = backbone.unet_image
     layers = adapter.config.layers.values() if isinstance(adapter, AttentionAdapter) else []
@@ -102,10 +111,15 @@ def trained_first(processor: Any, steps: int) -> frozenset[str]:
         steps: how many they are; 0 for none.
 
     Raises:
-        UserError: none is left to train.
+        UserError: none is left to train, or the Processor is of a class of one's own.
     """
     if not steps:
         return frozenset()
+    if not isinstance(processor, StructureProcessor):
+        raise UserError(
+            f"The Processor {type(processor).__name__} has no front that the first steps could train alone: set "
+            f"module.structure_steps=0."
+        )
     names = frozenset(name for name, weight in processor.front.named_parameters() if weight.requires_grad)
     if not names:
         raise UserError(
