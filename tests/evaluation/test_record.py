@@ -1,5 +1,7 @@
 """The folder of an evaluation, in words."""
 
+from pathlib import Path
+
 import pytest
 
 from sspir.config.compose import compose_config
@@ -45,3 +47,15 @@ def test_what_has_no_short_name_is_told_apart_by_digits() -> None:
     names = [out(*each) for each in changes]
     assert len({out(), *names}) == len(names) + 1
     assert all(len(name.rpartition("/")[2]) <= 120 and " " not in name for name in names)
+
+
+def test_a_benchmark_of_ones_own_may_have_another_name_than_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSPIR_PATH", str(tmp_path))
+    (tmp_path / "conf" / "benchmark").mkdir(parents=True)
+    text = "defaults:\n  - set14\n  - _self_\nname: my other bench\nseed: 3\n"
+    (tmp_path / "conf" / "benchmark" / "other.yaml").write_text(text)
+    for overrides, name in (([], "last"), (["seed=1"], "last-seed1")):
+        config = compose_config("evaluate", ["run=runs/a", "benchmark=other", *overrides])
+        assert config.out == f"runs/a/evaluation/my other bench/{name}"

@@ -13,7 +13,7 @@ import sspir.training
 from sspir.training.fit import train
 from sspir.training.history import HEADER
 from sspir.training.loggers import JsonLinesLogger, wandb_logger
-from sspir.training.run import run_id
+from sspir.training.run import code_state, environment, run_id
 from tests.runs import tiny_config, tiny_run
 
 
@@ -83,6 +83,29 @@ def test_other_ranks_open_no_wandb_run(tmp_path: Path, monkeypatch: pytest.Monke
     logger = wandb_logger(str(tmp_path), "sspir", "group", "name", ["tag"])
     logger.log_metrics({"loss/total": 1.0}, 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_code_in_folders_of_ones_own_is_told_by_its_commit_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    for name in ("mine", "strange"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text("a = 1\n")
+    git("init", "-q")
+    git("add", "mine")
+    git("commit", "-qm", "mine")
+    monkeypatch.setenv("SSPIR_PATH", os.pathsep.join(str(tmp_path / name) for name in ("mine", "strange")))
+    commit, unknown = git("rev-parse", "HEAD"), {"code": "", "uncommitted": False}
+    assert environment()["own_code"] == {"mine": {"code": commit, "uncommitted": False}, "strange": unknown}
+    (tmp_path / "mine" / "mine.py").write_text("secret = 2\n")
+    assert environment()["own_code"]["mine"] == {"code": commit, "uncommitted": True}
+    assert commit not in str(code_state())  # which is sent to W&B
+    monkeypatch.delenv("SSPIR_PATH")
+    assert "own_code" not in environment()
 
 
 @pytest.mark.thorough

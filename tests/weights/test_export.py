@@ -1,5 +1,6 @@
 """Publishing a run, and the model that ships with the package."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sspir.metrics.detail import GradientRatio
 from sspir.metrics.psnr_ssim import psnr
 from sspir.models.latent import upscale
 from sspir.training.saved import MODELS, SHIPPED
-from sspir.weights.export import export
+from sspir.weights.export import card, export
 from sspir.weights.load import load_pipeline
 from tests.degradation.presets import preset
 from tests.pipelines import write_photo
@@ -41,6 +42,13 @@ def test_an_exported_run_restores_as_the_run_does(run: Path, tmp_path: Path) -> 
         ".json",
     }
     assert main(["export", str(run), "--out", str(out)]) == 2  # it exists
+
+
+def test_the_card_of_a_run_without_a_checkout_names_the_version(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "config.yaml", tmp_path)
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    (tmp_path / "environment.json").write_text('{"code": "", "packages": {"sspir": "0.1.0"}}')
+    assert "- **code**: sspir 0.1.0\n" in card(tmp_path, "last")
 
 
 def test_damaged_weights_are_refused_in_words(run: Path, tmp_path: Path) -> None:

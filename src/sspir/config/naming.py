@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sspir.config.compose import compose_config, config_root, load_choice
+from sspir.config.compose import choices, compose_config, config_root, load_choice
 from sspir.errors import UserError
 from sspir.moved import named
 
@@ -44,11 +44,20 @@ def folder_name(config: DictConfig) -> str:
 
 
 def _default(benchmark: str) -> Mapping[str, Any]:
-    """The settings of the default evaluation on a benchmark; plain ones for a benchmark that is not shipped."""
+    """The settings of the default evaluation on a benchmark; plain ones where no choice has its name."""
     try:
-        return _composed(benchmark)
+        return _composed(_file_of(benchmark))
     except UserError:
         return {**dict.fromkeys(SETTINGS), "seed": 0, "crop_border": 0, "sampler": {}, "peers": []}
+
+
+def _file_of(benchmark: str) -> str:
+    """The choice that makes a benchmark of this name, which may be one of people's own in a file of another name."""
+    if benchmark in (known := choices("benchmark")):
+        return benchmark
+    shipped = {path.stem for path in (config_root() / "conf" / "benchmark").glob("*.yaml")}  # named as their files
+    own = [file for file in known if file not in shipped]
+    return next((file for file in own if _composed(file).benchmark.get("name") == benchmark), benchmark)
 
 
 @cache

@@ -106,11 +106,19 @@ def load_run(folder: Path, checkpoint: str = "last", merged: bool = True) -> Any
 
 
 def environment() -> dict[str, Any]:
-    """The environment of a run: command, code, versions, machine."""
+    """The environment of a run: command, code and that in people's own folders, versions, machine."""
+    own = {
+        folder.name: {
+            "code": _git("rev-parse", "HEAD", of=folder).decode().strip(),
+            "uncommitted": bool(_git("status", "--porcelain", "--", ".", of=folder)),
+        }
+        for folder in outside.folders()
+    }
     return {
         "command": sys.argv,
         "code": _git("rev-parse", "HEAD").decode().strip(),
         "uncommitted": bool(_git("status", "--porcelain")),
+        **({"own_code": own} if own else {}),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
@@ -136,16 +144,16 @@ def code_root() -> str | None:
     return _git("rev-parse", "--show-toplevel").decode().strip() or None
 
 
-def _git(*arguments: str) -> bytes:
-    """The output of a git command in the checkout of this code; empty for an installed package.
+def _git(*arguments: str, of: Path = Path(__file__)) -> bytes:
+    """The output of a git command in the checkout of this code, or of a folder; empty where git knows none of it.
 
-    That may lie in a repository of its user's, which is none of ours.
+    An installed package may lie in a repository of its user's, which is none of ours.
     """
-    here = Path(__file__)
-    command = ["git", "-C", str(here.parent)]
+    place, name = (of, ".") if of.is_dir() else (of.parent, of.name)
+    command = ["git", "-C", str(place)]
     try:
-        ours = subprocess.run([*command, "ls-files", here.name], capture_output=True, check=False).stdout
-        return subprocess.run([*command, *arguments], capture_output=True, check=False).stdout if ours else b""
+        known = subprocess.run([*command, "ls-files", name], capture_output=True, check=False).stdout
+        return subprocess.run([*command, *arguments], capture_output=True, check=False).stdout if known else b""
     except OSError:
         return b""
 

@@ -116,10 +116,11 @@ def card(run: Path, checkpoint: str, beside: Iterable[str] = ()) -> str:
     """
     config = OmegaConf.load(run / CONFIG)
     environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
+    version = environment.get("packages", {}).get("sspir", "of unknown version")
     facts = {
         "experiment": f"{config.name}, ablation {config.variant}, seed {config.seed}, checkpoint {checkpoint}",
         "steps": f"{step_of(run, checkpoint)} of {environment.get('images_per_step', config.batch_size)} images",
-        "code": environment.get("code", "unknown"),
+        "code": environment.get("code") or f"sspir {version}",
     }
     if beside:
         base = config.backbone.unet
