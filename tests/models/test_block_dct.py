@@ -24,6 +24,14 @@ def test_images_come_back_and_keep_their_energy(overlap: bool, size: tuple[int, 
 
 
 @both
+def test_latents_have_full_precision_within_a_training_in_half(overlap: bool) -> None:
+    vae, images = whole(overlap), torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = vae.encode(images).latents
+    assert torch.equal(latents, vae.encode(images).latents)
+
+
+@both
 def test_a_flat_image_is_its_mean(overlap: bool) -> None:
     latents = whole(overlap).encode(torch.full((1, 3, 16, 24), 0.5)).latents
     assert torch.allclose(latents[:, 0], torch.tensor(0.5 * 4 * 3**0.5))

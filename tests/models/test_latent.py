@@ -1,5 +1,7 @@
 """Encoding and decoding in tiles: bounded, in place, without seams."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -46,6 +48,16 @@ def test_tiles_lie_where_they_belong(size: tuple[int, int]) -> None:
     latents = encode_latents(vae, image)
     assert (encode_latents(vae, image, tile=8) - latents).abs().max() < 1e-5
     assert (decode_latents(vae, latents, tile=8) - decode_latents(vae, latents)).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_encodes_in_its_own_precision_whatever_a_trainings_is(vae: AutoencoderKL, dtype: torch.dtype) -> None:
+    for each in (deepcopy(vae).to(dtype), BlockDCT().to(dtype), BlockDCT(overlap=True).to(dtype)):
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = encode_latents(each, texture(16, 16), generator())
+        assert latents.dtype == torch.float32
+        assert torch.equal(latents, encode_latents(each, texture(16, 16), generator()))
 
 
 def seam(image: torch.Tensor, borders: list[int]) -> float:

@@ -51,6 +51,14 @@ def test_a_perfect_prediction_has_no_loss(tmp_path: Path, kind: str, monkeypatch
     assert Diffusion().losses(module, given, given.hq, features, images)["noise"].item() > 0.1
 
 
+def test_what_the_network_learns_to_hit_is_not_rounded_to_the_trainings_precision(tmp_path: Path) -> None:
+    module, given = tiny_module(tmp_path), batch()
+    images = [2 * given.hq.roll(1, dims=-1) - 1]
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = module.latents(given.hq, images)
+    assert torch.equal(latents, module.latents(given.hq, images))
+
+
 def test_the_optimizer_holds_exactly_what_is_trained(tmp_path: Path) -> None:
     module = tiny_module(tmp_path)
     held = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}

@@ -63,11 +63,13 @@ class BlockDCT(ModelMixin, ConfigMixin):
             self.seam = torch.nn.Parameter(seam_rotation(factor), requires_grad=False)
 
     def encode(self, images: Tensor) -> AutoencoderTinyOutput:
-        """(B, 3, H, W) in [-1, 1], H and W multiples of the factor -> latents (B, C, H / factor, W / factor)."""
-        if self.config.overlap:
-            with torch.autocast(images.device.type, enabled=False):
-                images = across_seams(images, self.seam)
-        return AutoencoderTinyOutput(latents=F.conv2d(images, self.analysis, stride=self.config.factor))
+        """(B, 3, H, W) in [-1, 1], H and W multiples of the factor -> latents (B, C, H / factor, W / factor).
+
+        In full precision anywhere, as `decode` is.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            images = across_seams(images, self.seam) if self.config.overlap else images
+            return AutoencoderTinyOutput(latents=F.conv2d(images, self.analysis, stride=self.config.factor))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         """Latents (B, C, h, w) -> images (B, 3, h * factor, w * factor), about [-1, 1]; in full precision anywhere."""

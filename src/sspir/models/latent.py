@@ -27,7 +27,7 @@ def channels_of(vae: Any) -> int:
 def encode_latents(
     vae: Any, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None, tile: int | None = None
 ) -> Tensor:
-    """Encode images to scaled latents.
+    """Encode images to scaled latents, in the autoencoder's own precision whatever a training's is.
 
     Args:
         vae: an autoencoder of diffusers, or one with its calls.
@@ -41,7 +41,8 @@ def encode_latents(
     fetch(vae)
     pixels, factor = (2 * images - 1).to(dtype_of(vae)), factor_of(vae)
     places = pixels.new_empty(len(pixels), 0, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
-    latents = _tiled(lambda tiles: _moments(vae, tiles[1]), [places, pixels], tile)
+    with torch.autocast(pixels.device.type, enabled=False):
+        latents = _tiled(lambda tiles: _moments(vae, tiles[1]), [places, pixels], tile)
     if latents.shape[1] == 2 * channels_of(vae):  # mean and logarithm of the variance
         latents = DiagonalGaussianDistribution(latents).sample(generator)
     shift = vae.config.get("shift_factor") or 0.0

@@ -212,8 +212,7 @@ class OneStep(Objective):
         """The latent that the step is given, and the one that its result is added to."""
         if not module.residual:
             return encode_latents(module.vae, lq, generators), 0.0
-        with torch.autocast(lq.device.type, enabled=False):
-            base = encode_latents(module.vae, (images[0].float() / 2 + 0.5).clamp(0, 1))
+        base = encode_latents(module.vae, (images[0].float() / 2 + 0.5).clamp(0, 1))
         return torch.zeros_like(base), base
 
     def _targets(self, term: Term, step: int) -> list[str]:
