@@ -76,6 +76,11 @@ def test_a_saved_pipeline_gives_the_same_picture(folders: tuple[Path, Path, Path
         (lambda folder: (folder / "unet" / "config.json").unlink(), "config.json"),
         (lambda folder: _drop(folder / "unet", "mid_block.image_attentions.0.proj_in.weight"), "missing unet_image"),
         (lambda folder: _drop(folder / "controlnet", "controlnet_cond_embedding.to_rgbs.0.bias"), "missing processor"),
+        (lambda folder: _drop(folder / "unet", "pixel_attentions"), r"\(156 tensors differ: missing unet_pixel"),
+        (lambda folder: _drop(folder / "controlnet", "image_attentions"), r"\(78 .* missing controlnet_image"),
+        (lambda folder: _drop(folder / "unet", "_attentions."), "missing unet_image"),
+        (lambda folder: _rename(folder / "unet"), "missing unet"),
+        (lambda folder: _rename(folder / "controlnet"), "missing controlnet"),
     ],
 )
 def test_what_is_missing_is_named(folders: tuple[Path, Path, Path], break_it: object, sentence: str) -> None:
@@ -84,11 +89,15 @@ def test_what_is_missing_is_named(folders: tuple[Path, Path, Path], break_it: ob
         load_authors(folders[0], str(folders[1]), str(folders[2]))
 
 
-def _drop(folder: Path, key: str) -> None:
+def _drop(folder: Path, part: str) -> None:
     path = folder / "diffusion_pytorch_model.safetensors"
-    state = load_file(path)
-    del state[key]
-    save_file(state, path)
+    save_file({key: tensor for key, tensor in load_file(path).items() if part not in key}, path)
+
+
+def _rename(folder: Path) -> None:
+    """As a training over several processes saves weights."""
+    path = folder / "diffusion_pytorch_model.safetensors"
+    save_file({f"module.{key}": tensor for key, tensor in load_file(path).items()}, path)
 
 
 def test_the_command_restores_with_the_authors_checkpoint(

@@ -83,16 +83,15 @@ def network_of(unet: State, controlnet: State, config: Mapping[str, Any] | None 
         UserError: a tensor is missing, unexpected or of another shape; the sentence lists them.
     """
     parts = split(unet, controlnet)
-    image_dim = next(
-        tensor.shape[1] for key, tensor in parts["unet_image"].items() if key.endswith("attn2.to_k.weight")
-    )
+    keys = (tensor for key, tensor in parts.get("unet_image", {}).items() if key.endswith("attn2.to_k.weight"))
+    image_dim = next((tensor.shape[1] for tensor in keys), 512)  # without any, the list below says what is missing
     network = ControlledUNet.from_unet(
         UNet2DConditionModel(**unet_config(config or {})),
         StructureProcessor(**processor_config(parts["processor"], parts["controlnet"])),
         image_dim,
         coarse_heads=1,
     )
-    load_exactly(network, parts)
+    load_exactly(network, {name: {} for name, _ in network.named_children()} | parts)
     return network
 
 
@@ -141,8 +140,13 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def processor_config(processor: State, controlnet: State) -> dict[str, Any]:
-    """Widths of the Processor, read off its tensors: they stand in no config of the authors' U-Net."""
+    """Widths of the Processor, read off its tensors: they stand in no config of the authors' U-Net.
+
+    Stock ones where it has no tensors.
+    """
     embedding = "controlnet_cond_embedding"
+    if f"{embedding}.conv_in.weight" not in controlnet:
+        return {}
     widths = [controlnet[f"{embedding}.conv_in.weight"].shape[0]]
     while (key := f"{embedding}.blocks.{2 * len(widths) - 1}.weight") in controlnet:
         widths.append(controlnet[key].shape[0])
