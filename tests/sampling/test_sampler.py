@@ -70,6 +70,22 @@ def test_a_perfect_denoiser_gives_the_clean_latent_back(schedule: DDPMScheduler,
         ({"overlap": None}, "overlap: None is no whole number"),
         ({"tile": 48.5}, "tile=48.5 is no side of a tile"),
         ({"start": 3, "steps": 4}, "4 steps do not fit below start=3"),
+        ({"scheduler": "UNet2DModel"}, "no scheduler 'UNet2DModel' for the noise schedule"),
+        ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "no scheduler 'FlowMatchEulerDiscreteScheduler' for"),
+        ({"scheduler": "EDMEulerScheduler"}, "no scheduler 'EDMEulerScheduler' for the noise schedule"),
+        ({"scheduler": "DDIMInverseScheduler"}, "no scheduler 'DDIMInverseScheduler' for the noise schedule"),
+        ({"scheduler": None}, "no scheduler None"),
+        ({"scheduler": "PNDMScheduler", "steps": 1}, "PNDMScheduler does not take these steps"),
+        ({"scheduler": "UniPCMultistepScheduler", "respace": False}, "cannot begin at start=999 amid steps"),
+        ({"scheduler": "EulerDiscreteScheduler", "respace": False}, "cannot begin at start=999 amid steps"),
+        ({"scheduler": "HeunDiscreteScheduler", "respace": False, "start": 300}, "cannot begin at start=300"),
+        ({"scheduler": "LCMScheduler", "respace": False, "steps": 8, "start": 9}, "None of 8 steps .* below start=9;"),
+        ({"options": None}, "options=None must be arguments of the scheduler"),
+        ({"caption_suffix": None}, "caption_suffix=None must be one text"),
+        ({"guidance_interval": [999, 200]}, r"guidance_interval=\[999, 200\] must be the last timestep and the first"),
+        ({"guidance_interval": [1, 2, 3]}, r"guidance_interval=\[1, 2, 3\] must be"),
+        ({"guidance_interval": 500}, "guidance_interval=500 must be"),
+        ({"guidance_interval": ["a", "b"]}, "guidance_interval: 'a' is no whole number"),
     ],
 )
 def test_bad_settings_are_refused_in_words(schedule: DDPMScheduler, settings: dict, sentence: str) -> None:
@@ -102,6 +118,32 @@ def test_every_preset_runs_its_steps_and_ends_at_a_perfect_denoisers_latent(
         predicted = {"epsilon": epsilon, "sample": clean, "v_prediction": velocity}[prediction]
         latents = solver.step(predicted, timestep, latents).prev_sample
     assert (latents - clean).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler", "LCMScheduler"])
+def test_steps_over_the_whole_schedule_begin_with_the_noise_of_the_start(
+    schedule: DDPMScheduler, scheduler: str
+) -> None:
+    options = {"clip_sample": False, **({"set_alpha_to_one": True} if scheduler == "LCMScheduler" else {})}
+    solver, timesteps = Sampler(scheduler=scheduler, options=options, steps=8, start=300, respace=False).build(schedule)
+    assert 1 < len(timesteps) < 8
+    assert timesteps[0] < 300
+    noised = [each.add_noise(torch.ones(1), torch.ones(1), torch.tensor([300])) for each in (solver, schedule)]
+    assert torch.equal(*noised)
+    clean, latents = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in timesteps:
+        kept = solver.alphas_cumprod[timestep]
+        latents = solver.step((latents - kept.sqrt() * clean) / (1 - kept).sqrt(), timestep, latents).prev_sample
+    assert (latents - clean).abs().max() < 1e-3
+
+
+def test_ddim_keeps_the_options_it_is_given(schedule: DDPMScheduler) -> None:
+    options = {"set_alpha_to_one": True, "clip_sample": True, "clip_sample_range": 0.25}
+    solver, timesteps = Sampler(scheduler="DDIMScheduler", options=options, steps=4).build(schedule)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in timesteps:
+        latents = solver.step(latents, timestep, latents).prev_sample
+    assert latents.abs().max() <= 0.2501
 
 
 def test_guidance_acts_in_its_interval_only() -> None:

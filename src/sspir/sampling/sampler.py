@@ -1,6 +1,6 @@
 """Settings of restoring: solver, number of steps, starting point, guidance, colours, tiles."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from typing import Any, ClassVar, get_args
@@ -11,6 +11,9 @@ from torch import Tensor
 from sspir.color import ColourMode
 from sspir.errors import UserError
 from sspir.numbers import COUNT, LIMIT, REAL, SHARE, STEPS
+
+WITHOUT_MEMORY = (diffusers.DDPMScheduler, diffusers.DDIMScheduler, diffusers.LCMScheduler)
+"""Solvers that begin at any noise of the training's schedule: they keep no earlier steps, and know no other noise."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Sampler:
         start: timestep at which the noised low-quality latent enters (SSP-IR's and SeeSR's "lr" start point); None
             starts from pure noise.
         respace: spread all steps below `start`, beginning exactly there. False spreads them over the whole schedule,
-            skips those above, and still adds the noise of `start`, as the authors' code does.
+            skips those above, and still adds the noise of `start`, as the authors' code does; DDPM, DDIM and LCM can.
         guidance: classifier-free guidance; 1 switches it off.
         guidance_interval: timesteps (last, first), both included, at which guidance acts; a step outside costs half
             (Kynkäänniemi et al., "Applying guidance in a limited interval", 2024). None: at all.
@@ -80,13 +83,19 @@ class Sampler:
                 f"The sampler {kind.__module__}.{kind.__qualname__} would be lost, as models keep a sampler's settings "
                 f"alone: name sspir.sampling.Sampler in its place, and what solves by its scheduler, one of diffusers'."
             )
+        if not isinstance(self.options, Mapping):
+            raise UserError(f"sampler.options={self.options!r} must be arguments of the scheduler, or {{}} for none.")
         object.__setattr__(self, "options", dict(self.options))  # Hydra hands in mappings of its own
         if self.guidance_interval is not None:
-            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
-        if not isinstance(self.negative_caption, str):
-            raise UserError(f"negative_caption={self.negative_caption!r} must be one text, for all images.")
-        if not hasattr(diffusers, self.scheduler):
-            raise UserError(f"diffusers has no scheduler {self.scheduler!r}; try DDIMScheduler or DDPMScheduler.")
+            object.__setattr__(self, "guidance_interval", _interval(self.guidance_interval))
+        for name in ("negative_caption", "caption_suffix"):
+            if not isinstance(getattr(self, name), str):
+                raise UserError(f"{name}={getattr(self, name)!r} must be one text, for all images.")
+        if not _solves(getattr(diffusers, str(self.scheduler), None)):
+            raise UserError(
+                f"diffusers has no scheduler {self.scheduler!r} for the noise schedule of a training; "
+                f"try DDIMScheduler or DDPMScheduler."
+            )
         STEPS.require("steps", self.steps)
         if self.start is not None:
             COUNT.require("start", self.start)
@@ -170,14 +179,20 @@ class Sampler:
             raise UserError(f"{self.scheduler} has no option {', '.join(sorted(unknown))}; correct sampler.options.")
         if self.respace and self.start is not None:
             return self._respaced(kind, schedule, changes)
-        scheduler = kind(**_fitting(kind, {**schedule.config, **changes}))
-        scheduler.set_timesteps(self.steps)
-        timesteps = scheduler.timesteps
-        if self.start is not None:
-            skipped = int((timesteps > self.start).sum())
-            if skipped and hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(skipped)
-            timesteps = timesteps[skipped:]
+        scheduler = _spaced(kind, {**schedule.config, **changes}, num_inference_steps=self.steps)
+        if self.start is None:
+            return scheduler, scheduler.timesteps
+        if kind not in WITHOUT_MEMORY and scheduler.timesteps[0] != self.start:
+            raise UserError(
+                f"{self.scheduler} cannot begin at start={self.start} amid steps over the whole schedule "
+                f"(respace=false); set respace=true, or scheduler=DDPMScheduler, DDIMScheduler or LCMScheduler."
+            )
+        timesteps = scheduler.timesteps[scheduler.timesteps <= self.start]
+        if not len(timesteps):
+            raise UserError(
+                f"None of {self.steps} steps over the whole schedule lies below start={self.start}; take more steps, "
+                f"a higher start, or respace=true."
+            )
         return scheduler, timesteps
 
     def _respaced(
@@ -193,21 +208,40 @@ class Sampler:
             "timestep_spacing": "trailing",
             "rescale_betas_zero_snr": False,
         }
-        if kind is diffusers.DDIMScheduler and changes.get("set_alpha_to_one"):
+        if kind is diffusers.DDIMScheduler and changes.get("set_alpha_to_one") and not changes.get("clip_sample"):
             # DDIM is DPM-Solver++ of first order (Lu et al. 2022). diffusers' DDIM goes down by a rounded stride, so
-            # that noise is left unless the steps divide the schedule; this class ends a step where the next begins.
+            # that noise is left unless the steps divide the schedule; this class ends a step where the next begins. It
+            # cannot clip.
             kind = diffusers.DPMSolverMultistepScheduler
             changes["solver_order"] = 1
         custom: dict[str, Any] = {"num_inference_steps": self.steps}
         if kind is diffusers.LCMScheduler:  # knows no spacing
             changes["original_inference_steps"] = start + 1
             custom = {"timesteps": [start - round(step * (start + 1) / self.steps) for step in range(self.steps)]}
-        scheduler = kind(**_fitting(kind, {**schedule.config, **changes}))
-        scheduler.set_timesteps(**custom)
+        scheduler = _spaced(kind, {**schedule.config, **changes}, **custom)
         return scheduler, scheduler.timesteps
 
 
-def _fitting(kind: type, config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a noise schedule that a solver's constructor takes too."""
+def _solves(kind: Any) -> bool:
+    """Whether something of diffusers is a solver that takes the noise schedule of a training, and noises by it."""
+    is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    return is_scheduler and hasattr(kind, "add_noise") and "trained_betas" in signature(kind).parameters
+
+
+def _interval(given: Any) -> tuple[int, int]:
+    """Timesteps (last, first) of guidance."""
+    pair = [LIMIT.require("guidance_interval", each) for each in (given if isinstance(given, Sequence) else ())]
+    if len(pair) != 2 or pair[0] > pair[1]:
+        raise UserError(f"guidance_interval={given!r} must be the last timestep and the first, as [200,999].")
+    return pair[0], pair[1]
+
+
+def _spaced(kind: type, config: dict[str, Any], **steps: Any) -> diffusers.SchedulerMixin:
+    """A solver with the settings of a noise schedule that its constructor takes too, and its timesteps."""
     known = signature(kind).parameters
-    return {key: value for key, value in config.items() if key in known}
+    scheduler = kind(**{key: value for key, value in config.items() if key in known})
+    try:
+        scheduler.set_timesteps(**steps)
+    except ValueError as error:
+        raise UserError(f"{kind.__name__} does not take these steps ({error}); change sampler.steps.") from error
+    return scheduler
