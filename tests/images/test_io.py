@@ -15,8 +15,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from skimage import data as photos
 
+from sspir.errors import UserError
 from sspir.images.hdr import BRIGHT, Coding, to_srgb
 from sspir.images.io import ImageError, Picture, list_images, read_image, read_size, write_image
+from sspir.images.photo import to_tensor
 from sspir.images.picture import spread_colours
 
 COLOUR = photos.astronaut()[100:164, 180:276]  # (64, 96, 3)
@@ -308,6 +310,29 @@ def test_no_dark_fringe_around_transparency(tmp_path: Path) -> None:
     ramp[alpha == 0] = 0
     assert np.array_equal(spread_colours(ramp, alpha)[alpha > 0], ramp[alpha > 0])
     assert spread_colours(ramp, alpha)[alpha == 0].min() >= 3 * 20
+
+
+def test_a_picture_of_pillow_is_what_its_file_is(tmp_path: Path) -> None:
+    opacity = np.tile(np.arange(96, dtype=np.uint8), (64, 1))
+    deep = Image.frombytes("I;16B", (96, 64), DEEP[..., 0].astype(">u2").tobytes())
+    palette = Image.fromarray(COLOUR).quantize(200)
+    palette.info["transparency"] = 3
+    written = [
+        save(Image.fromarray(DEEP[..., 0]), tmp_path / "deep.png"),
+        save(deep, tmp_path / "deep.tif"),
+        save(Image.fromarray(np.dstack([COLOUR * (opacity > 0)[..., None], opacity])), tmp_path / "rgba.png"),
+        save(Image.fromarray(np.dstack([GREY * (opacity > 0), opacity])), tmp_path / "la.png"),
+        save(palette, tmp_path / "palette.png"),
+        save(Image.fromarray(COLOUR).convert("CMYK"), tmp_path / "cmyk.tif"),
+    ]
+    for path in written:
+        with Image.open(path) as picture:
+            assert torch.equal(to_tensor(picture), to_tensor(path)), path.name
+    floats = Image.fromarray(GREY.astype(np.float32) / 255)
+    assert torch.equal(to_tensor(floats), to_tensor(Image.fromarray(GREY)))
+    for given, sentence in ((floats.point(lambda value: value * 255), "divide"), (floats.convert("I"), "of int32")):
+        with pytest.raises(UserError, match=sentence):
+            to_tensor(given)
 
 
 def test_formats_say_what_they_lose(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sspir.errors import UserError
 from sspir.images.io import read_image
+from sspir.images.picture import spread_colours
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -17,8 +18,8 @@ def to_tensor(photo: Photo) -> Tensor:
     """A photo of any kind as (1, 3, H, W) in [0, 1].
 
     Args:
-        photo: path; picture; (H, W, 3) or (H, W) array of uint8, of uint16, or of floats in [0, 1]; (3, H, W) or
-            (1, 3, H, W) tensor of floats in [0, 1].
+        photo: path; picture of Pillow, of 8 bits, 16 bits, or floats in [0, 1]; (H, W, 3) or (H, W) array of uint8,
+            of uint16, or of floats in [0, 1]; (3, H, W) or (1, 3, H, W) tensor of floats in [0, 1].
 
     Raises:
         UserError: it is none of those, or holds NaN, infinity or values far out of range.
@@ -26,7 +27,7 @@ def to_tensor(photo: Photo) -> Tensor:
     if isinstance(photo, str | Path):
         return read_image(photo).tensor()[None]
     if isinstance(photo, Image.Image):
-        photo = np.array(photo.convert("RGB"))
+        photo = _pixels(photo)
     if isinstance(photo, np.ndarray):
         photo = _from_array(photo)
     if not isinstance(photo, Tensor):
@@ -43,10 +44,21 @@ def to_tensor(photo: Photo) -> Tensor:
     return photo.clamp(0, 1)[None]
 
 
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Values of a picture of Pillow, as those of its file would be read."""
+    if picture.mode.startswith(("I", "F")):  # more than 8 bits, at which Pillow would clip them
+        return np.array(picture)
+    if picture.has_transparency_data:
+        rgba = np.array(picture.convert("RGBA"))
+        return spread_colours(rgba[..., :3], rgba[..., 3])
+    return np.array(picture.convert("RGB"))
+
+
 def _from_array(array: np.ndarray) -> Tensor:
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
-    if array.ndim != 3 or array.shape[-1] != 3 or not (array.dtype in (np.uint8, np.uint16) or array.dtype.kind == "f"):
+    known = array.dtype.kind == "f" or array.dtype.str[1:] in ("u1", "u2")  # whatever the order of bytes
+    if array.ndim != 3 or array.shape[-1] != 3 or not known:
         raise UserError(
             f"An array must be (H, W, 3) or (H, W) of uint8, uint16 or floats in [0, 1], not {array.shape} of "
             f"{array.dtype}."
