@@ -35,6 +35,7 @@ def test_a_generator_is_its_seed_however_much_was_drawn() -> None:
     pair = photo(seed=1), photo(seed=2)
     assert torch.equal(restored(*pair, generator=used, steps=2), restored(*pair, seed=[3, 4], steps=2))
     assert torch.equal(restored(*pair, generator=used[1], steps=2), restored(*pair, seed=4, steps=2))
+    assert torch.equal(restored(generator=seeded(-1), steps=2), restored(seed=2**32 - 1, steps=2))
     with pytest.raises(UserError, match=r"generator must be a .* or a list of them, not int"):
         restored(generator=[5])
 

@@ -158,7 +158,7 @@ class RestorationPipeline(DiffusionPipeline):
         Args:
             image: a photo of any kind that `sspir.images.photo.to_tensor` takes, or a list of those.
             caption: what they show; None asks `self.captioner`.
-            seed: of the noise; one for all, or one per image.
+            seed: of the noise; one for all, or one per image. Its lowest 32 bits count, as torch takes no more.
             scale: upscaling, or a `sspir.images.room.Size`; the trained one by default.
             captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
