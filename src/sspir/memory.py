@@ -42,8 +42,10 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + held
     free = [_machine("MemAvailable", "SC_AVPHYS_PAGES")]
     with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        limit, used = ((_CGROUP / name).read_text(encoding="utf-8") for name in ("memory.max", "memory.current"))
-        free.append(int(limit) - int(used))
+        names = ("memory.max", "memory.current", "memory.stat")
+        limit, used, parts = ((_CGROUP / name).read_text(encoding="utf-8") for name in names)
+        files = dict(line.split() for line in parts.splitlines()).get("inactive_file", 0)  # makes room for others
+        free.append(int(limit) - int(used) + int(files))
     return max(0, min(free))
 
 

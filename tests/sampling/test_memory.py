@@ -28,6 +28,14 @@ def test_a_peak_is_seen_and_forgotten() -> None:
     assert free_bytes(CPU) > 2**20
 
 
+def test_files_that_were_read_leave_a_container_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held = {"memory.max": 2**20, "memory.current": 2**19, "memory.stat": f"anon {2**17}\ninactive_file {2**18}\n"}
+    for name, told in held.items():
+        (tmp_path / name).write_text(f"{told}")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert free_bytes(CPU) == 2**19 + 2**18
+
+
 def on_a_card(monkeypatch: pytest.MonkeyPatch, free: float, total: float, cached: float) -> None:
     """What torch tells of a card, GiB: free for others, in all, and held by torch without being used."""
     told = {"mem_get_info": (free, total), "memory_reserved": 1 + cached, "memory_allocated": 1}
@@ -63,6 +71,16 @@ def test_tiles_depend_on_neither_what_ran_before_nor_the_batch(monkeypatch: pyte
     assert found[24] == (96, None, [])
     assert found[6][:2] == (64, 64)
     assert "tiles of 64, as the device's memory is too small" in found[6][2][0]
+
+
+@pytest.mark.parametrize(("overlap", "taken"), [(8, 8), (32, 32), (47, 32), (64, 32)])
+def test_tiles_of_a_small_device_share_two_thirds_at_most(
+    overlap: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sspir.sampling.restoration.capacity_bytes", lambda device: 0)
+    settings = Sampler(tile="auto", overlap=overlap)
+    work = Restoration(tiny_pipeline(), photo()[None], ["a"], (96, 80), [0], settings, None, plain(CPU)).settings
+    assert (work.tile, work.overlap) == (48, taken)
 
 
 def test_the_capacity_of_a_machine_stays() -> None:

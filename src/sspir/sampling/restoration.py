@@ -61,8 +61,7 @@ class Restoration:
         self.on_step, self.autocast = on_step, autocast
         self.warnings: list[str] = []
         self.multiple = max(factor_of(self.vae), self.backbone.processor.multiple)
-        together = max(1, settings.tile_batch // len(lq)) if settings.tile == "auto" else settings.tile_batch
-        self.settings = replace(settings, tile=self._tile(settings), tile_batch=together)
+        self.settings = self._tiled(settings) if settings.tile == "auto" else settings
         # A residual refers to the Processor's picture, which fidelity keeps instead of the noise of the photo
         self.residual_share = (1 - settings.fidelity) / pipeline.config.residual if pipeline.config.residual else 1.0
         self.drawn = 0.0 if pipeline.config.residual else settings.fidelity
@@ -79,17 +78,16 @@ class Restoration:
         weights = {id(each): each.nbytes for each in weights_of(modules_of(networks_of(self.pipeline)))}
         return max(0, capacity_bytes(self.lq.device) - sum(weights.values())) / 2
 
-    def _tile(self, settings: Sampler) -> int | None:
-        """Side of a tile in latent pixels; "auto" is the largest of the usual ones that there is room for."""
-        if settings.tile != "auto":
-            return settings.tile if isinstance(settings.tile, int) else None
+    def _tiled(self, settings: Sampler) -> Sampler:
+        """The settings with tiles of the largest of the usual sides, in latent pixels, that there is room for."""
         # Measured: the loop holds about 40 maps of the widest level per latent pixel, twice under guidance
         width, halves = self.backbone.unet.config.block_out_channels[0], 2 if settings.guided else 1
         pixels = self._room / (40 * 4 * width * halves * settings.tile_batch)
-        side = next((side for side in (96, 64, 48) if side**2 <= pixels and side > settings.overlap), 48)
+        side = next((side for side in (96, 64, 48) if side**2 <= pixels), 48)
         if side < 96 and max(self.size) > side * factor_of(self.vae):
             self.warnings.append(f"denoised in tiles of {side}, as the device's memory is too small for 96")
-        return side
+        overlap, together = min(settings.overlap, side * 2 // 3), max(1, settings.tile_batch // len(self.lq))
+        return replace(settings, tile=side, overlap=overlap, tile_batch=together)
 
     def _vae_tile(self) -> int | None:
         """Side of the tiles of a large autoencoder, in latent pixels, where there is no room for its maps."""

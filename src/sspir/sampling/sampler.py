@@ -44,7 +44,7 @@ class Sampler:
         tile: side of a latent tile; larger latents are denoised in tiles that are blended at every step. "auto" takes
             the largest of 96, 64 and 48 that half of the device's memory beside the weights has room for: one device
             gives the same picture at every run, whatever else it does. None never tiles.
-        overlap: of neighbouring tiles, in latent pixels.
+        overlap: of neighbouring tiles, in latent pixels; where these are "auto", two thirds of their side at most.
         tile_batch: tiles per call of the network.
         tile_tokens: whose image tokens a tile sees: the "image"'s, or those of the "tile" itself.
         region: longest side, in pixels, that is restored at once; larger images are done in overlapping regions, so
