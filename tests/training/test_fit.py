@@ -378,6 +378,11 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
         (["callbacks.panels.count=-1"], "callbacks.panels.count: -1 is no whole number"),
         (["init_skip=[vae]"], "init_skip names weights of another model, and init names none"),
         (["processor.front_features=0"], "residual needs a Processor with a front"),
+        (
+            ["trainer.max_steps=-1", "trainer.max_epochs=1", "schedule.num_training_steps=${trainer.max_steps}"],
+            "num_training_steps=-1 is no length of a cosine; give trainer.max_steps, .*optimizer=adamw",
+        ),
+        (["schedule.num_warmup_steps=-1"], "schedule.num_warmup_steps: -1 is no whole number from 0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sspir.errors import UserError
+from sspir.numbers import LIMIT
 
 
 def cosine(
@@ -30,7 +31,16 @@ def cosine(
         second: height of the second peak over the first.
         after: what follows the last of the steps: "zero", or "hold" for the rate of that step. A run that goes on with
             "hold" and a larger `trainer.max_steps` keeps the schedule that it had.
+
+    Raises:
+        UserError: `after` is not known, or a number is out of range.
     """
+    if num_training_steps < 1:  # such as -1, of a training that ends by epochs or time
+        raise UserError(
+            f"schedule.num_training_steps={num_training_steps} is no length of a cosine; give trainer.max_steps, or "
+            f"the steps that the run will make as schedule.num_training_steps, or keep the rate by optimizer=adamw."
+        )
+    LIMIT.require("schedule.num_warmup_steps", num_warmup_steps)
     if after not in ("zero", "hold"):
         raise UserError(f"schedule.after={after} is not known; choose zero or hold.")
     last = num_training_steps - 1 if after == "hold" else num_training_steps
