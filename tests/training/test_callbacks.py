@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from sspir.batch import Batch
 from sspir.errors import UserError
 from sspir.training.callbacks import EMA
+from sspir.training.progress import StepProgress
 from sspir.training.updates import SkipNaN
 from tests.devices import ACCELERATORS, DEVICES
 
@@ -78,3 +79,16 @@ def test_an_average_forgets() -> None:
         with pytest.raises(UserError, match=r"callbacks\.ema\.decay: .* is no number from 0 to below 1\."):
             EMA(decay)
     assert EMA(0).decay == 0.0
+
+
+def test_a_bar_of_a_training_by_epochs_has_no_length_and_a_label() -> None:
+    bar, module = StepProgress(), Steep(1.0, fused=False)
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[bar], logger=False, enable_checkpointing=False)
+    bar.on_train_start(trainer, module)
+    labels = []
+    for moment in (bar.on_validation_start, bar.on_validation_end):
+        moment(trainer, module)
+        labels.append(bar.bar.desc)
+    bar.on_train_end(trainer, module)
+    assert bar.bar.total is None
+    assert labels == ["validate: ", "train: "]

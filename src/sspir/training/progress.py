@@ -46,12 +46,12 @@ class StepProgress(ProgressBar):
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Label the bar "validate"."""
-        if self.bar:
+        if self.bar is not None:
             self.bar.set_description("validate")
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Label the bar "train"."""
-        if self.bar:
+        if self.bar is not None:
             self.bar.set_description("train")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
