@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -26,6 +27,7 @@ from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.training.losses import RestorationLoss
 from sspir.training.resume import _compare, finished, starting_point
 from sspir.training.run import alone_in, find_checkpoint, run_id
+from sspir.training.schedule import rate_at
 from tests.runs import tiny_config, tiny_run
 
 
@@ -169,6 +171,19 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     assert rates[1] == pytest.approx([2e-3 * 0.25])
     assert load_checkpoint(find_checkpoint(held))["config"]["schedule"]["num_training_steps"] == 3
     assert steps_of(held) == list(range(1, 7))
+
+
+def test_another_schedule_goes_on_at_the_runs_step(run: Path, photo_folder: Path) -> None:
+    """From a cosine to none, and back to a longer one."""
+    shape = ["module.structure_steps=2", "schedule.num_warmup_steps=1", "trainer.limit_val_batches=0"]
+    tiny_run(run, photo_folder, *shape, "trainer.max_steps=3", "schedule=null")
+    tiny_run(run, photo_folder, *shape, "trainer.max_steps=5", "schedule.num_training_steps=10")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr-AdamW"] for line in lines if "lr-AdamW" in line]
+    config = tiny_config(run, photo_folder, *shape, "schedule.num_training_steps=10")
+    longer = [rate_at(step, instantiate(config.optimizer), instantiate(config.schedule)) for step in (3, 4)]
+    assert rates[2:] == pytest.approx([config.optimizer.lr, *longer])
+    assert load_checkpoint(find_checkpoint(run))["lr_schedulers"][0]["last_epoch"] == 5
 
 
 @pytest.fixture

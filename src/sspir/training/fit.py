@@ -39,7 +39,7 @@ from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_pretrained, trained_weights
 from sspir.training.quiet import without_false_alarms
-from sspir.training.resume import FROM_LAST, finished, say_processes, starting_point
+from sspir.training.resume import FROM_LAST, OtherSchedule, finished, say_processes, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
     COMPOSED,
@@ -106,7 +106,8 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             require_pretrained(module.backbone)
         _note(folder, init=warm_start(module, config.init, config.init_skip))
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    callbacks = [_best_checkpoint(folder, config.monitor, good_end), *build_all("callbacks", config, Callback), *more]
+    own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule()]
+    callbacks = [*own, *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     loggers: list[Any] = build_all("logger", config, Logger)

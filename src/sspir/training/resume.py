@@ -7,8 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 
 from sspir.config.trust import check_record, dotted, leaves, present_record, read_record, targets
 from sspir.errors import UserError
@@ -223,9 +225,37 @@ def _hold(config: DictConfig, before: dict[str, Any]) -> None:
         schedule.num_training_steps = old["num_training_steps"]
 
 
+class OtherSchedule(Callback):
+    """Puts a run that goes on with another schedule where that is at the run's step.
+
+    Lightning would begin a schedule where there was none, and keep the last rate of one that is gone.
+    """
+
+    def __init__(self) -> None:
+        self.other = False
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Compare the schedules."""
+        self.other = not _same_schedule(present_record(checkpoint["config"]), module.config)
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Set the rate, after Lightning has."""
+        if not self.other:
+            return
+        rate = rate_at(trainer.global_step, module.optimizer, module.schedule)
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
+        for each in trainer.lr_scheduler_configs:
+            each.scheduler.last_epoch = trainer.global_step
+
+
+def _same_schedule(before: dict[str, Any], now: Any) -> bool:
+    return _flat(before.get("schedule")) == _flat(now["schedule"])
+
+
 def _say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
     """Say that the learning rate jumps, where another schedule goes on from a step of the old one."""
-    if step == 0 or _flat(before.get("schedule")) == _flat(config.schedule):
+    if step == 0 or _same_schedule(before, config):
         return
     own = [target for _, target in targets(config)]
     check_record({key: before[key] for key in ("optimizer", "schedule")}, Path(config.folder), own)
