@@ -83,6 +83,8 @@ def test_a_teacher_is_its_peer_and_is_loaded_late(device: str, tmp_path: Path) -
     made = teacher.to(device)(lq.to(device))
     assert made.device.type == device
     assert (made.cpu() - peer.restore(lq)).abs().max() <= (0 if device == "cpu" else 0.01)  # a GPU rounds to ten bits
+    with torch.autocast(device, torch.bfloat16):
+        assert torch.equal(teacher(lq.to(device)), made)
     own = tmp_path / "own.yaml"
     own.write_text("_target_: builtins.print\n")
     for name in (str(own), "esrgan"):  # a record of a stranger may name a file that runs anything
@@ -90,6 +92,8 @@ def test_a_teacher_is_its_peer_and_is_loaded_late(device: str, tmp_path: Path) -
             Teacher(name)
     with pytest.raises(UserError, match="dtype='bf16' is not known; choose float32 or bfloat16"):
         Teacher("realesrgan", "bf16")
+    with pytest.raises(UserError, match=r"a.pth takes float32 alone; set objective.teachers.dtype=null"):
+        Teacher(str(path), "bfloat16")
 
 
 class Code:

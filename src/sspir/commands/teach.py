@@ -40,9 +40,9 @@ def run(arguments: list[str]) -> int:
     from sspir.peers import Teacher
 
     device = choose_device(options.device)
-    teacher = Teacher(options.teacher, "bfloat16" if options.precision == "bf16" else None).to(device)
-    if options.precision != "32" and teacher.network is None:
+    if options.precision != "32" and options.teacher != "realesrgan":
         raise UserError(f"--precision {options.precision} is for realesrgan; leave it out for {options.teacher}.")
+    teacher = Teacher(options.teacher, "bfloat16" if options.precision == "bf16" else None).to(device)
     degradation = load_degradation(options.degradation, teacher.load().scale)
     if options.size % degradation.scale:
         raise UserError(f"--size {options.size} is no multiple of the teacher's scale {degradation.scale}; choose one.")

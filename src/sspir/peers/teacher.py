@@ -24,8 +24,8 @@ class Teacher(nn.Module):
             photos are .6 grey levels away, in a quarter of the time on CPUs that multiply in it.
 
     Raises:
-        UserError: it is neither, or the type none of these. A .yaml file is none: a stranger's run may name one, which
-            could run anything.
+        UserError: it is neither, or the type none of these or not its own. A .yaml file is none: a stranger's run may
+            name one, which could run anything.
     """
 
     def __init__(self, name: str, dtype: str | None = None) -> None:
@@ -36,6 +36,8 @@ class Teacher(nn.Module):
             )
         if dtype not in (None, "float32", "bfloat16"):
             raise UserError(f"The teacher's dtype={dtype!r} is not known; choose float32 or bfloat16.")
+        if dtype == "bfloat16" and name != "realesrgan":
+            raise UserError(f"The teacher {name} takes float32 alone; set objective.teachers.dtype=null.")
         self.name, self.dtype = name, torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.peer: Peer | None = None
         self.network: nn.Module | None = None
@@ -61,8 +63,12 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, lq: Tensor) -> Tensor:
-        """Pictures (B, 3, scale h, scale w) in [0, 1] of images (B, 3, h, w) in [0, 1], on their device."""
+        """Pictures (B, 3, scale h, scale w) in [0, 1] of images (B, 3, h, w) in [0, 1], on their device.
+
+        They are made in the teacher's own type, whatever the precision of the training.
+        """
         peer = self.load()
-        if self.network is None:
-            return peer.restore(lq)
-        return self.network(lq.to(self.dtype)).to(lq).clamp(0, 1)
+        with torch.autocast(lq.device.type, enabled=False):
+            if self.network is None:
+                return peer.restore(lq)
+            return self.network(lq.to(self.dtype)).to(lq).clamp(0, 1)
