@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sspir.data import Crop, ImageFolder, RestorationDataModule
+from sspir.data.manifest import difference, manifest_of
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
 
@@ -69,6 +70,19 @@ def test_bad_files_are_skipped_and_named_at_the_end(
     assert report.startswith("30 of 40 photos")
     for name in bad_files():
         assert name in report
+
+
+def test_a_link_to_nowhere_is_a_bad_file(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "link.png").symlink_to(folder / "nowhere.png")
+    photos = ImageFolder(folder, Crop(16))
+    before = manifest_of({"train": photos})
+    assert before["train"]["photos"] == 11
+    data = RestorationDataModule(photos, {}, DEGRADATION, 1, max_broken=0.9)
+    list(data.train_dataloader())
+    assert "1 of 11 photos" in caplog.text
+    assert "link.png cannot be read" in caplog.text
+    Image.new("RGB", (32, 32)).save(folder / "nowhere.png")
+    assert difference(before, manifest_of({"train": photos})) == "the 11 photos of train have other names or sizes"
 
 
 def test_too_many_bad_files_stop_the_run(mixed: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from sspir.captioners.tables import find_captions, same_name
 from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
-from sspir.data.reader import PhotoReader
+from sspir.data.reader import PhotoReader, mark_of
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, ImageError, list_images, read_size
 
@@ -64,7 +64,7 @@ class ImageFolder(CroppedPhotos):
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every photo's name and size in bytes."""
-        return ((name, str(path.stat().st_size)) for path, name in self.files)
+        return ((name, mark_of(path)) for path, name in self.files)
 
 
 def short_side(path: Path) -> int:

@@ -9,7 +9,7 @@ from sspir.captioners.tables import find_captions, same_name
 from sspir.data.alignment import LIKENESS, Shift, align, measure_shift
 from sspir.data.crop import Crop, Pixels
 from sspir.data.cropped import CroppedPhotos, Photo
-from sspir.data.reader import PhotoReader
+from sspir.data.reader import PhotoReader, mark_of
 from sspir.errors import UserError
 from sspir.images.io import MAX_PIXELS, ImageError, list_images, read_size
 
@@ -111,7 +111,7 @@ class PairedFolder(CroppedPhotos):
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every pair's name and the sizes of both in bytes."""
         for lq, hq in self.pairs:
-            yield hq.relative_to(self.root).as_posix(), f"{lq.stat().st_size} {hq.stat().st_size}"
+            yield hq.relative_to(self.root).as_posix(), f"{mark_of(lq)} {mark_of(hq)}"
 
 
 def match_pairs(lq: Path, hq: Path) -> list[tuple[Path, Path]]:

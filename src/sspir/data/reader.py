@@ -6,6 +6,14 @@ from sspir.data.crop import Pixels
 from sspir.images.io import MAX_PIXELS, read_image
 
 
+def mark_of(path: Path) -> str:
+    """A photo's size in bytes, for a manifest; a link to nowhere is told when it is read."""
+    try:
+        return str(path.stat().st_size)
+    except OSError:
+        return "missing"
+
+
 class PhotoReader:
     """Reads photos and keeps decoded ones until a bound is reached; later photos are read every time.
 
