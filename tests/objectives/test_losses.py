@@ -222,3 +222,19 @@ def test_wrong_words_are_told() -> None:
         Term(PixelLoss(), 1.0, target="nobody")
     with pytest.raises(UserError, match="loss='wins'"):
         Adversary(Mean(), 1.0, SGD, "wins")
+    with pytest.raises(UserError, match="multiple of 4"):
+        GridLoss(0)
+
+
+@pytest.mark.parametrize(("name", "number"), [("weight", -0.1), ("r1", -1), ("clip", 0)])
+def test_numbers_that_turn_the_game_round_or_end_it_are_refused(name: str, number: float) -> None:
+    with pytest.raises(UserError, match=rf"objective.adversary.{name}: {number} is no number"):
+        Adversary(Mean(), optimizer=SGD, **{"weight": 1.0, name: number})
+
+
+def test_a_discriminator_without_channels_is_refused() -> None:
+    for network, given in ((PatchDiscriminator, {"width": 0}), (UNetDiscriminator, {"width": 0})):
+        with pytest.raises(UserError, match=r"objective.adversary.network.width: 0 is no whole number from 1"):
+            network(**given)
+    with pytest.raises(UserError, match="depth: -1"):
+        PatchDiscriminator(depth=-1)

@@ -268,6 +268,10 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path: Path) ->
     for steps in (5, [5], [0, None]):
         with pytest.raises(UserError, match="first step"):
             Term(PixelLoss(), 1.0, steps=steps)
+    with pytest.raises(UserError, match=r"steps=\[5, 3\] holds no step"):
+        Term(PixelLoss(), 1.0, steps=[5, 3])
+    with pytest.raises(UserError, match="-3 is no whole number from 0"):
+        Term(PixelLoss(), 1.0, steps=[-3, 5])
     with pytest.raises(UserError, match="0 is no whole number"):
         Term(PixelLoss(), 1.0, every=0)
 

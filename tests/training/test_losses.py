@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 
+from sspir.errors import UserError
 from sspir.training.losses import RestorationLoss, frequency_l1, min_snr_weight
 from tests.reference import assert_golden, recording
 
@@ -48,3 +51,11 @@ def test_structure_losses_switch_off_and_vanish_at_equality() -> None:
     assert RestorationLoss(rgb=0).structure(images, hq).keys() == {"frequency"}
     assert RestorationLoss(frequency=0).structure(images, hq).keys() == {"rgb"}
     assert RestorationLoss().structure([], hq) == {}
+
+
+@pytest.mark.parametrize(
+    "given", [{"rgb": -0.1}, {"frequency": -1}, {"min_snr_gamma": -5}, {"frequency_norm": "orthonormal"}]
+)
+def test_settings_that_turn_a_loss_round_or_name_none_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"loss.{next(iter(given))}"):
+        RestorationLoss(**given)

@@ -30,9 +30,7 @@ class Grid(NoReferenceMetric):
 
     def __init__(self, period: int = 8) -> None:
         super().__init__()
-        if period < 4 or period % 4:
-            raise UserError(f"grid: the period is {period}; give a multiple of 4, such as 4 or 8.")
-        self.period = period
+        self.period = grid_period(period)
 
     def score(self, preds: Tensor) -> Tensor:
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
@@ -64,6 +62,17 @@ class Seams(NoReferenceMetric):
         """Values (B,) of preds (B, 3, H, W), RGB in [0, 1], lower is better."""
         along = [unevenness(shares) for shares in detail(luma(to_pixels(preds)), self.period)]
         return torch.stack([excess.clamp(min=0).sqrt() / mean.clamp(min=1e-6) for mean, excess in along]).mean(dim=0)
+
+
+def grid_period(period: int) -> int:
+    """The period, if it is one.
+
+    Raises:
+        UserError: it is none.
+    """
+    if period < 4 or period % 4:
+        raise UserError(f"grid: the period is {period}; give a multiple of 4, such as 4 or 8.")
+    return period
 
 
 def seams_period(period: int) -> int:

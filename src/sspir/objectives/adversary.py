@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspir.errors import UserError
-from sspir.numbers import LIMIT
+from sspir.numbers import LIMIT, POSITIVE, WEIGHT
 from sspir.objectives.companion import Companion, OptimizerFactory
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Adversary:
         begin: step from which on the discriminator learns, before which it costs nothing; None: the first.
 
     Raises:
-        UserError: the loss is not known, or a step is no whole number from 0.
+        UserError: the loss is not known, or a number is out of range.
     """
 
     def __init__(
@@ -51,8 +51,10 @@ class Adversary:
             raise UserError(f"Adversary: loss={loss!r} is not known; choose hinge or softplus.")
         self.network = network.train()
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        clip = POSITIVE.require("objective.adversary.clip", clip)  # 0 would keep it as it is
         self.companion = Companion(self.parameters, optimizer, clip)
-        self.weight, self.loss, self.r1 = weight, loss, r1
+        self.weight, self.loss = WEIGHT.require("objective.adversary.weight", weight), loss
+        self.r1 = WEIGHT.require("objective.adversary.r1", r1)
         self.start = LIMIT.require("objective.adversary.start", start)
         self.begin = LIMIT.require("objective.adversary.begin", begin or 0)
         self.figures: dict[str, float | Tensor] = {}

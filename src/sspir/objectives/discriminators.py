@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from sspir.numbers import COUNT, LIMIT
+
 
 class PatchDiscriminator(nn.Module):
     """Convolutions with spectral norms whose every output sees a patch (Isola et al. 2017, Miyato et al. 2018).
@@ -13,10 +15,15 @@ class PatchDiscriminator(nn.Module):
     Args:
         width: channels of the first layer; they double with each halving, up to eight times.
         depth: halvings.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     def __init__(self, width: int = 64, depth: int = 3) -> None:
         super().__init__()
+        COUNT.require("objective.adversary.network.width", width)
+        LIMIT.require("objective.adversary.network.depth", depth)
         widths = [width * min(2**level, 8) for level in range(depth + 1)]
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.downs = nn.ModuleList(normed(a, b, 4, 2) for a, b in pairwise(widths))
@@ -36,10 +43,14 @@ class UNetDiscriminator(nn.Module):
 
     Args:
         width: channels at full size; they double with each of three halvings.
+
+    Raises:
+        UserError: the width is no whole number from 1.
     """
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
+        COUNT.require("objective.adversary.network.width", width)
         widths = [width * 2**level for level in range(4)]
         pairs = list(pairwise(widths))
         self.first = nn.Conv2d(3, width, 3, padding=1)

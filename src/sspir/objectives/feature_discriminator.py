@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sspir.numbers import COUNT
 from sspir.objectives.discriminators import normed
 
 
@@ -16,6 +17,9 @@ class FeatureDiscriminator(nn.Module):
     Args:
         encoder: whose `maps` of pictures (B, 3, H, W) in [0, 1] are a list of (B, C, h, w).
         width: channels inside each head.
+
+    Raises:
+        UserError: the width is no whole number from 1.
     """
 
     def __init__(self, encoder: Any, width: int = 64) -> None:
@@ -23,6 +27,7 @@ class FeatureDiscriminator(nn.Module):
         self.encoder = encoder.requires_grad_(False).eval()
         with torch.no_grad():
             widths = [each.shape[1] for each in encoder.maps(torch.zeros(1, 3, 64, 64))]
+        COUNT.require("objective.adversary.network.width", width)
         self.heads = nn.ModuleList(_head(channels, width) for channels in widths)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """Restoring in one step: the denoiser as a generator, judged by the picture that it makes."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -54,7 +53,9 @@ class Term:
         self.loss, self.weight, self.target = loss, WEIGHT.require("weight", weight), target
         if steps is not None and (isinstance(steps, int) or [type(step) for step in steps] != [int, int]):
             raise UserError(f"Term: steps={steps} must be its first step and the first without it, such as [0,1000].")
-        self.first, self.end = steps or (0, sys.maxsize)
+        self.first, self.end = (LIMIT.require("Term: steps", step) for step in steps or (0, LIMIT.most))
+        if self.end <= self.first:
+            raise UserError(f"Term: steps={steps} holds no step; give a first step and a later one, such as [0,1000].")
         self.every = COUNT.require("every", 1 if every is None else every)
 
     def acts(self, step: int) -> bool:

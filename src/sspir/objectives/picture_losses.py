@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sspir.color import luma
 from sspir.errors import UserError
-from sspir.metrics.grid import detail, seams_period, unevenness, weave
+from sspir.metrics.grid import detail, grid_period, seams_period, unevenness, weave
 from sspir.perceptual.networks import LEAST
 from sspir.perceptual.weights import load_distance
 
@@ -139,10 +139,13 @@ class GridLoss(PictureLoss):
 
     Args:
         period: of the pattern, pixels; a multiple of 4.
+
+    Raises:
+        UserError: the period is no multiple of 4.
     """
 
     def __init__(self, period: int = 4) -> None:
-        self.period = period
+        self.period = grid_period(period)
 
     def __call__(self, pictures: Tensor, target: Tensor) -> Tensor:
         """See the class."""

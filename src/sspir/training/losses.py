@@ -1,11 +1,14 @@
 """The losses of training: of the noise, and of the Processor's images in colour and in frequency."""
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sspir.errors import UserError
+from sspir.numbers import POSITIVE, WEIGHT
 from sspir.objectives.picture_losses import Norm, frequency_l1
 from sspir.training.strategy import mean_of_processes
 
@@ -32,6 +35,9 @@ class RestorationLoss(nn.Module):
         frequency: weight of the spectral loss; 0 switches it off.
         frequency_norm: see `frequency_l1`.
         min_snr_gamma: cap of the noise loss's weighting; None weights all timesteps alike, as the authors do.
+
+    Raises:
+        UserError: a number is out of range, or the norm not known.
     """
 
     def __init__(
@@ -42,10 +48,13 @@ class RestorationLoss(nn.Module):
         min_snr_gamma: float | None = None,
     ) -> None:
         super().__init__()
-        self.rgb = rgb
-        self.frequency = frequency
+        if frequency_norm not in get_args(Norm):
+            raise UserError(f"loss.frequency_norm={frequency_norm} is not known; choose {' or '.join(get_args(Norm))}.")
+        self.rgb = WEIGHT.require("loss.rgb", rgb)
+        self.frequency = WEIGHT.require("loss.frequency", frequency)
         self.frequency_norm: Norm = frequency_norm
-        self.min_snr_gamma = min_snr_gamma
+        gamma = min_snr_gamma
+        self.min_snr_gamma = None if gamma is None else POSITIVE.require("loss.min_snr_gamma", gamma)
 
     @property
     def supervises(self) -> bool:
