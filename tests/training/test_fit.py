@@ -382,6 +382,10 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
             ["trainer.max_steps=-1", "trainer.max_epochs=1", "schedule.num_training_steps=${trainer.max_steps}"],
             "num_training_steps=-1 is no length of a cosine; give trainer.max_steps, .*optimizer=adamw",
         ),
+        (
+            ["noise_schedule.prediction_type=epsilon", "+noise_schedule.rescale_betas_zero_snr=true"],
+            "noise_schedule holds no signal.*prediction_type to v_prediction or sample",
+        ),
         (["schedule.num_warmup_steps=-1"], "schedule.num_warmup_steps: -1 is no whole number from 0"),
     ],
 )

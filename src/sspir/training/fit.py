@@ -37,7 +37,7 @@ from sspir.numbers import COUNT, SEED
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
-from sspir.training.parts import require_mixed, require_pretrained, trained_weights
+from sspir.training.parts import require_mixed, require_pretrained, require_signal, trained_weights
 from sspir.training.quiet import without_false_alarms
 from sspir.training.resume import FROM_LAST, OtherSchedule, finished, say_processes, starting_point
 from sspir.training.run import (
@@ -101,6 +101,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
 
     module = _built_module(folder, config)
     require_mixed(module.backbone, str(config.trainer.precision))
+    require_signal(module.noise_schedule)
     if not checkpoint:
         if not config.init:
             require_pretrained(module.backbone)

@@ -78,6 +78,19 @@ def require_mixed(backbone: ControlledUNet, precision: str) -> None:
         )
 
 
+def require_signal(schedule: Any) -> None:
+    """Refuse to predict the noise where the last timestep is nothing else, and so tells nothing of the picture.
+
+    Raises:
+        UserError: to be raised before a training.
+    """
+    if schedule.config.prediction_type == "epsilon" and schedule.alphas_cumprod[-1] == 0:
+        raise UserError(
+            "The last timestep of noise_schedule holds no signal, so that no picture follows from predicted noise; set "
+            "noise_schedule.prediction_type to v_prediction or sample."
+        )
+
+
 def trained_weights(module: Any) -> dict[str, nn.Parameter]:
     """Name in a `RestorationModule` -> weight that is trained: of its parts' weights all but the base of adapters."""
     return {
