@@ -131,6 +131,13 @@ def test_every_ablation_builds_at_stable_diffusions_true_size(name: str) -> None
     assert module.trainable()
 
 
+def test_without_supervision_the_rate_falls_once() -> None:
+    for experiment in sorted(path.stem for path in (config_root() / "experiments").glob("*.yaml")):
+        config = compose_config("train", [f"experiments={experiment}", "ablation=no_supervision"])
+        assert config.module.structure_steps == 0
+        assert not config.schedule or config.schedule.structure_steps == 0
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     for experiment, name in REFUSED:
         module, sentence = shapes(compose_config("train", [f"experiments={experiment}", f"ablation={name}"]))

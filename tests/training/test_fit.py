@@ -401,6 +401,14 @@ def test_what_cannot_work_is_refused_before_training(
     assert re.search(sentence, str(told)), told
 
 
+def test_a_schedule_for_a_part_that_nothing_trains_is_said(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    once = ["loss.rgb=0", "loss.frequency=0", "trainer.max_steps=1", "trainer.limit_val_batches=0"]
+    tiny_run(tmp_path / "run", photo_folder, *once)
+    assert "for which the rate comes to 0 at step 2; set module.structure_steps=0." in caplog.text
+
+
 def test_gradients_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,6 +284,9 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
     total = sum(parameter.numel() for parameter in module.parameters())
     if 0 < trainer.max_steps <= module.structure_steps:
         log.warning("All steps train the Processor's image alone: structure_steps is %d.", module.structure_steps)
+    if module.schedule is not None and (alone := config.schedule.get("structure_steps")) and not module.structure_steps:
+        log.warning("Nothing trains the Processor's image alone, for which the rate comes to 0 at step %d; set "
+                    "module.structure_steps=0.", alone)  # fmt: skip
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
     images = config.data.batch_size * world * accumulated
     _note(Path(config.folder), processes=world, images_per_step=images)
