@@ -284,6 +284,14 @@ def test_a_term_that_was_added_since_and_weighs_nothing_is_no_other_setting(tmp_
         _compare(tmp_path, before, config)
 
 
+@pytest.mark.parametrize("kind", ["shards", "taught"])
+def test_packed_photos_may_lie_elsewhere(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = ["experiments=tiny_one_step", f"dataset={kind}", f"folder={tmp_path}"]
+    before, now = (compose_config("train", [*given, f"dataset.train.folder={place}"]) for place in ("a", "/b/a"))
+    _compare(tmp_path, OmegaConf.to_container(before, resolve=True), now)
+    assert "other settings" not in caplog.text
+
+
 HOLDER = """
 import os, sys, time
 from pathlib import Path

@@ -37,7 +37,8 @@ _NOTHING = (  # to what is trained: how far, how fast and how loudly it goes, an
     *(f"trainer.{name}*" for name in ("accelerator", "strategy", "enable_", "log_", "val_", "check_val", "limit_val")),
     "trainer.max_*", "trainer.min_*", "data.max_broken", "*.cache", "*.cache_gb", "*.device", "captioner.batch_size",
     "captioner.concurrency", "captioner.timeout", "captioner.retries",
-    "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq",  # the photos are compared
+    # of these the photos are compared
+    "dataset.*root", "dataset.*.roots", "dataset.*.roots.*", "dataset.*.lq", "dataset.*.hq", "dataset.*.folder",
 )  # fmt: skip
 _SOMETHING = (  # which is said: the result is that of neither setting alone
     "trainer.*", "callbacks.*", "schedule*", "matmul_precision", "gradient_checkpointing", "*.path", "*.subfolder",
