@@ -14,6 +14,7 @@ from sspir.__main__ import main
 from sspir.commands import degrade
 from sspir.data import ImageFolder, PairedFolder
 from sspir.degradation import Sharpen
+from sspir.images.io import read_image
 from tests.degradation.presets import preset
 
 
@@ -36,6 +37,15 @@ def test_pairs_can_be_trained_on_and_repeated_from_the_json_lines(photos: Path, 
         assert row["size"] == [48, 40]
         again = preset("light").apply(pairs[i]["hq"][None], [row["steps"]])[0]
         assert (again - pairs[i]["lq"]).abs().max() < 1e-6
+
+
+def test_the_truth_is_written_as_the_degradation_makes_it(photos: Path, tmp_path: Path) -> None:
+    assert main(["degrade", str(photos), "--preset", "camera", "--out", str(tmp_path / "out")]) == 0
+    for line in (tmp_path / "out" / "degradations.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        photo = read_image(photos / row["source"]).tensor()[None, :, :48, :40]
+        for written, made in zip(("hq", "lq"), preset("camera").make(photo, [row["steps"]]), strict=True):
+            assert (read_image(tmp_path / "out" / written / row["file_name"]).tensor() - made).abs().max() < 0.51 / 255
 
 
 def test_a_photo_s_draw_does_not_depend_on_the_folder(photos: Path, tmp_path: Path) -> None:

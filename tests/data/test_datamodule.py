@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sspir.batch import Batch
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, RestorationDataModule
 from sspir.data.order import EpochSampler, Position, Share
-from sspir.degradation import Degradation, GaussianNoise, Resize
+from sspir.degradation import Blur, Degradation, GaussianNoise, Resize, Truth
 from sspir.errors import UserError
+from sspir.evaluation import Benchmark
 
 DEGRADATION = Degradation([Resize(["bicubic"], antialias=True), GaussianNoise([5, 20])], scale=2)
 
@@ -170,6 +171,20 @@ def test_sharpened_truth_is_what_is_degraded(folder: Path) -> None:
     assert not torch.equal(before.hq, after.hq)
     assert torch.equal(DEGRADATION(after.hq, batch["seeds"]), after.lq)
     assert torch.equal(sharp.prepare(batch, training=False).hq, before.hq)
+
+
+def test_a_degradation_s_own_truth_is_what_is_trained_on_and_measured(folder: Path) -> None:
+    photos = ImageFolder(folder, Crop(16))
+    soft = Blur([7, 7], {"iso": 1.0}, [0.9, 1.1])
+    degradation = Degradation([Truth([soft]), *DEGRADATION.chain.operations], scale=2)
+    data = RestorationDataModule(photos, {"whole": photos}, degradation, batch_size=2)
+    loaded, measured = next(iter(data.train_dataloader())), Benchmark("photos", photos, degradation)[0]
+    for training in (True, False):
+        batch = data.prepare(loaded, training=training)
+        steps = [degradation.draw(seed, (16, 16)) for seed in loaded["seeds"]]
+        assert torch.equal(batch.hq, soft.apply(loaded["hq"], [first for first, *_ in steps]))
+        assert torch.equal(batch.lq, degradation(loaded["hq"], loaded["seeds"]))
+    assert 0 < measured.hq.std() < 0.9 * photos[0]["hq"].std()
 
 
 def test_pairs_made_in_workers_are_the_same(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import sspir.degradation as ops
-from sspir.degradation import Chain, Degradation, OneOf, Operation, Shuffled, Sometimes
+from sspir.degradation import Blur, Chain, Degradation, OneOf, Operation, Resize, Shuffled, Sometimes, Truth
 from sspir.degradation.noise import _white, _white_unread
 from sspir.degradation.operation import Step
 from sspir.errors import UserError
@@ -144,6 +144,25 @@ def test_degradation_refuses_a_wrong_final_size() -> None:
 
     with pytest.raises(UserError, match="Resize"):
         Degradation([ACTIVE["jpeg"]], scale=2)(images(1, 8, 8), [0])
+
+
+def test_the_truth_is_changed_by_its_own_operations_alone_and_degraded_as_it_is() -> None:
+    soft = Blur([7, 7], {"iso": 1.0}, [0.4, 1.1])
+    worse = [Blur([7, 7], {"iso": 1.0}, [1.0, 2.0]), Resize(["area"])]
+    changed, plain = Degradation([Truth([soft]), *worse], 2), Degradation(worse, 2)
+    parts = Degradation.mixture({"changed": changed, "plain": plain}, {"changed": 1.0, "plain": 1.0})
+    photos, params = images(4, 16, 24), json.loads(json.dumps([parts.draw(seed, (16, 24)) for seed in range(4)]))
+    hq, lq = parts.make(photos, params)
+    assert {len(steps) for steps in params} == {2, 3}
+    for photo, steps, truth, degraded in zip(photos, params, hq, lq, strict=True):
+        wanted = soft.apply(photo[None], steps[:1])[0] if len(steps) == 3 else photo
+        assert torch.equal(truth, wanted)
+        assert torch.equal(degraded, plain.apply(truth[None], [steps[-2:]])[0])
+    assert torch.equal(parts.apply(photos, params), lq)
+    with pytest.raises(UserError, match="Truth follows another operation"):
+        Degradation([worse[0], Truth([soft]), worse[1]], 2).pair(photos, range(4))
+    with pytest.raises(UserError, match="leaves"):
+        Degradation([Truth([Resize(["area"])]), Resize(["area"])], 2).pair(photos, range(4))
 
 
 def test_an_operation_that_has_the_name_of_another_is_refused() -> None:

@@ -82,7 +82,7 @@ def _folder(
         if sharpen:
             hq = Sharpen()(hq[None])[0]
         steps = degradation.draw(sample_seed(seed, 0, name), (hq.shape[1], hq.shape[2]))
-        lq = degradation.apply(hq[None], [steps])[0]
+        (hq,), (lq,) = degradation.make(hq[None], [steps])
         for half, image in (("lq", lq), ("hq", hq)):
             write_image(out / half / file, to_picture(image))
         facts = {"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps}

@@ -55,7 +55,7 @@ class Degrade:
         hq = self.degradation.cut(hq)
         if self.sharpen is not None:
             hq = self.sharpen(hq)
-        return hq, self.degradation(hq, seeds)
+        return self.degradation.pair(hq, seeds)
 
 
 class TrainingViews(Dataset[tuple[Sample, int, list[str]]]):

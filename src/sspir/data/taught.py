@@ -140,7 +140,7 @@ class Lessons:
         """The files of samples, in whole levels as everything that follows sees them."""
         hq = _levels(torch.stack([sample["hq"] for sample in samples]))
         seeds = [sample_seed(self.seed, 0, f"degradation {start + place}") for place in range(len(samples))]
-        lq = _levels(self.degradation(hq, seeds))
+        hq, lq = map(_levels, self.degradation.pair(hq, seeds))
         taught = self.teacher(lq.to(self.device)).cpu()
         if taught.shape != hq.shape:
             raise UserError(f"The teacher makes {tuple(taught.shape[-2:])} pixels, not {tuple(hq.shape[-2:])}.")

@@ -9,7 +9,7 @@ from sspir.degradation.bsrgan import AnisotropicBlur, CorrelatedNoise, NearestDo
 from sspir.degradation.degradation import Degradation
 from sspir.degradation.jpeg import JPEG
 from sspir.degradation.noise import GaussianNoise, PoissonNoise
-from sspir.degradation.operation import Chain, OneOf, Operation, Shuffled, Sometimes
+from sspir.degradation.operation import Chain, OneOf, Operation, Shuffled, Sometimes, Truth
 from sspir.degradation.resize import Downsample, RandomResize, Resize
 from sspir.degradation.sharpen import Quantize, Sharpen
 from sspir.moved import old_names_of
@@ -17,7 +17,7 @@ from sspir.moved import old_names_of
 __all__ = [
     "JPEG", "AnisotropicBlur", "Blur", "Chain", "CorrelatedNoise", "Degradation", "Downsample", "GaussianNoise",
     "NearestDownsample", "OneOf", "Operation", "PoissonNoise", "Quantize", "RandomResize", "Resize", "Sharpen",
-    "Shuffled", "Sinc", "Sometimes",
+    "Shuffled", "Sinc", "Sometimes", "Truth",
 ]  # fmt: skip
 
 __getattr__ = old_names_of(__name__)

@@ -66,6 +66,10 @@ class Degradation(nn.Module):
         return self.chain.program(torch.Generator().manual_seed(seed), size, target)
 
     def apply(self, hq: Tensor, params: Sequence[list[Step]]) -> Tensor:  # type: ignore[override]  # not nn.Module's: there are no parts to visit
+        """Apply to each image the steps that were drawn for it: the low-quality half of `make`."""
+        return self.make(hq, params)[1]
+
+    def make(self, hq: Tensor, params: Sequence[list[Step]]) -> tuple[Tensor, Tensor]:
         """Apply to each image the steps that were drawn for it.
 
         Args:
@@ -73,28 +77,39 @@ class Degradation(nn.Module):
             params: B lists of steps, as `draw` returns them.
 
         Returns:
-            lq: (B, 3, H // scale, W // scale) in [0, 1].
+            hq as the steps of `Truth` leave it, without any the same, and lq (B, 3, H // scale, W // scale) in [0, 1].
 
         Raises:
-            UserError: where the operations leave images of another size.
+            UserError: where the operations leave images of another size, or change the truth after something else.
         """
+        ours = [[step for step in steps if "truth" in step] for steps in params]
+        rest = [steps[len(first) :] for first, steps in zip(ours, params, strict=True)]
+        if any("truth" in step for steps in rest for step in steps):
+            raise UserError("A Truth follows another operation of the degradation; put it first.")
+        truth = self._applied(hq, ours, hq.shape[-2:]) if any(ours) else hq
+        return truth, self._applied(truth, rest, [max(1, length // self.scale) for length in hq.shape[-2:]])
+
+    def pair(self, hq: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Draw and make: (B, 3, H, W) in [0, 1] and B seeds -> hq and lq, see `make`."""
+        size = (hq.shape[-2], hq.shape[-1])
+        return self.make(hq, [self.draw(seed, size) for seed in seeds])
+
+    def forward(self, hq: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The low-quality half of `pair`: (B, 3, H, W) in [0, 1] and B seeds -> (B, 3, H // scale, W // scale)."""
+        return self.pair(hq, seeds)[1]
+
+    def _applied(self, hq: Tensor, params: Sequence[list[Step]], target: Sequence[int]) -> Tensor:
         if hq.device.type == "cpu":  # one after the other: an image stays in the CPU's cache
             images = [self._apply_in_step(image[None], [steps])[0] for image, steps in zip(hq, params, strict=True)]
         else:
             images = self._apply_in_step(hq, params)
-        target = [max(1, length // self.scale) for length in hq.shape[-2:]]
         for image in images:
-            if list(image.shape[-2:]) != target:
+            if list(image.shape[-2:]) != list(target):
                 raise UserError(
                     f"The degradation leaves {list(image.shape[-2:])} pixels of {list(hq.shape[-2:])} where its "
-                    f"scale {self.scale} asks for {target}: end it with a Resize, or set its scale."
+                    f"scale {self.scale} asks for {list(target)}: end it with a Resize, or set its scale."
                 )
         return torch.cat(images).contiguous()
-
-    def forward(self, hq: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Draw and apply: (B, 3, H, W) in [0, 1] and B seeds -> (B, 3, H // scale, W // scale)."""
-        size = (hq.shape[-2], hq.shape[-1])
-        return self.apply(hq, [self.draw(seed, size) for seed in seeds])
 
     def _apply_in_step(self, hq: Tensor, params: Sequence[list[Step]]) -> list[Tensor]:
         """All first steps, then all second ones and so on; equal operations of equal sizes go as one batch."""

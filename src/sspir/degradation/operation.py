@@ -69,6 +69,17 @@ class Chain(Composite):
         return _draw_in_turn(self.operations, generator, size, target)
 
 
+class Truth(Chain):
+    """Operations that make the truth what it is, such as as soft as a camera's; the low-quality image is made of that.
+
+    It comes before every other operation.
+    """
+
+    def program(self, generator: Generator, size: Size, target: Size) -> list[Step]:
+        """Draw each operation in turn, and mark its steps."""
+        return [{**step, "truth": True} for step in super().program(generator, size, target)]
+
+
 class Sometimes(Composite):
     """Operations one after the other, with a probability; otherwise nothing."""
 

@@ -37,5 +37,5 @@ class Benchmark:
         hq, lq = sample["hq"], sample.get("lq")
         if lq is None:
             hq = self.degradation.cut(hq)
-            lq = self.degradation(hq[None], [sample_seed(self.seed, 0, sample["id"])])[0]
+            (hq,), (lq,) = self.degradation.pair(hq[None], [sample_seed(self.seed, 0, sample["id"])])
         return Batch(lq=lq[None], hq=hq[None], captions=[sample["caption"]], ids=[sample["id"]])
