@@ -190,11 +190,12 @@ def test_a_name_that_is_no_utf_8_is_measured_and_reported_like_any(folders: Path
 
 def test_noise_that_cannot_be_added_is_said(folders: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([*arguments(folders), "--noise-control", "bad"]) == 0
-    assert (
-        "noise@good is no control on 7 of 7 images, where bad has no higher PSNR than good" in capsys.readouterr().err
-    )
+    told = "noise@good is no control on 7 of 7 images, where bad has no higher PSNR than good that noise could lower."
+    assert told in capsys.readouterr().out
+    (verdict,) = summary_of(folders)["noise_control"]
+    assert (verdict["method"], verdict["beaten"], verdict["no_control"]) == ("good", None, told)
     assert main([*arguments(folders), "--noise-control", "good"]) == 0
-    assert "no control" not in capsys.readouterr().err
+    assert "no control" not in capsys.readouterr().out
 
 
 def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:

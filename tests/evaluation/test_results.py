@@ -25,6 +25,7 @@ from sspir.metrics.learned import FID
 from sspir.metrics.niqe import NIQE
 from sspir.metrics.psnr_ssim import PSNR, SSIM, psnr
 from sspir.models.latent import upscale
+from tests.report.written import report
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,39 @@ def test_a_method_must_beat_noise_on_niqe_and_structure() -> None:
     assert verdict(niqe=4, vif=0.4)["worse"] == ["vif"]
 
 
+def test_images_whose_control_is_the_base_count_for_no_verdict(tmp_path: Path) -> None:
+    def of(images: int, without: int) -> Results:
+        results = Results({"niqe": NIQE(), "vif": SSIM()})
+        results.noise_base = "bicubic"
+        for i in range(images):
+            base, noisy = {"niqe": 6.0 + 0.01 * i, "vif": 0.4}, {"niqe": 7.0 + 0.01 * i, "vif": 0.3}
+            control = base if i < without else noisy
+            results.add([Row(f"{i}", "ours", {"niqe": 5.0, "vif": 0.5}), Row(f"{i}", "bicubic", base)])
+            results.add([Row(f"{i}", "noise@ours", dict(control))])
+        return results
+
+    told = (
+        "noise@ours is no control on 3 of 9 images, where bicubic has no higher PSNR than ours that noise could lower."
+    )
+    summary = of(9, 3).summary()
+    (verdict,) = summary["noise_control"]
+    assert (verdict["beaten"], verdict["no_control"]) == (True, told)
+    against = [pair for pair in summary["comparisons"] if pair["b"] == "noise@ours" and pair["metric"] == "niqe"]
+    assert [(pair["a"], pair["n"]) for pair in against] == [("ours", 6), ("bicubic", 6)]
+    assert against[1]["gain"] == pytest.approx(1.0)
+    assert verdict_text(verdict) == f"ours beats plain noise of its PSNR on niqe, vif. {told}"
+    for images, without in ((8, 3), (7, 7)):
+        results = of(images, without)
+        summary = results.write(tmp_path / "few")
+        assert summary["noise_control"][0]["beaten"] is None
+        page = report(tmp_path / "page.html", tmp_path / "few")
+        for text in (comparison_text(summary), page):
+            assert "ours is not judged against plain noise" in text
+            assert f"noise@ours is no control on {without} of {images} images" in text
+    of(9, 3).write(tmp_path / "enough")
+    assert told in report(tmp_path / "page.html", tmp_path / "enough")
+
+
 def test_usable_splits_by_what_is_there() -> None:
     from sspir.metrics.base import MetricUnavailableError
 
@@ -206,16 +240,16 @@ def test_usable_splits_by_what_is_there() -> None:
 
 def test_a_method_is_not_judged_against_noise_without_the_metrics_that_judge() -> None:
     pair = {"a": "ours", "b": "noise@ours", "metric": "niqe", "better": "ours", "n": 8}
-    (verdict,) = noise_verdicts([pair])
+    (verdict,) = noise_verdicts([pair], {})
     assert verdict["beaten"] is None
     assert "not judged" in verdict_text(verdict)
-    (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif"}])
+    (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif"}], {})
     assert verdict["beaten"]
-    (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif", "better": None}])
+    (verdict,) = noise_verdicts([pair, {**pair, "metric": "vif", "better": None}], {})
     assert not verdict["beaten"]
     assert "WARNING: ours does not beat plain noise of its PSNR" in verdict_text(verdict)
     few = {**pair, "n": 2, "better": None}
-    (verdict,) = noise_verdicts([few, {**few, "metric": "vif"}])
+    (verdict,) = noise_verdicts([few, {**few, "metric": "vif"}], {})
     assert "not judged" in verdict_text(verdict)
 
 

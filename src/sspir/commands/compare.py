@@ -73,6 +73,7 @@ def run(arguments: list[str]) -> int:
     torch.set_num_threads(1)  # images, not operations, are spread over the cores
     results = Results(metrics, unavailable, options.seed, options.crop_border)
     results.peers = {name: peer.record() for name, peer in peers.items()}
+    results.noise_base = options.noise_control or ""
     results.cost = costs_of_peers(peers) if options.cost else {}
     matches, unmatched = match(methods, options.hq, options.lq, options.ignore_scale_suffix)
     for lost in unmatched:
@@ -87,8 +88,6 @@ def run(arguments: list[str]) -> int:
     results.measure_folders(methods, options.hq)
     summary = results.write(options.out)
     sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
-    for sentence in results.without_noise(options.noise_control or ""):
-        sys.stderr.write(f"{sentence}\n")
     _warn(results, options.out)
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")

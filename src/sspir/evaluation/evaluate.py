@@ -87,6 +87,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         results = Results(metrics, unavailable, config.seed, config.crop_border)
         captions = evaluation.collect(results)
         results.measure_folders({method: out / method for method in ("restored", "processor", *peers)}, out / "hq")
+        results.noise_base = "processor" if "processor" in results.methods else BICUBIC
         results.peers = {name: peer.record() for name, peer in peers.items()}
         if config.cost:
             results.cost = costs_of_run(pipeline.to(device), sampler, peers)
@@ -95,8 +96,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             log_evaluation(logger, results.summary(), results.rows(), out)
         summary = results.write(out, record)
     log.info("%s\n%s", summary_table(summary), comparison_text(summary))
-    for sentence in results.without_noise("processor" if "processor" in results.methods else BICUBIC):
-        log.warning(sentence)
     return summary
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Results:
         self.seed, self.crop_border = seed, crop_border
         self.peers: dict[str, dict[str, Any]] = {}  # name -> `Peer.record`; like the next, not in all results
         self.cost: dict[str, Any] = {}  # see `sspir.evaluation.costs`
+        self.noise_base = ""  # the method to whose pictures noise was added for the controls
         self.problems: list[dict[str, str]] = []
         self._values: dict[str, dict[str, dict[str, float]]] = {}  # method -> image -> metric -> value
         self._of_sets: dict[str, dict[str, dict[str, Any]]] = {}  # method -> metric -> cell of the summary
@@ -102,21 +103,17 @@ class Results:
         """Names of all images, sorted."""
         return sorted({image for values in self._values.values() for image in values})
 
-    def without_noise(self, base: str) -> list[str]:
-        """Sentences about controls without noise: the base, such as "processor", has no room for it at a method's PSNR.
+    def without_noise(self) -> dict[str, set[str]]:
+        """Control -> its images without noise: the base, such as "processor", has no room for it at the method's PSNR.
 
-        Their rows are then the base's own, and prove nothing.
+        The control's row of such an image is the base's own, and proves nothing.
         """
-        found = []
-        for method in self.methods:
-            control, plain = self._values.get(NOISE + method, {}), self._values.get(base, {})
-            same = sum(bool(values) and values == plain.get(image) for image, values in control.items())
-            if same:
-                found.append(
-                    f"{NOISE}{method} is no control on {same} of {len(self.images)} images, where {base} has no higher "
-                    f"PSNR than {method} that noise could lower."
-                )
-        return found
+        plain = self._values.get(self.noise_base, {})
+        return {
+            method: {image for image, values in rows.items() if values and values == plain.get(image)}
+            for method, rows in self._values.items()
+            if method.startswith(NOISE)
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per image and method: "image", "method", then the metrics (None where missing)."""
@@ -127,9 +124,9 @@ class Results:
             for image in sorted(values)
         ]
 
-    def values(self, method: str, metric: str) -> Values:
-        """Values (n,) of a method over all images of the set, NaN where missing."""
-        rows = self._values[method]
+    def values(self, method: str, metric: str, without: Collection[str] = ()) -> Values:
+        """Values (n,) of a method over all images of the set, NaN where missing and for those `without`."""
+        rows = {image: values for image, values in self._values[method].items() if image not in without}
         return np.array([rows.get(image, {}).get(metric, np.nan) for image in self.images], dtype=np.float64)
 
     def summary(self) -> dict[str, Any]:
@@ -144,7 +141,7 @@ class Results:
             "methods": methods,
             "metrics": {name: describe(metric) for name, metric in self.metrics.items()},
             "comparisons": comparisons,
-            "noise_control": noise_verdicts(comparisons),
+            "noise_control": noise_verdicts(comparisons, self._no_controls()),
             "unavailable": self.unavailable,
             "problems": self.problems,
             **({"peers": self.peers} if self.peers else {}),
@@ -159,9 +156,10 @@ class Results:
 
     def comparisons(self) -> list[dict[str, Any]]:
         """Every pair of methods on every metric: gain of `a` over `b` (positive: a is better), and its verdict."""
-        found = []
+        found, without = [], self.without_noise()
         for (a, b), (name, metric) in itertools.product(itertools.combinations(self.methods, 2), self.metrics.items()):
-            goodness = [orient(describe(metric), self.values(method, name)) for method in (a, b)]
+            values = [self.values(method, name, without.get(method, ())) for method in (a, b)]
+            goodness = [orient(describe(metric), each) for each in values]
             difference = compare(goodness[0], goodness[1], self.seed)
             if difference.gain.n == 0:
                 continue
@@ -170,6 +168,15 @@ class Results:
             gain["gain"] = gain.pop("mean")
             found.append({"a": a, "b": b, "metric": name, **gain, "win_rate": difference.win_rate, "better": better})
         return found
+
+    def _no_controls(self) -> dict[str, str]:
+        """Control -> a sentence about its images without noise, where there are some."""
+        return {
+            control: f"{control} is no control on {len(images)} of {len(self.images)} images, where {self.noise_base} "
+            f"has no higher PSNR than {control.removeprefix(NOISE)} that noise could lower."
+            for control, images in self.without_noise().items()
+            if images
+        }
 
     def write(self, folder: str | Path, evaluation: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write per_image.csv, images.csv and summary.json into a folder; returns the summary.
@@ -204,14 +211,18 @@ def describe(metric: ImageMetric) -> dict[str, Any]:
     }
 
 
-def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def noise_verdicts(comparisons: list[dict[str, Any]], no_controls: Mapping[str, str]) -> list[dict[str, Any]]:
     """For each method with a noise control: on which metrics it beats plain noise of its PSNR, and whether it counts.
 
     It counts if it beats the noise significantly on NIQE and on one of VIF, HaarPSI and GMSD; where these were not
     measured, or on too few images, "beaten" is None.
+
+    Args:
+        comparisons: of all methods; on images whose control is one.
+        no_controls: control -> a sentence about images on which it is none.
     """
     verdicts = []
-    for control in sorted({pair["b"] for pair in comparisons if pair["b"].startswith(NOISE)}):
+    for control in sorted({pair["b"] for pair in comparisons if pair["b"].startswith(NOISE)} | no_controls.keys()):
         method = control.removeprefix(NOISE)
         pairs = [pair for pair in comparisons if pair["b"] == control and pair["a"] == method]
         better = [pair["metric"] for pair in pairs if pair["better"] == method]
@@ -219,7 +230,8 @@ def noise_verdicts(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
         measured = {pair["metric"] for pair in pairs if pair["n"] >= SMALLEST_N}
         judged = "niqe" in measured and not measured.isdisjoint(STRUCTURE)
         beaten = ("niqe" in better and any(name in better for name in STRUCTURE)) if judged else None
-        verdicts.append({"method": method, "control": control, "better": better, "worse": worse, "beaten": beaten})
+        verdict = {"method": method, "control": control, "better": better, "worse": worse, "beaten": beaten}
+        verdicts.append({**verdict, "no_control": no_controls.get(control, "")})
     return verdicts
 
 

@@ -86,7 +86,11 @@ def comparison_text(summary: dict[str, Any]) -> str:
 
 
 def verdict_text(verdict: dict[str, Any]) -> str:
-    """One sentence about a method and plain noise of its PSNR."""
+    """What is to be said about a method and plain noise of its PSNR."""
+    return " ".join(filter(None, (_beaten(verdict), verdict.get("no_control"))))
+
+
+def _beaten(verdict: dict[str, Any]) -> str:
     method, better = verdict["method"], ", ".join(verdict["better"]) or "nothing"
     if verdict["beaten"] is None:
         needed = f"NIQE and one of VIF, HaarPSI, GMSD (metric=all; of compare: --metrics all), on {SMALLEST_N} images"

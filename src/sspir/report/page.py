@@ -93,7 +93,8 @@ def _set_of(result: ResultSet) -> str:
 
 def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
     summary = result.summary
-    verdicts = [verdict_text(verdict) for verdict in summary.get("noise_control", []) if not verdict["beaten"]]
+    judged = summary.get("noise_control", [])
+    verdicts = [verdict_text(verdict) for verdict in judged if not verdict["beaten"] or verdict.get("no_control")]
     missing = [escape(f"{name}: {reason}") for name, reason in summary.get("unavailable", {}).items()]
     problems = _problem_lines(summary.get("problems", []))
     parts = [
