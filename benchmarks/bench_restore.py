@@ -265,9 +265,10 @@ def verdict(name: str, facts: dict[str, Any], values: np.ndarray, first: np.ndar
     Of a ratio, which is best at its ideal, the difference is that of its distance in logarithms.
     """
     difference = compare(orient(facts, values), orient(facts, first))
+    if not difference.significant:
+        return ""
     low, high = difference.gain.low, difference.gain.high
-    told = f"    {name} {'better' if low > 0 else 'worse'} by {low:+.3f} to {high:+.3f}\n"
-    return told if difference.significant else ""
+    return f"    {name} {'better' if low > 0 else 'worse'} by {low:+.3f} to {high:+.3f}\n"
 
 
 def compare_borders(pipe: RestorationPipeline, photos: Path, limit: int) -> None:

@@ -223,7 +223,7 @@ def row_of(row: str, lines: list[Line], base: list[Line]) -> str:
         if base and row != REFERENCE:
             theirs = values(base, "restored", metric)
             gain = compare(ours, theirs).gain
-            text += f" [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
+            text += f" [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]" if gain.n > 1 else ""
             found = compare(sign * ours, sign * theirs)
             if found.significant and found.gain.mean > 0:
                 text = f"**{text}**"

@@ -15,7 +15,7 @@ from torch import Tensor
 from sspir.errors import UserError
 from sspir.evaluation.measure import Row, add_noise, measure_image
 from sspir.evaluation.results import Results, noise_verdicts
-from sspir.evaluation.statistics import bootstrap, compare
+from sspir.evaluation.statistics import Interval, bootstrap, compare
 from sspir.evaluation.table import comparison_text, summary_table, verdict_text
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
@@ -57,6 +57,26 @@ def test_intervals_of_few_values_are_as_wide_as_students() -> None:
     half = 2.201 * values.std(ddof=1) / np.sqrt(12)
     found = bootstrap(values)
     assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_intervals_of_fewer_than_six_are_students_and_hold_the_truth_as_often_as_they_say(n: int) -> None:
+    from scipy import stats
+
+    values = np.random.default_rng(3).normal(size=(2000, n))
+    found = [bootstrap(each) for each in values]
+    wanted = stats.t.interval(0.95, n - 1, values.mean(axis=1), stats.sem(values, axis=1))
+    assert np.allclose([(each.low, each.high) for each in found], np.transpose(wanted), atol=1e-3)
+    assert np.mean([each.holds_zero for each in found]) == pytest.approx(0.95, abs=0.015)  # of resampled means: .50
+
+
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    assert compare(np.array([3.0]), np.array([1.0])).gain == Interval(2.0, None, None, 1)
+    summary = results_of({"a": np.array([25.0]), "b": np.array([26.0])}).write(tmp_path / "one")
+    assert summary["methods"]["a"]["psnr_y"] == {"mean": 25.0, "low": None, "high": None, "n": 1}
+    line = next(line for line in summary_table(summary).splitlines() if "psnr_y" in line)
+    assert line.split() == ["psnr_y", "↑", "25.00", "26.00*"]
+    assert "<td>-1.0000</td>" in report(tmp_path / "page.html", tmp_path / "one")
 
 
 def test_missing_values_are_left_out_and_counted() -> None:

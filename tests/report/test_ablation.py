@@ -60,7 +60,8 @@ def test_gains_are_paired_by_image_over_the_seeds_that_both_have(sweep: Path) ->
     gain = rows["start_noise"].gain
     assert gain is not None
     assert gain.gain.mean == pytest.approx(np.mean(gains))
-    assert min(gains) - 1e-9 <= gain.gain.low <= gain.gain.high <= max(gains) + 1e-9
+    half = 12.7062 * np.std(gains, ddof=1) / 2**0.5  # Student's t of two photos
+    assert [gain.gain.low, gain.gain.high] == pytest.approx([np.mean(gains) - half, np.mean(gains) + half])
     other = rows["no_rgb_loss"].gain
     assert other is not None
     assert other.gain.n == 2

@@ -37,9 +37,10 @@ EXAMPLES = """examples:
 
 Numbers are those of the literature: PSNR and SSIM on BT.601 Y of 8-bit pictures. No border is cropped unless
 --crop-border says so; tables of classical papers crop as many pixels as the scale. Intervals are 95 % bootstrap
-intervals over the images, as wide as Student's t for few (Hesterberg 2015); a paired difference is significant if its
-interval excludes zero. Exit status: 0 all measured, 1 something was left out (it is named; of groups of metrics what
-cannot be measured here is none), 2 bad input.
+intervals over the images, as wide as Student's t for few (Hesterberg 2015), and Student's t itself for fewer than six;
+one image has none. A paired difference is significant if its interval excludes zero, on six images or more. Exit
+status: 0 all measured, 1 something was left out (it is named; of groups of metrics what cannot be measured here is
+none), 2 bad input.
 """
 
 

@@ -26,6 +26,11 @@ def number(value: float, like: float | None = None) -> str:
     return f"{value:.4f}" if abs(value if like is None else like) < 10 else f"{value:.2f}"
 
 
+def interval_text(mean: float, low: float | None, high: float | None) -> str:
+    """The ends of a mean's interval, with its decimals; "" where it has none."""
+    return "" if low is None or high is None else f" [{number(low, mean)}, {number(high, mean)}]"
+
+
 def summary_table(summary: dict[str, Any]) -> str:
     """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred, and all that print alike."""
     methods = list(summary["methods"])
@@ -132,7 +137,4 @@ def _cell(cell: dict[str, Any] | None, best: bool) -> str:
     if cell is None:
         return "-"
     star = "*" if best else " "
-    if cell["low"] is None:
-        return f"{number(cell['mean'])}{star}"
-    mean = cell["mean"]
-    return f"{number(mean)}{star} [{number(cell['low'], mean)}, {number(cell['high'], mean)}]"
+    return f"{number(cell['mean'])}{star}{interval_text(cell['mean'], cell['low'], cell['high'])}"

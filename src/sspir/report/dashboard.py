@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from sspir.evaluation.table import heading, number
+from sspir.evaluation.table import heading, interval_text, number
 from sspir.report.ablation import FULL, Row, studies, validations
 from sspir.report.collect import Collected
 from sspir.report.runs import VALIDATION, Run
@@ -90,7 +90,7 @@ def tables(found: Collected) -> list[tuple[str, str]]:
     """Title and Markdown of each ablation table, as `sspir report` computes them."""
     note = (
         f"\n\nMean ± standard deviation over seeds; in brackets the gain over the full method ({FULL}; positive: "
-        "better) with its paired 95 % bootstrap interval over the images, bold where it excludes zero."
+        "better) with its paired 95 % interval over the images, bold where it excludes zero."
     )
     evaluated = [
         (
@@ -123,5 +123,5 @@ def _cell(row: Row | None) -> str:
     if row.gain is None:
         return text
     gain = row.gain.gain
-    words = f"{number(gain.mean)} [{number(gain.low, gain.mean)}, {number(gain.high, gain.mean)}]"
+    words = number(gain.mean) + interval_text(gain.mean, gain.low, gain.high)
     return f"{text} ({f'**{words}**' if row.gain.significant else words})"

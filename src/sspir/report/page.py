@@ -103,8 +103,8 @@ def _result_section(result: ResultSet, gallery_id: str, shown: int) -> str:
         details("Metrics that could not run", missing),
         details("Problems", problems),
         _method_table([summary["methods"]], summary["metrics"], summary.get("cost", {})),
-        '<p class="note">Mean with 95 % bootstrap interval over the images; the best mean is bold, of those over as '
-        "many images as any.</p>",
+        '<p class="note">Mean with 95 % interval over the images; the best mean is bold, of those over as many images '
+        "as any.</p>",
         _comparisons(summary["comparisons"]),
         f'<h3>Images</h3><p class="note">{shown} of {len(result.values)} images: the worst of every method and '
         "metric first.</p>",
@@ -148,15 +148,18 @@ def _value(cell: Mapping[str, Any] | None, best: bool) -> str:
     if cell is None:
         return "<td>–</td>"
     mean = f"<b>{number(cell['mean'])}</b>" if best else number(cell["mean"])
-    if cell["low"] is None:
-        return f"<td>{mean}</td>"
-    return f"<td>{mean}<small>{number(cell['low'], cell['mean'])} … {number(cell['high'], cell['mean'])}</small></td>"
+    return f"<td>{mean}{_ends(cell['mean'], cell)}</td>"
+
+
+def _ends(mean: float, interval: Mapping[str, Any]) -> str:
+    low, high = interval["low"], interval["high"]
+    return "" if low is None else f"<small>{number(low, mean)} … {number(high, mean)}</small>"
 
 
 def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         f"<tr><th>{escape(c['a'])} – {escape(c['b'])}</th><td>{escape(c['metric'])}</td>"
-        f"<td>{number(c['gain'])}<small>{number(c['low'], c['gain'])} … {number(c['high'], c['gain'])}</small></td>"
+        f"<td>{number(c['gain'])}{_ends(c['gain'], c)}</td>"
         f"<td>{c['win_rate']:.0%}</td><td>{escape(c['better'] or undecided(c))}</td></tr>"
         for c in comparisons
     ]

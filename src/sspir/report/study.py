@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from sspir.evaluation.table import heading, number
+from sspir.evaluation.table import heading, interval_text, number
 from sspir.report.ablation import FULL, Row, Study, validations
 from sspir.report.charts import forest
 from sspir.report.html import table
@@ -20,14 +20,18 @@ def study_section(study: Study) -> str:
         cells = "".join(_cell(found.get(metric)) for metric in study.metrics)
         body.append(f"<tr><th>{escape(variant)}</th>{cells}<td>{max(row.seeds for row in found.values())}</td></tr>")
     for metric, rows in study.rows.items():
-        gains = {row.variant: row.gain.gain for row in rows if row.gain}
+        gains = {
+            row.variant: (gain.mean, gain.low, gain.high)
+            for row in rows
+            if row.gain and (gain := row.gain.gain).low is not None and gain.high is not None
+        }
         if gains:
-            drawn = forest({name: (gain.mean, gain.low, gain.high) for name, gain in gains.items()})
+            drawn = forest(gains)
             figures.append(f"<figure>{drawn}<figcaption>{escape(metric)}: gain over {FULL}</figcaption></figure>")
     note = "Mean ± standard deviation over seeds"
-    if figures:
+    if any(row.gain for rows in study.rows.values() for row in rows):
         note += (
-            f"; below it the gain over the full method ({FULL}; positive: better) with its paired 95 % bootstrap "
+            f"; below it the gain over the full method ({FULL}; positive: better) with its paired 95 % "
             "interval over the images, bold where it excludes zero"
         )
     shown = table(f"<th>variant</th>{head}<th>seeds</th>", body)
@@ -42,7 +46,7 @@ def _cell(row: Row | None) -> str:
     if row.gain is None:
         return f"<td>{text}</td>"
     gain = row.gain.gain
-    words = f"{number(gain.mean)} [{number(gain.low, gain.mean)}, {number(gain.high, gain.mean)}]"
+    words = number(gain.mean) + interval_text(gain.mean, gain.low, gain.high)
     return f"<td>{text}<small>{f'<b>{words}</b>' if row.gain.significant else words}</small></td>"
 
 
