@@ -125,7 +125,7 @@ def test_milestones_stand_in_the_order_of_their_steps(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ["step-9", "step-10", "last", "best"]
 
 
-def test_the_best_step_is_at_the_good_end_and_the_first_of_equals() -> None:
+def test_the_best_step_is_at_the_good_end_and_the_first_of_equals_and_a_ratio_has_none() -> None:
     facts = {"higher_is_better": True, "ideal": None}
     metrics = {"up": facts, "down": {**facts, "higher_is_better": False}, "ratio": {**facts, "ideal": 1.0}}
     values = {1: (1.0, 3.0, 2.0), 2: (4.0, 1.0, 0.9), 3: (4.0, 2.0, 1.2)}
@@ -137,5 +137,5 @@ def test_the_best_step_is_at_the_good_end_and_the_first_of_equals() -> None:
         for step, means in values.items()
     ]
     curve = {"metrics": metrics, "points": points}
-    assert best_steps(curve, (1, 2, 3)) == {"up": 2, "down": 2, "ratio": 2}
-    assert best_steps(curve, (1, 3)) == {"up": 3, "down": 3, "ratio": 3}
+    assert best_steps(curve, (1, 2, 3)) == {"up": 2, "down": 2}
+    assert best_steps(curve, (1, 3)) == {"up": 3, "down": 3}

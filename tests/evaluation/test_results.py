@@ -195,6 +195,16 @@ def test_ratio_is_compared_by_its_distance_from_one(tmp_path: Path) -> None:
     assert found["better"] == "near"
 
 
+def test_no_ratio_is_starred_for_a_mean_of_values_on_both_sides_of_one() -> None:
+    results = Results({"gradient_ratio": GradientRatio()})
+    for i in range(10):
+        values = {"astray": (0.4, 1.6)[i % 2], "near": 0.93}
+        results.add([Row(f"{i}", method, {"gradient_ratio": value}) for method, value in values.items()])
+    summary = results.summary()
+    assert "*" not in summary_table(summary)
+    assert [pair["better"] for pair in summary["comparisons"]] == ["near"]
+
+
 def test_a_method_must_beat_noise_on_niqe_and_structure() -> None:
     def verdict(niqe: float, vif: float) -> dict:
         results = Results({"niqe": NIQE(), "vif": SSIM()})

@@ -1,9 +1,17 @@
 """What is pooled as seeds: runs that differ in nothing else, measured alike."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sspir.evaluation.measure import Row
+from sspir.evaluation.results import Results
+from sspir.metrics.detail import GradientRatio
+from sspir.report.ablation import studies
+from sspir.report.collect import collect
 from tests.report.written import report, table, write_evaluation, write_run
 
 
@@ -30,6 +38,21 @@ def test_experiments_and_swept_settings_are_not_pooled_as_seeds(tmp_path: Path) 
     rows = [["none, optimizer.lr=0.1", "11.00 ± 1.41", "2"], ["none, optimizer.lr=0.2", "21.00 ± 1.41", "2"]]
     assert table(page, "c: last validation over seeds")[1:] == rows
     assert table(page, "Ablation: c on set5")[1:] == rows
+
+
+def test_a_ratio_is_turned_before_it_is_averaged_over_seeds(tmp_path: Path) -> None:
+    for variant, ratios in (("none", (0.9, 0.9)), ("no_x", (0.5, 1.5))):
+        for seed, ratio in enumerate(ratios):
+            run = write_run(tmp_path / f"{variant}{seed}", "a", variant, seed, {"val/psnr_y": 20.0})
+            results = Results({"gradient_ratio": GradientRatio()})
+            for image in range(6):
+                results.add([Row(f"{image}", "restored", {"gradient_ratio": ratio})])
+            results.write(run / "evaluation" / "set5")
+    (study,) = studies(collect([tmp_path]).results)
+    gain = study.rows["gradient_ratio"][1].gain
+    assert gain is not None
+    assert gain.gain.mean == pytest.approx((math.log(0.5) - math.log(1.5)) / 2 - math.log(0.9))
+    assert gain.significant
 
 
 def test_a_gain_is_over_the_full_method_of_the_same_settings(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ def read_curve(folder: Path) -> dict[str, Any]:
 
 
 def best_steps(curve: Mapping[str, Any], among: Sequence[int]) -> dict[str, int]:
-    """Metric -> the step, of some, at which its mean is best; of equals the first."""
+    """Metric -> the step, of some, at which its mean is best; of equals the first. A ratio has none, see `best_of`."""
     found = {}
     for metric, facts in curve["metrics"].items():
         means = {
             point["step"]: float(orient(facts, point["methods"][METHOD][metric]["mean"]))
             for point in curve["points"]
-            if point["step"] in among and metric in point["methods"].get(METHOD, {})
+            if point["step"] in among and metric in point["methods"].get(METHOD, {}) and facts["ideal"] is None
         }
         if means:
             found[metric] = max(means, key=lambda step: (means[step], -step))

@@ -68,8 +68,11 @@ def cost_cells(cost: Mapping[str, Any], method: str) -> dict[str, str]:
 def best_of(facts: dict[str, Any], cells: Mapping[str, Mapping[str, Any] | None]) -> set[str]:
     """The methods whose printed mean is the best, controls aside; none if there are not two to choose from.
 
-    A mean over fewer images than another's is none to choose from: it may lack the hard ones.
+    A mean over fewer images than another's is none to choose from: it may lack the hard ones. A ratio has no best mean:
+    one near the ideal may be of values far below and far above it, which the paired differences tell apart.
     """
+    if facts["ideal"] is not None:
+        return set()
     found = {method: cell for method, cell in cells.items() if cell and NOISE not in method}
     most = max((cell["n"] for cell in found.values()), default=0)
     means = {method: cell["mean"] for method, cell in found.items() if cell["n"] == most}

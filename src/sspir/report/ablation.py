@@ -155,8 +155,8 @@ def _rows(kinds: Mapping[Kind, Sequence[Measured]], metric: str, facts: Mapping[
         gain = None
         reference = _reference(kind, full)
         if reference and not _is_full(kind):
-            ours, theirs = _paired(sets, kinds[reference], metric)
-            gain = compare(orient(facts, ours), orient(facts, theirs)) if len(ours) else None
+            ours, theirs = _paired(sets, kinds[reference], metric, facts)
+            gain = compare(ours, theirs) if len(ours) else None
         found.append(_row(kind, means, gain))
     return found
 
@@ -184,11 +184,13 @@ def _row(kind: Kind, values: Sequence[tuple[str, float]], gain: Difference | Non
     return Row(kind.name, len(means), float(np.mean(means)), spread, gain)
 
 
-def _paired(ours: Sequence[Measured], theirs: Sequence[Measured], metric: str) -> tuple[Values, Values]:
-    """Per image, the mean over the seeds that both have (over all, where they share none)."""
+def _paired(
+    ours: Sequence[Measured], theirs: Sequence[Measured], metric: str, facts: Mapping[str, Any]
+) -> tuple[Values, Values]:
+    """Per image how good both are: the mean over the seeds that both have (over all, where they share none)."""
     shared = {run.seed for run, _ in ours} & {run.seed for run, _ in theirs}
     values = [
-        _per_image([result for run, result in members if not shared or run.seed in shared], metric)
+        _per_image([result for run, result in members if not shared or run.seed in shared], metric, facts)
         for members in (ours, theirs)
     ]
     images = sorted(values[0].keys() & values[1].keys())
@@ -196,10 +198,14 @@ def _paired(ours: Sequence[Measured], theirs: Sequence[Measured], metric: str) -
     return first, second
 
 
-def _per_image(sets: Sequence[ResultSet], metric: str) -> dict[str, float]:
-    """Image -> mean over the sets, for images that all of them have."""
+def _per_image(sets: Sequence[ResultSet], metric: str, facts: Mapping[str, Any]) -> dict[str, float]:
+    """Image -> mean over the sets of its value, turned so that larger is better, for images that all of them have."""
     rows = [
-        {image: row[METHOD][metric] for image, row in result.values.items() if metric in row.get(METHOD, {})}
+        {
+            image: float(orient(facts, row[METHOD][metric]))
+            for image, row in result.values.items()
+            if metric in row.get(METHOD, {})
+        }
         for result in sets
     ]
     images = set.intersection(*(set(row) for row in rows)) if rows else set()
