@@ -79,6 +79,20 @@ def test_a_benchmark_leaves_images_rows_and_a_summary(run: Path, photo_folder: P
     assert list((tmp_path / "wandb").rglob("*.wandb"))
 
 
+def test_what_was_not_measured_is_said_with_its_reason(
+    run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SSPIR_CACHE", str(tmp_path / "empty"))  # without weights of LPIPS
+    niqe = "+metric.niqe._target_=sspir.metrics.NIQE"
+    given = [f"run={run}", *captioned, niqe, "wandb=null", "limit=1", f"out={tmp_path}/out"]
+    for _ in range(2):  # measured, and found finished
+        caplog.clear()
+        evaluate(compose_config("evaluate", given))
+        lpips, small = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert lpips.startswith("lpips is left out: lpips needs the weights")
+        assert small.startswith("niqe was not measured on 3 pictures, such as 0 of restored: NIQE needs")
+
+
 def test_a_border_that_is_not_measured_is_an_evaluation_of_its_own(
     run: Path, captioned: list[str], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from sspir.errors import UserError
 from sspir.evaluation.measure import Row, add_noise, measure_image
 from sspir.evaluation.results import Results, noise_verdicts
 from sspir.evaluation.statistics import Interval, bootstrap, compare
-from sspir.evaluation.table import comparison_text, summary_table, verdict_text
+from sspir.evaluation.table import comparison_text, lacking, summary_table, verdict_text
 from sspir.images.io import write_image
 from sspir.images.picture import Picture
 from sspir.metrics.base import FolderMetric, usable
@@ -304,6 +304,25 @@ def test_a_mean_over_fewer_images_is_never_the_best() -> None:
     table = summary_table(results_of({"a": values, "b": values - 1, "of three": easy}).summary())
     stars = re.findall(r"(2\d\.\d\d)([* ])", next(line for line in table.splitlines() if "psnr_y" in line))
     assert stars == [("25.00", "*"), ("24.00", " "), ("27.00", " ")]
+
+
+def test_a_mean_over_fewer_images_says_of_how_many_and_a_metric_why(tmp_path: Path) -> None:
+    results = Results({"psnr_y": PSNR(), "niqe": NIQE()}, {"lpips": "no weights."})
+    for i in range(7):
+        large = {"niqe": 7.25} if i == 3 else {}
+        small = {} if large else {"niqe": "too small."}
+        results.add([Row(f"{i}", "a", {"psnr_y": 25.0, **large}, small), Row(f"{i}", "b", {"psnr_y": 24.0})])
+    summary = results.write(tmp_path / "few")
+    lines = {line.split()[0]: line.split() for line in summary_table(summary).splitlines()}
+    assert lines["niqe"] == ["niqe", "↓", "7.2500", "(n=1)", "-"]
+    assert "n=" not in " ".join(lines["psnr_y"])
+    assert lacking(summary) == [
+        "lpips is left out: no weights.",
+        "niqe was not measured on 6 pictures, such as 0 of a: too small.",
+    ]
+    page = report(tmp_path / "page.html", tmp_path / "few")
+    assert "<td>7.2500<small>n=1</small></td>" in page
+    assert page.count("<small>n=") == 1
 
 
 class Folders(FolderMetric):

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sspir.commands.parser import Parser
 from sspir.errors import UserError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from sspir.evaluation.measure import Row
     from sspir.evaluation.pairing import Match
-    from sspir.evaluation.results import Results
     from sspir.metrics.base import ImageMetric
     from sspir.peers import Peer
 
@@ -89,7 +88,7 @@ def run(arguments: list[str]) -> int:
     results.measure_folders(methods, options.hq)
     summary = results.write(options.out)
     sys.stdout.write(summary_table(summary) + "\n" + comparison_text(summary) + "\n")
-    _warn(results, options.out)
+    _warn(summary, options.out)
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")
     return 1 if results.problems or unavailable.keys() & set(options.metrics) else 0
@@ -231,19 +230,15 @@ def _files(found: "Match") -> dict[str, Path]:
     return files
 
 
-def _warn(results: "Results", out: Path) -> None:
-    for name, reason in results.unavailable.items():
-        sys.stderr.write(f"{name} is left out: {reason}\n")
-    pictures = [problem for problem in results.problems if not problem["metric"]]
+def _warn(summary: dict[str, Any], out: Path) -> None:
+    from sspir.evaluation.table import lacking
+
+    pictures = [problem for problem in summary["problems"] if not problem["metric"]]
     for problem in pictures[:MOST_LINES]:
         sys.stderr.write(f"problem with {problem['image']} of {problem['method']}: {problem['problem']}\n")
     if len(pictures) > MOST_LINES:
         sys.stderr.write(f"... and {len(pictures) - MOST_LINES} more; {out / 'summary.json'} names all of them.\n")
-    for name in results.metrics:
-        failed = [problem for problem in results.problems if problem["metric"] == name]
-        if failed:
-            sys.stderr.write(f"{name} was not measured on {len(failed)} pictures, such as {failed[0]['image']} of ")
-            sys.stderr.write(f"{failed[0]['method']}: {failed[0]['problem']}\n")
+    sys.stderr.writelines(f"{sentence}\n" for sentence in lacking(summary))
 
 
 def _methods(given: list[str]) -> dict[str, Path]:

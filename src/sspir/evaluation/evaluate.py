@@ -22,7 +22,7 @@ from sspir.evaluation.costs import costs_of_run
 from sspir.evaluation.measure import BICUBIC, NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
-from sspir.evaluation.table import comparison_text, summary_table
+from sspir.evaluation.table import comparison_text, lacking, summary_table
 from sspir.files import Journal, alone_in, json_bytes, write_bytes
 from sspir.images.io import ImageError, write_image
 from sspir.images.panel import to_picture
@@ -75,7 +75,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     left = evaluation.left()
     if not left and named(done.get("evaluation")) == named(record):
         log.info("%s is finished; nothing to do. Delete it to evaluate again.", out)
-        log.info("%s\n%s", summary_table(done), comparison_text(done))
+        _tell(done)
         return done
     with alone_in(out, "out=FOLDER"):
         evaluation.begin()
@@ -95,8 +95,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         if logger := build(config.wandb):  # before the folder says that all is done
             log_evaluation(logger, results.summary(), results.rows(), out)
         summary = results.write(out, record)
-    log.info("%s\n%s", summary_table(summary), comparison_text(summary))
+    _tell(summary)
     return summary
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    log.info("%s\n%s", summary_table(summary), comparison_text(summary))
+    for sentence in lacking(summary):
+        log.warning(sentence)
 
 
 def _built(node: DictConfig) -> Benchmark:

@@ -32,17 +32,20 @@ def interval_text(mean: float, low: float | None, high: float | None) -> str:
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred, and all that print alike."""
+    """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred, and all that print alike.
+
+    A mean over fewer images than the method has says of how many it is.
+    """
     methods = list(summary["methods"])
+    counts = {m: max((cell["n"] for cell in summary["methods"][m].values()), default=0) for m in methods}
     lines = [["", *methods]]
     for name, facts in summary["metrics"].items():
         cells = {method: summary["methods"][method].get(name) for method in methods}
         best = best_of(facts, cells)
-        texts = [_cell(cell, method in best) for method, cell in cells.items()]
+        texts = [_cell(cell, method in best, counts[method]) for method, cell in cells.items()]
         lines.append([heading(name, facts), *texts])
     lines += [[name, *["not here" for _ in methods]] for name in summary["unavailable"]]
-    counts = [str(max((cell["n"] for cell in summary["methods"][m].values()), default=0)) for m in methods]
-    lines.append(["images", *counts])
+    lines.append(["images", *map(str, counts.values())])
     if cost := summary.get("cost"):
         cells = {method: cost_cells(cost, method) for method in methods}
         lines += [[name, *(cells[method][name] for method in methods)] for name in COST]
@@ -80,6 +83,16 @@ def best_of(facts: dict[str, Any], cells: Mapping[str, Mapping[str, Any] | None]
         return set()
     best = max(means.values(), key=lambda mean: float(orient(facts, mean)))
     return {method for method, mean in means.items() if number(mean) == number(best)}
+
+
+def lacking(summary: dict[str, Any]) -> list[str]:
+    """A sentence for every metric that was left out, or not measured on some pictures."""
+    told = [f"{name} is left out: {reason}" for name, reason in summary["unavailable"].items()]
+    for name in summary["metrics"]:
+        if failed := [problem for problem in summary["problems"] if problem["metric"] == name]:
+            such = f"{failed[0]['image']} of {failed[0]['method']}: {failed[0]['problem']}"
+            told.append(f"{name} was not measured on {len(failed)} pictures, such as {such}")
+    return told
 
 
 def comparison_text(summary: dict[str, Any]) -> str:
@@ -136,8 +149,9 @@ def _gain(comparison: dict[str, Any]) -> str:
     )
 
 
-def _cell(cell: dict[str, Any] | None, best: bool) -> str:
+def _cell(cell: dict[str, Any] | None, best: bool, count: int) -> str:
     if cell is None:
         return "-"
     star = "*" if best else " "
-    return f"{number(cell['mean'])}{star}{interval_text(cell['mean'], cell['low'], cell['high'])}"
+    few = f" (n={cell['n']})" if cell["n"] < count else ""
+    return f"{number(cell['mean'])}{star}{interval_text(cell['mean'], cell['low'], cell['high'])}{few}"

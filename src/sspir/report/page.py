@@ -136,19 +136,20 @@ def _method_table(
             for name, facts in metrics.items()
         }
         for method, cells in methods.items():
-            row = "".join(_value(cells.get(name), method in best[name]) for name in metrics)
-            row += "".join(f"<td>{text}</td>" for text in cost_cells(cost, method).values()) if cost else ""
             count = max((cell["n"] for cell in cells.values()), default=0)
+            row = "".join(_value(cells.get(name), method in best[name], count) for name in metrics)
+            row += "".join(f"<td>{text}</td>" for text in cost_cells(cost, method).values()) if cost else ""
             kind = ' class="control"' if NOISE in method else ""
             body.append(f"<tr{kind}><th>{escape(method)}</th>{row}<td>{count}</td></tr>")
     return table(f"<th>method</th>{head}<th>images</th>", body)
 
 
-def _value(cell: Mapping[str, Any] | None, best: bool) -> str:
+def _value(cell: Mapping[str, Any] | None, best: bool, count: int) -> str:
     if cell is None:
         return "<td>–</td>"
     mean = f"<b>{number(cell['mean'])}</b>" if best else number(cell["mean"])
-    return f"<td>{mean}{_ends(cell['mean'], cell)}</td>"
+    few = f"<small>n={cell['n']}</small>" if cell["n"] < count else ""
+    return f"<td>{mean}{_ends(cell['mean'], cell)}{few}</td>"
 
 
 def _ends(mean: float, interval: Mapping[str, Any]) -> str:
