@@ -95,6 +95,18 @@ def test_batch_is_its_images_and_their_mean(photo: Tensor) -> None:
     assert metric.compute().item() == pytest.approx(niqe(pair).mean().item(), abs=1e-5)
 
 
+def test_a_picture_without_a_value_does_not_take_it_from_the_others(photo: Tensor) -> None:
+    flat = torch.ones_like(photo)
+    together, apart, none = NIQE(), NIQE(), NIQE()
+    together.update(torch.cat([photo, flat]))
+    for image in (flat, photo):
+        apart.update(image)
+    none.update(flat)
+    assert together.compute() == apart.compute() == niqe(photo)[0]
+    assert together.count == 1  # which processes add up
+    assert none.compute().isnan()
+
+
 def test_blur_and_strong_noise_are_worse(photo: Tensor) -> None:
     blurred = torch.nn.functional.avg_pool2d(photo, 5, stride=1, padding=2)
     noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))

@@ -56,11 +56,13 @@ class ImageMetric(Metric):
         """
 
     def _add(self, values: Tensor) -> None:
-        self.total += values.sum().to(self.total)
-        self.count += values.numel()
+        """Add a value per image; one that is undefined, such as NIQE of a flat picture, is as if it were not there."""
+        finite = values.isfinite()
+        self.total += values.where(finite, 0).sum().to(self.total)
+        self.count += finite.sum().to(self.count)
 
     def compute(self) -> Tensor:
-        """Mean over all images so far, a scalar."""
+        """Mean over all images so far whose value is defined, a scalar; NaN where there is none."""
         return (self.total / self.count).float()
 
 
