@@ -13,7 +13,7 @@ from sspir.batch import Batch
 from sspir.color import fix_colour
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
-from sspir.metrics.psnr_ssim import PSNR, SSIM
+from sspir.metrics.psnr_ssim import MSSSIM, PSNR, SSIM
 from sspir.metrics.structural import VIF
 from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import upscale
@@ -125,6 +125,14 @@ def test_in_a_batch_only_what_is_broken_is_left_out(
     validation.enter("a")
     validation.update({"val": hq}, hq)
     assert validation.finish() == {"val/psnr_y": 80, "val/failed": 0}  # counted anew
+
+
+def test_a_metric_that_does_not_take_the_pictures_is_named_with_the_way_out() -> None:
+    validation, hq = Validation({"psnr_y": PSNR(), "structure": MSSSIM()}), torch.rand(1, 3, 64, 64)
+    validation.enter("photos")
+    told = r"set photos cannot be measured by structure, which ~metric.structure leaves out: .* at least 176 pixels"
+    with pytest.raises(UserError, match=told):
+        validation.update({"val": hq, "bicubic": hq}, hq)
 
 
 def test_metrics_in_mixed_precision_are_those_of_the_pictures(

@@ -152,12 +152,20 @@ class Validation:
         Args:
             images: row -> (B, 3, H, W) in [0, 1].
             hq: (B, 3, H, W) in [0, 1], the truth.
+
+        Raises:
+            UserError: a metric does not take these images, which may be too small.
         """
         if not self.counts:
             return
         finite = torch.stack([row.flatten(1).isfinite().all(dim=1) for row in images.values()]).all(dim=0)
         for row, shown in images.items() if finite.any() else ():
-            self.rows[row].update(shown[finite], hq[finite])
+            for name, metric in self.rows[row].items(keep_base=True):
+                try:
+                    metric.update(shown[finite], hq[finite])
+                except UserError as error:
+                    what = f"The validation set {self.current} cannot be measured by {name}"
+                    raise UserError(f"{what}, which ~metric.{name} leaves out: {error}") from error
             self.measured[row] += 1
 
     def values(self, image: Tensor, hq: Tensor) -> dict[str, float]:
