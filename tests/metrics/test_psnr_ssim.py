@@ -105,6 +105,14 @@ def test_ms_ssim_agrees_with_torchmetrics(photo: np.ndarray, noisy: np.ndarray) 
     assert ours.item() == pytest.approx(theirs.item(), abs=5e-3)
 
 
+def test_ms_ssim_takes_the_least_sides_that_it_names_and_refuses_smaller_ones() -> None:
+    image = torch.rand(1, 3, 184, 176, generator=torch.Generator().manual_seed(0))
+    assert ms_ssim(image, image).item() == pytest.approx(1)
+    for least, crop in ((image[..., :175], 0), (image, 4)):
+        with pytest.raises(UserError, match=r"^MS-SSIM needs sides of at least 176 pixels, got \(\d+, 1(75|68)\)"):
+            ms_ssim(least, least, crop=crop)
+
+
 @pytest.mark.parametrize(("measure", "best"), [(psnr, 80.0), (ssim, 1.0), (ms_ssim, 1.0)])
 def test_identity_symmetry_and_monotony_under_noise(measure, best: float, photo: np.ndarray) -> None:
     truth = tensor(photo)

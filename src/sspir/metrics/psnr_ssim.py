@@ -58,8 +58,9 @@ def ms_ssim(preds: Tensor, target: Tensor, channels: str = "y", crop: int = 0) -
         UserError: a side is shorter than 176 pixels, so that the window does not fit into the smallest scale.
     """
     restored, truth = (plane.round() for plane in _planes(preds, target, channels, crop))
-    if min(restored.shape[-2:]) <= (WINDOW - 1) * 16:
-        raise UserError(f"MS-SSIM needs sides of at least 161 pixels, got {tuple(preds.shape[-2:])}; leave it out.")
+    if min(restored.shape[-2:]) < (smallest := WINDOW * 16):
+        size = tuple(restored.shape[-2:])
+        raise UserError(f"MS-SSIM needs sides of at least {smallest} pixels, got {size}; leave it out.")
     product = torch.ones(restored.shape[:2], device=preds.device)
     for scale, weight in enumerate(MS_WEIGHTS):
         similarity, structure = _ssim_terms(restored, truth)
