@@ -47,6 +47,21 @@ def test_a_lost_picture_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert page.count('"missing": ["restored"]') == 2
 
 
+def test_a_lost_picture_is_not_replaced_by_another_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "runs/second"):
+        results = write_evaluation(tmp_path / name, [20.0])
+        pictures = write_pictures(results, ("0",), ROLES)
+        list_pictures(results, [(image, role, path.relative_to(results)) for image, role, path in pictures])
+    write_pictures(tmp_path, ("0",), ("restored",))  # in a parent of the results
+    (tmp_path / "runs" / "second" / "restored" / "0.png").unlink()
+    monkeypatch.chdir(tmp_path / "first")
+    page = report(tmp_path / "page.html", tmp_path / "runs" / "second")
+    assert "1 pictures of restored are missing: first restored/0.png" in page
+    assert '"missing": ["restored"]' in page
+
+
 def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,7 +44,7 @@ class ResultSet:
         name: which run was measured how, or the folder's name; unique in a report.
         summary: of `summary.json`.
         values: image -> method -> metric -> value.
-        files: image -> "hq", "lq" or method -> path of the picture; one that is lost has the path it was written with.
+        files: image -> "hq", "lq" or method -> path of the picture; one that is lost has the path where it should be.
         captions: image -> text, where there is one.
         evaluation: how it was measured.
         trained: the run that was measured, if it is one.
@@ -141,26 +141,28 @@ def _pictures(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
     lost: dict[str, list[str]] = {}
     for row in _csv(folder / "images.csv") if (folder / "images.csv").exists() else []:
         image, role, path = row["image"], row["role"], row["path"]
-        found = locate(folder, path, f"{role}/{image}{Path(path).suffix}")
+        own = path.startswith((f"{role}/", f"peers/{role}/"))
+        found = locate(folder, path, f"{role}/{image}{Path(path).suffix}", own=own)
         if found is None:
             lost.setdefault(role, []).append(path)
-        files.setdefault(image, {})[role] = found or Path(path)
+        files.setdefault(image, {})[role] = found or folder / path
     return files, [f"{len(paths)} pictures of {role} are missing: first {paths[0]}" for role, paths in lost.items()]
 
 
-def locate(folder: Path, path: str, *inside: str) -> Path | None:
+def locate(folder: Path, path: str, *inside: str, own: bool = False) -> Path | None:
     """Find the file that a path in results means; the folder of the results may have been moved since.
 
     Args:
         folder: of the results.
         path: absolute, or relative to the folder or to the working folder of the evaluation.
         inside: other places in the folder where the file may lie.
+        own: it was written into the folder, so that a file of its name elsewhere is another one.
 
     Returns:
         The file below the folder, else below the present working folder, else below the nearest parent of the folder;
         None if it is in none of them.
     """
-    elsewhere = [place / path for place in (Path(), *folder.resolve().parents)]
+    elsewhere = [] if own else [place / path for place in (Path(), *folder.resolve().parents)]
     return next(
         (place for place in [folder / path, *(folder / name for name in inside), *elsewhere] if place.exists()), None
     )
