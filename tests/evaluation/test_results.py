@@ -342,6 +342,8 @@ class Folders(FolderMetric):
 
 def test_a_metric_of_folders_that_fails_is_a_problem_and_the_rest_is_written(tmp_path: Path) -> None:
     results = results_of({"a": np.arange(20.0, 26.0)})
+    for i in range(6):
+        write_image(tmp_path / f"{i}.png", Picture(np.zeros((8, 8, 3), np.uint8)))
     made = {"good": Folders(3.5), "nan": Folders(math.nan), "failing": Folders(ValueError("too few pictures"))}
     results.metrics |= made
     results.measure_folders({"a": tmp_path, "absent": tmp_path}, tmp_path)
@@ -352,6 +354,21 @@ def test_a_metric_of_folders_that_fails_is_a_problem_and_the_rest_is_written(tmp
         "nan is undefined for them, which may be too few.",
         "failing: too few pictures",
     ]
+
+
+def test_a_metric_of_folders_counts_the_pictures_in_them_and_says_if_others_are_there(tmp_path: Path) -> None:
+    for role, count in (("hq", 6), ("a", 6), ("b", 7)):
+        for i in range(count):
+            write_image(tmp_path / role / f"{i}.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+    results = results_of({"a": np.arange(20.0, 26.0), "b": np.arange(20.0, 26.0)})
+    results.metrics["fid"] = Folders(3.5)
+    results.measure_folders({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "hq")
+    summary = results.summary()
+    assert [summary["methods"][method]["fid"]["n"] for method in ("a", "b")] == [6, 7]
+    (problem,) = summary["problems"]
+    assert problem["method"] == "b"
+    assert "fid compares the 7 pictures" in problem["problem"]
+    assert "only 6 are pairs" in problem["problem"]
 
 
 def test_metrics_of_folders_say_why_they_cannot_run() -> None:

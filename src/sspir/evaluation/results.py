@@ -15,6 +15,7 @@ from sspir.errors import UserError
 from sspir.evaluation.measure import NOISE, Row
 from sspir.evaluation.statistics import CONFIDENCE, RESAMPLES, SMALLEST_N, Values, bootstrap, compare, orient
 from sspir.files import json_bytes, write_bytes
+from sspir.images.io import images_below
 from sspir.metrics.base import FolderMetric, ImageMetric
 
 SUMMARY = "summary.json"
@@ -85,9 +86,17 @@ class Results:
                 self.add_problem("all images", method, f"{name}: {error}", name)
                 continue
             if math.isfinite(value):
-                self.add_set_value(method, name, value, len(self.images))
+                self.add_set_value(method, name, value, len(images_below(folder)))
+                self._tell_strangers(method, name, folder, hq)
             else:
                 self.add_problem("all images", method, f"{name} is undefined for them, which may be too few.", name)
+
+    def _tell_strangers(self, method: str, metric: str, folder: Path, hq: Path) -> None:
+        """Note that a metric has compared other pictures than the method's and their truths, if it has."""
+        pictures, truths, measured = len(images_below(folder)), len(images_below(hq)), len(self._values[method])
+        if not pictures == truths == measured:
+            told = f"{metric} compares the {pictures} pictures in {folder} with the {truths} in {hq}"
+            self.add_problem("all images", method, f"{told}; only {measured} are pairs, leave no others there.")
 
     def add_problem(self, image: str, method: str, problem: str, metric: str = "") -> None:
         """Note why a picture, or one metric of it, is missing, in one sentence."""
