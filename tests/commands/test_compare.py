@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from sspir.__main__ import main
+from sspir.evaluation.pairing import match
 from sspir.metrics.psnr_ssim import psnr, ssim
 from sspir.report.collect import collect
 from tests.peers.networks import rrdbnet_file
@@ -165,6 +166,26 @@ def test_suffixes_of_scale_pair_on_demand(folders: Path) -> None:
     assert main(with_suffix) == 0
     assert summary_of(folders)["methods"]["bad"]["psnr_y"]["n"] == 7
     assert main(arguments(folders)) == 2  # without it nothing pairs
+
+
+def test_only_suffixes_that_part_a_photo_from_its_counterpart_are_ignored(tmp_path: Path) -> None:
+    def files(role: str, *names: str) -> Path:
+        for name in names:
+            path = tmp_path / role / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path / role
+
+    ordinary = ("box1", "box2", "index1", "max4", "sub/x4", "of_x2/a")
+    hq = files("hq", *ordinary, "same_x2", "same_x4", "0801", "b_HR")
+    ours = files("ours", *ordinary, "same_x2", "same_x4", "0801x4", "b_x4")
+    matches, unmatched = match({"ours": ours}, hq, None, ignore_scale=True)
+    assert unmatched == []
+    assert [found.name for found in matches] == sorted([*ordinary, "same_x2", "same_x4", "0801", "b"])
+    matches, unmatched = match(
+        {"ours": ours, "theirs": files("theirs", "b_SR", "0801_x4")}, hq, None, ignore_scale=True
+    )
+    assert {"0801", "b"} == {found.name for found in matches if len(found.restored) == 2}
 
 
 def test_noise_control_matches_the_psnr(folders: Path) -> None:

@@ -1,7 +1,7 @@
 """Find the pictures that belong together in several folders, by their names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,9 @@ from pathlib import Path
 from sspir.captioners.tables import same_name
 from sspir.images.io import ImageError, list_images, read_size
 
-SCALE_SUFFIX = re.compile(r"([_-]?x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE)
+SCALE_SUFFIX = re.compile(
+    r"((?:[_-]|(?<=\d))x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def match(
         methods: method -> folder of its pictures.
         hq: folder of the truth; without it the first method's folder says which images there are.
         lq: folder of what the methods were given.
-        ignore_scale: also ignore endings such as `_x4`, `x4`, `_LR4`, `_HR`, `_SRF_4_HR`.
+        ignore_scale: also ignore endings such as `_x4`, `x4` after a digit, `_LR4`, `_HR`, `_SRF_4_HR`, but of names
+            that all folders have.
 
     Raises:
         ImageError: a folder is missing or holds no images.
@@ -58,7 +61,9 @@ def match(
     if hq is not None:
         folders["hq"] = hq
     unmatched: list[Unmatched] = []
-    found = {role: _by_name(role, folder, ignore_scale, unmatched) for role, folder in folders.items()}
+    paths = {role: _names(folder) for role, folder in folders.items()}
+    whole = set.intersection(*(set(names.values()) for names in paths.values()))
+    found = {role: _by_name(role, names, ignore_scale, whole, unmatched) for role, names in paths.items()}
     leader = "hq" if hq is not None else next(iter(methods))
     for role, folder in folders.items():
         for name in sorted(found[leader].keys() - found[role].keys()):
@@ -96,12 +101,19 @@ def unequal(path: Path, size: Sequence[int], truth: Sequence[int]) -> str:
     return f"{path} is {sizes[0]}, its truth {sizes[1]} pixels; make them equal, nothing is cropped."
 
 
-def _by_name(role: str, folder: Path, ignore_scale: bool, unmatched: list[Unmatched]) -> dict[str, Path]:
+def _names(folder: Path) -> dict[Path, str]:
+    return {path: same_name(path.relative_to(folder).with_suffix("").as_posix()) for path in list_images(folder)}
+
+
+def _by_name(
+    role: str, names: Mapping[Path, str], ignore_scale: bool, whole: Collection[str], unmatched: list[Unmatched]
+) -> dict[str, Path]:
+    """Name -> picture, without endings of scale where these are ignored, unless all folders have the `whole` name."""
     paths: dict[str, Path] = {}
-    for path in list_images(folder):
-        name = same_name(path.relative_to(folder).with_suffix("").as_posix())
-        if ignore_scale:
-            name = SCALE_SUFFIX.sub("", name) or name
+    for path, name in sorted(names.items(), key=lambda item: item[1] not in whole):
+        if ignore_scale and name not in whole:
+            folder, slash, last = name.rpartition("/")
+            name = folder + slash + (SCALE_SUFFIX.sub("", last) or last)
         if name in paths:
             text = f"{path} and {paths[name]} have one name, {name}; the former is left out."
             unmatched.append(Unmatched(name, role, text))
