@@ -245,6 +245,7 @@ def test_a_metric_that_was_named_and_left_out_counts(
         (["--method", "noequals"], "NAME=FOLDER"),
         (["--method", "good=x"], "taken"),
         (["--method", "bicubic=x"], "taken"),
+        (["--method", "ours-noise@10=x"], "taken"),  # by controls, which are never starred
         (["--method", "other=does/not/exist"], "not a folder"),
         (["--noise-control"], "--lq"),
         (["--noise-control", "nobody"], "nobody"),

@@ -247,7 +247,7 @@ def _methods(given: list[str]) -> dict[str, Path]:
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
             raise UserError(f"--method {text} is not NAME=FOLDER; write for example --method ours=out/ours.")
-        if name in methods or name in ("bicubic", "hq", "lq") or name.startswith("noise@"):
+        if name in methods or name in ("bicubic", "hq", "lq") or "noise@" in name:
             raise UserError(f"The method name {name!r} is taken; choose another.")
         methods[name] = Path(folder)
     return methods
