@@ -190,6 +190,7 @@ class Journal:
 
     Attributes:
         entries: result -> its line.
+        made: result -> the line with which it was made, whatever failed later.
         captions: result -> the line with its caption, written before the photo is restored; its status is "described".
 
     Args:
@@ -200,6 +201,7 @@ class Journal:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         self.entries: dict[str, dict[str, Any]] = {}
+        self.made: dict[str, dict[str, Any]] = {}
         self.captions: dict[str, dict[str, Any]] = {}
         self._torn = False
         if self.path.is_file():
@@ -210,8 +212,11 @@ class Journal:
                     self._keep(json.loads(line))
 
     def _keep(self, entry: dict[str, Any]) -> None:
-        kept = self.captions if entry.get("status") == "described" else self.entries
+        status = entry.get("status")
+        kept = self.captions if status == "described" else self.entries
         kept[entry["output"]] = entry
+        if status not in ("described", "failed"):
+            self.made[entry["output"]] = entry
 
     def photos(self) -> dict[str, str]:
         """Result -> path of its photo."""

@@ -135,13 +135,14 @@ def test_all_models_that_are_not_there_are_named_at_once(tmp_path: Path, capsys:
 
 
 def test_photos_of_one_stem_have_sheets_of_their_own(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png"):
+    for name in ("a.jpg", "a.png", "a.jpg.png"):
         write_photo(tmp_path / "in" / name, 8, 8)
     command = ["restore", f"{tmp_path}/in", "--out", f"{tmp_path}/out", "--format", "same"]
     for name in ("x", "y"):
         command += ["--weights", str(rrdbnet_file(tmp_path / f"{name}.pth"))]
     assert main(command) == 0
-    assert sorted(path.name for path in (tmp_path / "out" / "sheets").glob("*.png")) == ["a.jpg.png", "a.png"]
+    sheets = sorted(path.name for path in (tmp_path / "out" / "sheets").glob("*.png"))
+    assert sheets == ["a.jpg.png", "a.jpg.png.png", "a.png"]
 
 
 def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

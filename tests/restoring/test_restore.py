@@ -110,6 +110,34 @@ def test_a_result_is_kept_from_a_photo_of_the_same_name(
     assert restore(tmp_path / "three", *command) == 0
 
 
+def test_a_photo_is_the_same_from_every_folder(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for number, day in enumerate(("one", "two")):
+        write_photo(tmp_path / day / "in" / "a.png", seed=number)
+    command, result = ["--out", tmp_path / "out", "--weights", weights], tmp_path / "out" / "a.png"
+    monkeypatch.chdir(tmp_path / "one")
+    assert restore("in", *command) == 0
+    first = result.read_bytes()
+    monkeypatch.chdir(tmp_path / "two")
+    assert restore("in", *command) == 2
+    assert f"{result} is the result of {tmp_path}/one/in/a.png, not of in/a.png" in capsys.readouterr().err
+    assert restore(tmp_path / "one" / "in", *command) == 0
+    assert result.read_bytes() == first
+
+
+def test_a_photo_that_fails_claims_no_result(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+    write_photo(tmp_path / "one" / "a.png")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "a.png").write_bytes(b"half a picture")
+    command = ["--out", tmp_path / "out", "--weights", weights]
+    assert restore(tmp_path / "one", *command) == 0
+    assert restore(tmp_path / "two", *command, "--overwrite") == 2
+    write_photo(tmp_path / "two" / "a.png", seed=1)
+    assert restore(tmp_path / "two", *command) == 2
+    assert f"a.png is the result of {tmp_path}/one/a.png" in capsys.readouterr().err
+
+
 def test_a_photo_that_changes_meanwhile_is_not_done(tmp_path: Path) -> None:
     source = write_photo(tmp_path / "a.png", 8, 8)
     (job,) = find_jobs([str(source)], tmp_path / "out")
@@ -362,6 +390,10 @@ def test_what_was_restored_while_the_captioner_was_down_is_not_done(
     assert restore(*flags) == 0
     assert Down.asked == 1  # and not again for what comes after the first eight
     assert "9 photos, such as 0.png: restored without a caption: the server is gone." in capsys.readouterr().err
+    assert restore(*flags) == 0
+    told = capsys.readouterr()
+    assert "0 restored, 9 were done before" in told.out  # as it is down still
+    assert "9 photos, such as 0.png: restored without a caption: the server is gone." in told.err
     monkeypatch.setattr(Down, "up", True)
     assert restore(*flags) == 0
     assert "9 restored, 0 were done before" in capsys.readouterr().out

@@ -180,6 +180,31 @@ def test_killed_outright_it_leaves_the_folder_free(place: Path) -> None:
     assert process.wait(60) == 143
 
 
+def test_a_photo_that_comes_later_replaces_no_result_of_another(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    other = write_photo(place / "other" / "a.png", 8, 8)
+    rest = ["--out", "out", "--scale", "2", "--weights", str(rrdbnet_file(place / "x.pth"))]
+    assert main(["restore", "other", *rest]) == 0
+    before, looks = (place / "out" / "a.png").read_bytes(), []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 1:
+            for name in ("a", "b"):
+                write_photo(place / "in" / f"{name}.png", 8, 8, seed=1)
+        if len(looks) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("sspir.restoring.watch.STILL", 0)
+    monkeypatch.setattr("sspir.commands.restore.time.sleep", sleep)
+    assert main(["restore", "--watch", "in", *rest]) == 143
+    told = capsys.readouterr()
+    assert told.err.count(f"out/a.png is the result of {other}, not of in/a.png; choose another --out") == 1
+    assert told.out.count(" -> ") == 1
+    assert (place / "out" / "a.png").read_bytes() == before
+
+
 @pytest.mark.parametrize("flags", [["--dry-run"], ["--weights", "y.pth"], ["--out", "new.png"]])
 def test_what_does_not_go_with_it(place: Path, flags: list[str], capsys: pytest.CaptureFixture) -> None:
     for name in ("x", "y"):

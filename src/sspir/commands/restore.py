@@ -158,10 +158,11 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
         if options.dry_run:
             return _foretell(restorer, left, len(jobs), prefix)
         with alone_in(options.out, "--out") if left and not is_file(options.out) else nullcontext():
+            asked, left = left, _described(restorer, left, options)
             failed = _run(restorer, left, bar)
     for photo, sentence in failed.items():
         sys.stderr.write(f"{prefix}failed: {photo}: {sentence}\n")
-    _warn([job for job in left if job.name not in failed], journal, prefix)
+    _warn([job for job in asked if job.name not in failed], journal, prefix)
     done, skipped = len(left) - len(failed), len(jobs) - len(left)
     sys.stdout.write(f"{prefix}{done} restored, {skipped} were done before, {len(failed)} failed; see {options.out}.\n")
     return 0 if not failed else 1 if done or skipped else 2
@@ -191,12 +192,25 @@ def _watch(options: argparse.Namespace, models: dict[str, argparse.Namespace]) -
             if jobs := watch.jobs(journal.photos()):
                 caption_of = given_captions(model.caption, model.captions)  # which may have changed, too
                 restorer = _restorer(model, pipeline, request, journal, caption_of, bar)
-                _restore_what_came(restorer, [job for job in jobs if not _skipped(job, restorer, model)], watch, bar)
+                _restore_what_came(restorer, jobs, watch, bar, model)
             time.sleep(EVERY)
 
 
-def _restore_what_came(restorer: "JobRunner", left: "list[Job]", watch: "Watch", bar: Any) -> None:
+def _restore_what_came(
+    restorer: "JobRunner", jobs: "list[Job]", watch: "Watch", bar: Any, options: argparse.Namespace
+) -> None:
+    from sspir.restoring.checks import belongs_to_another
+
+    left = []
+    for job in jobs:
+        if _skipped(job, restorer, options):
+            continue
+        if not options.overwrite and (sentence := belongs_to_another(job, restorer.journal)):
+            _tell(sys.stderr, sentence)
+        else:
+            left.append(job)
     try:
+        left = _described(restorer, left, options)
         failed = _run(restorer, left, bar)
     except OSError as error:
         sentence = f"{restorer.journal.path} cannot be written: {error.strerror}; see to the disk and start again."
@@ -230,12 +244,17 @@ def _restorer(
     return JobRunner(pipeline, request, journal, caption_of, options.batch, most, lambda share, step: bar.update(share))
 
 
-def _run(restorer: "JobRunner", left: "list[Job]", bar: Any) -> dict[str, str]:
-    """Restore with a bar; name and sentence of each photo that failed."""
+def _described(restorer: "JobRunner", left: "list[Job]", options: argparse.Namespace) -> "list[Job]":
+    """Have photos captioned with a bar; those that were restored without captions need none while there are none."""
     from tqdm import tqdm
 
     for _ in tqdm(restorer.describe(left), desc="captions", unit="photo", disable=None, leave=False):
         pass
+    return [job for job in left if not _skipped(job, restorer, options)]
+
+
+def _run(restorer: "JobRunner", left: "list[Job]", bar: Any) -> dict[str, str]:
+    """Restore with a bar; name and sentence of each photo that failed."""
     bar.reset(total=len(left))
     return restorer.run(left)
 

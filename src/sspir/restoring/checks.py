@@ -38,12 +38,8 @@ def require_own(
                     f"{file} exists and was not written by this command; choose another --out, keep what is there "
                     f"with --skip-existing, or replace it with --overwrite."
                 )
-        before = Path(journal.entries.get(job.output, {}).get("source", job.source))
-        if folder == out and not may_replace and job.target.exists() and _is_other(before, job.source):
-            raise UserError(
-                f"{job.target} is the result of {before}, not of {job.source}; choose another --out, keep it with "
-                f"--skip-existing, or replace it with --overwrite."
-            )
+        if folder == out and not may_replace and (sentence := belongs_to_another(job, journal)):
+            raise UserError(sentence)
     taken = {job.target: job for job in jobs}
     for job in jobs:
         for side in side_files(job.target, compare, samples).values():
@@ -59,8 +55,16 @@ def require_own(
         raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
 
 
-def _is_other(photo: Path, than: Path) -> bool:
-    return photo.exists() and resolved(photo) != resolved(than)
+def belongs_to_another(job: Job, journal: Journal) -> str:
+    """The sentence that says of which photo, that is still there, a job's result was made; "" if of the job's own."""
+    made = journal.made.get(job.output, {})
+    photo = Path(made.get("place") or made.get("source", job.source))  # lines of before have no place
+    if not job.target.exists() or not photo.exists() or resolved(photo) == resolved(job.source):
+        return ""
+    return (
+        f"{job.target} is the result of {photo}, not of {job.source}; choose another --out, keep it with "
+        f"--skip-existing, or replace it with --overwrite."
+    )
 
 
 def require_room_for_one(jobs: Sequence[Job], scale: float | Size, most: float) -> None:

@@ -32,6 +32,10 @@ class Job:
     target: Path
     output: str
 
+    def names(self) -> dict[str, str]:
+        """Names of photo and result as a journal keeps them; the photo's "place" is the same from every folder."""
+        return {"source": str(self.source), "place": str(place_of(self.source)), "output": self.output}
+
     def content(self) -> dict[str, Any]:
         """Path, size and time of the photo, by which a changed photo is noticed.
 

@@ -243,8 +243,8 @@ class JobRunner:
             self.journal.append(
                 {
                     **self._identity(opened.job, opened.content),
+                    **opened.job.names(),
                     "status": "done",
-                    "output": opened.job.output,
                     "size": [size[1], size[0]],
                     "caption": samples[0].captions[index],
                     "seconds": round((time.monotonic() - started) / len(group), 3),
@@ -297,4 +297,4 @@ class JobRunner:
 
     def _fail(self, job: Job, error: Exception, failed: dict[str, str]) -> None:
         failed[job.name] = text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self.journal.append({"source": str(job.source), "status": "failed", "output": job.output, "error": text})
+        self.journal.append({**job.names(), "status": "failed", "error": text})

@@ -26,9 +26,15 @@ def sheets_journal(out: Path) -> Journal:
 def sheet_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
     """The jobs with their sheets as results: PNG files, of `a.jpg` beside `a.png` it is `a.jpg.png`."""
     names = [str(PurePosixPath(job.output).with_suffix(".png")) for job in jobs]
-    sharing, sheets = Counter(names), []
-    for job, name in zip(jobs, names, strict=True):
-        output = f"{job.output}.png" if sharing[name] > 1 and job.output != name else name
+    sharing = Counter(names)
+    short = [name if sharing[name] == 1 or job.output == name else "" for job, name in zip(jobs, names, strict=True)]
+    used, sheets = set(short), []
+    for job, output in zip(jobs, short, strict=True):
+        if not output:
+            output = f"{job.output}.png"
+            while output in used:  # a photo may be called a.jpg.png
+                output += ".png"
+            used.add(output)
         sheets.append(replace(job, target=out / SHEETS / output, output=output))
     return sheets
 
@@ -59,7 +65,7 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
             continue
         count += 1
         written = {name: path.stat().st_mtime_ns for name, path in made.items()}
-        line = {"output": sheet.output, "source": str(sheet.source), "results": written}
+        line = {**sheet.names(), "results": written}
         if sheets.entries.get(sheet.output) == line and sheet.target.is_file():
             continue
         given = read_image(sheet.source, max_pixels).tensor()
