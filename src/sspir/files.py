@@ -104,28 +104,52 @@ def json_line(entry: Mapping[str, Any]) -> bytes:
 def alone_in(folder: Path, remedy: str) -> Iterator[None]:
     """Make a folder, and keep other processes that ask for it out until the end; one that was killed leaves no trace.
 
-    Where the system or a network disk has no such locks nobody is kept out.
+    Where the system or a network disk has no such locks nobody is kept out; errors as of `alone_with`.
 
     Args:
         folder: that is written into.
         remedy: what names another folder, such as "--out".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, os.O_RDONLY, f"another folder by {remedy}"):
+        yield
+
+
+@contextmanager
+def alone_with(file: Path, remedy: str) -> Iterator[None]:
+    """Keep other processes that ask for a file out until the end, as `alone_in`; an empty one is gone then.
+
+    Args:
+        file: that is written; a link is followed.
+        remedy: what names another file, such as "--out".
 
     Raises:
         UserError: another process writes into it.
         OSError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    file = file.resolve()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file, os.O_RDWR | os.O_CREAT, f"another file by {remedy}"):
+        try:
+            yield
+        finally:
+            if file.is_file() and not file.stat().st_size:
+                file.unlink()
+
+
+@contextmanager
+def _locked(path: Path, flags: int, other: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if fcntl:
-            handle = os.open(folder, os.O_RDONLY)
+            handle = os.open(path, flags, 0o666)
             stack.callback(os.close, handle)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                what = f"Another process writes into {folder}; let it finish or end it"
-                raise UserError(f"{what}, or name another folder by {remedy}.") from error
+                what = f"Another process writes into {path}; let it finish or end it"
+                raise UserError(f"{what}, or name {other}.") from error
             except OSError as error:
-                log.debug("%s cannot be locked: %s", folder, error)
+                log.debug("%s cannot be locked: %s", path, error)
         yield
 
 

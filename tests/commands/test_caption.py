@@ -18,7 +18,7 @@ from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
 from sspir.captioners.tables import find_captions
 from sspir.commands.caption import _value
-from sspir.files import alone_in
+from sspir.files import alone_with
 from sspir.images.io import read_image
 from tests.pipelines import describe, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
@@ -86,9 +86,11 @@ def test_done_photos_are_skipped_and_new_ones_are_not(tmp_path: Path, capsys: py
     caption(folder)
     first = (folder / "captions.jsonl").read_text()
     photos(folder, (24, 20), (9, 30))
-    with alone_in(folder, "FOLDER"):
+    with alone_with(folder / "captions.jsonl", "--out"):
         assert caption(folder) == 2
-    assert f"Another process writes into {folder}" in capsys.readouterr().err
+        assert f"Another process writes into {folder}/captions.jsonl; let it finish" in capsys.readouterr().err
+        assert caption(folder, "--out", str(folder / "others.jsonl")) == 0  # a table of its own is nobody's concern
+    capsys.readouterr()
     assert caption(folder) == 0
     assert "1 captioned, 1 had a caption, 0 failed" in capsys.readouterr().out
     assert (folder / "captions.jsonl").read_text().startswith(first)
@@ -143,13 +145,72 @@ def test_a_table_elsewhere_is_of_one_folder(tmp_path: Path, capsys: pytest.Captu
     table = tmp_path / "all" / "k.jsonl"
     assert caption(one, "--out", str(table)) == 0
     assert caption(one, "--out", str(table)) == 0
-    with alone_in(table.parent, "--out"):
+    with alone_with(table, "--out"):
         assert caption(one, "--out", str(table)) == 2
     capsys.readouterr()
     assert caption(two, "--out", str(table)) == 2
     assert f"{table} has the captions of {one}; give each folder its own --out." in capsys.readouterr().err
     one.rename(tmp_path / "moved")
     assert caption(tmp_path / "moved", "--out", str(table)) == 0
+
+
+@pytest.mark.parametrize("first", ["deeper", "."])
+def test_a_table_is_of_a_folder_or_of_one_below(first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    photos(folder / "deeper", (9, 30))
+    second = {"deeper": ".", ".": "deeper"}[first]
+    table = folder / "captions.jsonl"
+    assert caption(folder / first, "--out", str(table)) == 0
+    before = table.read_text()
+    assert caption(folder / second, "--out", str(table)) == 2
+    assert f"{table} has the captions of {folder / first}; give each folder" in capsys.readouterr().err
+    assert table.read_text() == before
+    assert caption(folder / first, "--out", str(table)) == 0
+
+
+def test_a_table_that_is_a_link_stays_one(tmp_path: Path, picky: str) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    table = tmp_path / "k.jsonl"
+    (folder / "captions.jsonl").symlink_to(table)
+    assert caption(folder) == 0
+    assert caption(folder, "--overwrite", captioner=picky) == 0
+    assert (folder / "captions.jsonl").is_symlink()
+    assert [row["caption"] for row in rows(folder)] == ["20 x 24", "30 x 9"]
+    assert table.read_text().count("\n") == 2
+
+
+class Watched(Captioner):
+    """Has a person edit the table of the folder while the second photo is described."""
+
+    table: ClassVar[Path]
+
+    def __call__(self, images: Images, known: Sequence[str]) -> list[str]:
+        if "first again" in (text := self.table.read_text()):
+            self.table.write_text(text.replace("first again", "my own words"))
+            return ["second again"]
+        return ["first again"]
+
+
+def test_an_edit_of_the_table_while_photos_are_captioned_stays(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    assert caption(folder) == 0
+    Watched.table = folder / "captions.jsonl"
+    (tmp_path / "watched.yaml").write_text("_target_: tests.commands.test_caption.Watched\n")
+    assert caption(folder, "--overwrite", "--batch", "1", captioner=str(tmp_path / "watched.yaml")) == 0
+    assert [row["caption"] for row in rows(folder)] == ["my own words", "second again"]
+
+
+def test_the_captioners_words_are_a_persons_where_one_puts_them_back(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    assert caption(folder, "--beside") == 0
+    table, first = folder / "captions.jsonl", (folder / "0.txt").read_text()
+    table.write_text(table.read_text().replace(first.strip(), "my own words"))
+    assert caption(folder, "--beside") == 0
+    assert (folder / "0.txt").read_text() == "my own words\n"
+    (folder / "0.txt").write_text(first)
+    assert caption(folder, "--beside") == 0
+    assert (folder / "0.txt").read_text() == first
+    assert [row["caption"] for row in rows(folder)] == [first.strip()]
 
 
 def test_marks_of_editors_and_halves_of_characters_are_no_words(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,10 +87,12 @@ class CaptionTable:
         self._keep(row)
 
     def tidy(self) -> None:
-        """Leave the line that counts of each photo, so that nobody edits another."""
+        """Leave the line that counts of each photo, so that nobody edits another; the file may be a link."""
         if self._lines > len(self.rows):
-            write_bytes(self.path, b"".join(map(json_line, self.rows.values())))
-            self._lines = len(self.rows)
+            with suppress(UserError):  # of a slip of a person who is at it, which the next run names
+                self.rows = CaptionTable(self.path).rows  # as edited meanwhile
+                write_bytes(self.path.resolve(), b"".join(map(json_line, self.rows.values())))
+                self._lines = len(self.rows)
 
     def _write(self, data: bytes) -> None:
         if not append_bytes(self.path, data):
@@ -117,7 +120,7 @@ class FolderCaptioner:
         max_pixels: larger photos are refused.
 
     Raises:
-        UserError: the table, which lies elsewhere, is of another folder.
+        UserError: the table is of another folder.
     """
 
     root: Path
@@ -131,10 +134,11 @@ class FolderCaptioner:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        root = self.root.resolve()
-        self._place = {} if self.table.path.resolve().is_relative_to(root) else {"root": str(root)}
-        for row in self.table.rows.values() if self._place else ():
-            if (other := row.get("root", str(root))) != str(root) and Path(other).is_dir():
+        root, beside = self.root.resolve(), self.table.path.parent.resolve()
+        self._place = {} if self.table.path.resolve().parent == root else {"root": str(root)}
+        for row in self.table.rows.values():  # one without a root is of the folder beside, if that has the photo
+            other = Path(row.get("root", beside))
+            if other != root and (other if "root" in row else other / row["file_name"]).exists():
                 raise UserError(f"{self.table.path} has the captions of {other}; give each folder its own --out.")
 
     def left(self, photos: Sequence[Path], overwrite: bool = False) -> list[Path]:
@@ -199,7 +203,8 @@ class FolderCaptioner:
         if not self.beside or not text.is_file():
             return row
         written = text.read_text(encoding="utf-8-sig", errors="replace").strip()
-        if row and (written == row["caption"].strip() or fingerprint(written) in (row.get("made"), row.get("text"))):
+        known = row and row.get("text", row.get("made"))  # what was written there last
+        if row and (written == row["caption"].strip() or fingerprint(written) == known):
             return row
         return self._record(photo, written, {"captioner": BY_HAND, "shown": ""})
 

@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 import sys
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +49,12 @@ def _caption(options: argparse.Namespace) -> int:
         raise UserError(
             "--captioner-input processor and restored need --weights, a model to restore with, and lq takes none."
         )
-    from sspir.files import alone_in
+    from sspir.files import alone_with
     from sspir.images.io import list_images
 
     photos = list_images(options.folder)
     path = options.out or options.folder / "captions.jsonl"
-    elsewhere = path.resolve().parent != options.folder.resolve()
-    with (
-        alone_in(options.folder, "FOLDER"),
-        alone_in(path.parent, "--out") if elsewhere else nullcontext(),
-        closing(_captioner(options.captioner, options.set)) as captioner,
-    ):
+    with alone_with(path, "--out"), closing(_captioner(options.captioner, options.set)) as captioner:
         from sspir.captioners.folder import CaptionTable, FolderCaptioner
 
         table, shown = CaptionTable(path), options.captioner_input
