@@ -109,15 +109,16 @@ def test_the_code_in_folders_of_ones_own_is_told_by_its_commit_alone(
 
 
 @pytest.mark.thorough
-def test_a_package_in_somebody_s_repository_records_none_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_package_in_somebody_s_repository_records_none_of_it(tracked: bool, tmp_path: Path) -> None:
     def git(*words: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
 
     package = Path(sspir.training.__file__).parents[1]
     shutil.copytree(package, tmp_path / "v" / "sspir", ignore=shutil.ignore_patterns("shipped", "__pycache__"))
-    (tmp_path / ".gitignore").write_text("v\n")
+    (tmp_path / ".gitignore").write_text("" if tracked else "v\n")
     git("init", "-q")
-    git("add", ".gitignore")
+    git("add", ".")
     git("commit", "-qm", "mine")
     (tmp_path / ".gitignore").write_text("v\n# secret\n")
     asked = "from sspir.training.run import code_root, code_state; print(code_state(), code_root())"
