@@ -180,13 +180,20 @@ def test_one_folder_for_several_evaluations_is_refused_before_the_first(
         (["--multirun", "run=a", "benchmark=set5", "checkpoint=last,best", "out=res"], "(checkpoint)"),
         (["-m", "run=a,b", "benchmark=set5", "+sampler.steps=1,2", "out=res/${run}"], "(sampler.steps)"),
         (["a", "b", "benchmark=set5", "out=res/${evaluation:}"], "(run)"),
+        (["a", "benchmark=set5,set14", "++out=res"], "(benchmark)"),
+        (
+            ["a", "b", "benchmark=set5", "checkpoint=last,best", "out=res/${run}/${benchmark.name}/checkpoint"],
+            "(checkpoint)",
+        ),
+        (["a", "b", "benchmark=set5,set14", "out=x,y"], "(run, benchmark)"),
     ):
         assert main(["evaluate", *given]) == 2
         told = capsys.readouterr().err
         assert shared in told
         assert f"'{remedy}'" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-    for out in (remedy, "out=x,y", "out=${hydra:job.num}"):
+    assert same_for("out", ["--multirun", "run=a", "out=x,y"]) == []
+    for out in (remedy, "out=${run}/${benchmark.name}/${checkpoint},y", "out=${hydra:job.num}"):
         assert same_for("out", ["--multirun", "run=a,b", "benchmark=set5,set14", "checkpoint=last,best", out]) == []
     composed = compose_config("evaluate", ["run=a", "benchmark=set5", remedy])
     assert composed.out == "DIR/a/set5/last"

@@ -41,19 +41,23 @@ def name_of(override: Override) -> str:
 def same_for(key: str, arguments: Sequence[str]) -> list[str]:
     """The settings that a multirun varies and that another one, which is given, does not name, so that jobs share it.
 
+    Values of its own, where it is varied itself, tell none of the others apart.
+
     Args:
         key: of the other one, such as "out".
         arguments: Hydra's overrides and flags.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return []
-    keys = [each.package or each.key_or_group for each in _parsed(arguments) if each.is_sweep_override()]
-    text = next((each for each in arguments if each.startswith(f"{key}=")), "${hydra:")
-    if key in keys or "${hydra:" in text:  # which may say the job's number
+    given = {name_of(each): each for each in _parsed(arguments)}
+    own = given.pop(key, None)
+    text = own.input_line if own and own.input_line else "${hydra:"
+    if "${hydra:" in text:  # which may say the job's number
         return []
+    keys = [each.package or each.key_or_group for each in given.values() if each.is_sweep_override()]
     if "${evaluation:" in text:  # which names all others
         keys = [each for each in keys if each in ("run", "benchmark")]
-    return [each for each in keys if not re.search(rf"\$\{{.*\b{re.escape(each)}\b", text)]
+    return [each for each in keys if not re.search(rf"\$\{{[^}}]*\b{re.escape(each)}\b", text)]
 
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:
