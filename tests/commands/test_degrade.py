@@ -162,6 +162,30 @@ def test_what_is_done_is_on_record_when_it_is_stopped(
     assert listed(tmp_path / "out") == {"a.png"}
 
 
+def test_overwriting_removes_the_half_of_a_pair_that_was_stopped(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sspir.images.io import write_image
+
+    def stopped(path: Path, *rest: object) -> None:
+        if path == tmp_path / "out" / "hq" / "a.png":
+            raise KeyboardInterrupt
+        write_image(path, *rest)
+
+    arguments = [str(photos / "deep"), "--preset", "bicubic", "--out", str(tmp_path / "out"), "--overwrite"]
+    with monkeypatch.context() as patched:
+        patched.setattr("sspir.images.io.write_image", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            degrade.run([str(photos), *arguments[1:]])
+    assert (tmp_path / "out" / "lq" / "a.png").exists()
+    assert main(["degrade", *arguments]) == 0
+    assert listed(tmp_path / "out") == {"b.png"}
+    monkeypatch.setattr("sspir.files.append_bytes", lambda *_: False)
+    assert main(["degrade", *arguments]) == 2
+    assert "The disk of" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
 def test_a_name_that_is_no_utf_8_is_degraded_like_any(photos: Path, tmp_path: Path) -> None:
     (photos / "a.png").rename(photos / os.fsdecode(b"\xff\xfe.png"))
     assert main(["degrade", str(photos), "--preset", "light", "--out", str(tmp_path / "out")]) == 0
