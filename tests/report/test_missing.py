@@ -80,6 +80,7 @@ def test_what_failed_or_was_stopped_is_named_and_the_rest_shown(
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "train.log").touch()
     left("failed", 1, "metrics.jsonl", "summary.json")
+    left("without loggers", 6, "metrics.jsonl")
     stopped = left("stopped", 2, "summary.json")
     (stopped / "metrics.jsonl").write_text(
         '{"steps": "updates made"}\n{"step": 10, "val/psnr_y": 12.0}\n{"step": 11, "val/ps'

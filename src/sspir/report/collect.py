@@ -15,7 +15,7 @@ from sspir.report.curves import Curve, covered, key, read_points
 from sspir.report.results import ResultSet, read_results
 from sspir.report.runs import RUNNING, STOPPED, Run, read_run
 from sspir.report.search import Search, read_searches
-from sspir.training.run import CONFIG, TRAIN_LOG
+from sspir.training.run import CONFIG, SUMMARY, TRAIN_LOG
 from sspir.training.study import DATABASE
 
 LOGS = ("metrics.jsonl", "metrics.csv")
@@ -148,7 +148,8 @@ def _without_numbers(roots: Iterable[Path], runs: Mapping[Path, Run]) -> Iterato
     for folder, run in runs.items():
         if run.state == RUNNING:
             continue
-        if not run.curves and run.trained and not run.refused:
+        silent = not (run.curves or run.refused or (folder / SUMMARY).is_file())  # a finished one may have no loggers
+        if silent and run.trained:
             why = _last_error(folder / TRAIN_LOG) or "its training failed at the start, or has only begun."
             yield f"{folder} has logged nothing: {why}"
         elif STOPPED in run.settings:
