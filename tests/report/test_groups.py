@@ -203,14 +203,20 @@ def test_what_was_measured_on_other_photos_or_degradations_is_another_set(tmp_pa
     assert "a on set14, last: no_x-s0, none-s0 and no_y-s0 were measured on different photos" in page
 
 
-def test_a_curve_covers_milestones_of_its_own_run_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recorded", "cwd"), [("absolute", "."), ("relative", "."), ("relative", "copy")])
+def test_a_curve_covers_milestones_of_its_own_run_alone(
+    recorded: str, cwd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("one", "copy"):  # of the same name, variant and seed
-        run = write_run(tmp_path / name, "a", "none", 0, {"val/psnr_y": 20.0})
-        told = said(run, "a", "none", 0, checkpoint="step-10", step=10)
+        run = write_run(tmp_path / name / "runs", "a", "none", 0, {"val/psnr_y": 20.0})
+        named = run if recorded == "absolute" else Path("runs")  # of the folder in which the evaluation was started
+        told = said(named, "a", "none", 0, checkpoint="step-10", step=10)
         write_evaluation(run / "evaluation" / "step-10", [20.0], told)
     summary = json.loads((run / "evaluation" / "step-10" / "summary.json").read_text())
     point = {"step": 10, "checkpoint": "step-10", "methods": summary["methods"]}
-    curve = {**said(tmp_path / "one", "a", "none", 0), "metrics": summary["metrics"], "points": [point], "problems": []}
-    (tmp_path / "one" / "curve.json").write_text(json.dumps(curve))
+    one = tmp_path / "one" / "runs" if recorded == "absolute" else named
+    curve = {**said(one, "a", "none", 0), "metrics": summary["metrics"], "points": [point], "problems": []}
+    (tmp_path / "one" / "runs" / "curve.json").write_text(json.dumps(curve))
+    monkeypatch.chdir(tmp_path / cwd)
     page = report(tmp_path / "page.html", tmp_path)
     assert page.count("<h2>a/none-s0 on set5, step-10</h2>") == 1

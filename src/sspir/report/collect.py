@@ -74,9 +74,10 @@ def gather(paths: Sequence[Path]) -> Collected:
     """Read all that is there by now in and below the paths, as `collect` does; what is going on is no problem."""
     roots = roots_of(paths)
     problems: list[str] = []
-    curves = list(_read_all(_holders(roots, CURVE), read_points, problems).values())
+    curves = _read_all(_holders(roots, CURVE), read_points, problems)
     results = _read_all(_holders(roots, *RESULTS), read_results, problems)
-    results = {folder: result for folder, result in results.items() if not _is_point(result, covered(curves))}
+    points = covered(curves)
+    results = {folder: result for folder, result in results.items() if not _is_point(folder, result, points)}
     runs = _read_all(_holders(roots, *LOGS, CONFIG), read_run, problems)
     problems += [*unpaired(list(results.values())), *_without_numbers(roots, runs)]
     shown = {folder: run for folder, run in runs.items() if run.curves or run.refused}
@@ -85,7 +86,7 @@ def gather(paths: Sequence[Path]) -> Collected:
     searches = [search for of_folder in found for search in of_folder]
     named = _named(shown)
     places = {folder.resolve(): run.name for folder, run in zip(shown, named, strict=True) if run.validation}
-    return Collected(_named(results), named, problems, curves, _named(silent), searches, places)
+    return Collected(_named(results), named, problems, list(curves.values()), _named(silent), searches, places)
 
 
 def roots_of(paths: Sequence[Path]) -> list[Path]:
@@ -101,11 +102,11 @@ def _going_on(found: Collected) -> Iterator[str]:
             yield f"{run.folder} is being trained: it has logged {so_far}."
 
 
-def _is_point(result: ResultSet, points: Set[str]) -> bool:
+def _is_point(folder: Path, result: ResultSet, points: Set[str]) -> bool:
     """Whether a result is that of a milestone which a curve shows."""
     record = result.summary.get("evaluation", {})
     checkpoint = record.get("checkpoint") or ""
-    return checkpoint.startswith("step-") and key(record, checkpoint) in points
+    return checkpoint.startswith("step-") and key(folder, record, checkpoint) in points
 
 
 def unique_names(folders: Sequence[Path]) -> dict[Path, str]:

@@ -12,6 +12,7 @@ from sspir.evaluation.curve import CURVE, METHOD, read_curve, sentences
 from sspir.evaluation.table import heading, number
 from sspir.report.charts import chart
 from sspir.report.html import legend, table, warnings
+from sspir.training.run import CONFIG
 
 Curve = Mapping[str, Any]  # as in `curve.json`
 
@@ -28,16 +29,18 @@ def read_points(folder: Path) -> dict[str, Any]:
     return curve
 
 
-def covered(curves: Sequence[Curve]) -> set[str]:
-    """The evaluations that are points of curves, as `key` names them."""
-    return {key(curve, point["checkpoint"]) for curve in curves for point in curve["points"]}
+def covered(curves: Mapping[Path, Curve]) -> set[str]:
+    """The evaluations that are points of the folders' curves, as `key` names them."""
+    return {key(folder, curve, point["checkpoint"]) for folder, curve in curves.items() for point in curve["points"]}
 
 
-def key(of: Mapping[str, Any], checkpoint: str) -> str:
-    """What tells an evaluation of a run's checkpoint apart, of a curve or of an evaluation's record."""
-    run = str(Path(of["run"]).expanduser().resolve())  # a copy, or one trained anew, has the same name and seed
+def key(folder: Path, of: Mapping[str, Any], checkpoint: str) -> str:
+    """What tells an evaluation of a run's checkpoint apart, of a folder's curve or of its evaluation's record."""
+    run = Path(of["run"]).expanduser()  # a copy, or one trained anew, has the same name and seed
+    above = (place for place in folder.resolve().parents if (place / run / CONFIG).is_file())
+    place = next(above, Path())  # where the evaluation was started, as far as that is known
     told = [of.get(name) for name in ("name", "variant", "seed", "benchmark", "settings")]
-    return json.dumps([run, *told, checkpoint])
+    return json.dumps([str((place / run).resolve()), *told, checkpoint])
 
 
 def curves_section(curves: Sequence[Curve]) -> str:
