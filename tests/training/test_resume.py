@@ -25,7 +25,7 @@ from sspir.errors import NotApplicableError, UserError
 from sspir.report.runs import PHOTOS, read_settings
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.training.losses import RestorationLoss
-from sspir.training.resume import _compare, finished, starting_point
+from sspir.training.resume import _compare, finished, put_in_order, starting_point
 from sspir.training.run import alone_in, find_checkpoint, run_id
 from sspir.training.schedule import rate_at
 from tests.runs import tiny_config, tiny_run
@@ -41,6 +41,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
 @pytest.fixture
 def run(ended: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(ended, tmp_path / "run"))
+
+
+def begin(folder: Path, photos: Path, *changes: str) -> Path | None:
+    """Come to a run's first step: the checkpoint that it goes on from, its folder in order."""
+    config = tiny_config(folder, photos, *changes)
+    return put_in_order(folder, starting_point(folder, config), config.resume)
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -83,7 +89,7 @@ def test_a_finished_run_that_goes_on_and_breaks_is_not_finished(
     assert finished(run, tiny_config(run, photo_folder, "trainer.max_steps=4")) is None
     for number in (2, 5):  # of earlier ones, some of which a person has deleted
         (run / "replaced" / str(number)).mkdir(parents=True)
-    starting_point(run, tiny_config(run, photo_folder, "resume=never"))
+    begin(run, photo_folder, "resume=never")
     assert (run / "replaced" / "6" / "checkpoints" / LAST).is_file()
 
 
@@ -93,7 +99,7 @@ def test_the_checkpoint_says_which_run_it_is_of(run: Path, photo_folder: Path) -
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(UserError, match=r"another configuration \(loss.rgb was 1.0, now 0.5\); name this one"):
         tiny_run(run, photo_folder, "trainer.max_steps=3", "loss.rgb=0.5")
-    assert starting_point(run, tiny_config(run, photo_folder, "trainer.max_steps=3")) == run / "checkpoints" / LAST
+    assert begin(run, photo_folder, "trainer.max_steps=3") == run / "checkpoints" / LAST
 
 
 def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_folder: Path, tmp_path: Path) -> None:
@@ -329,7 +335,7 @@ def test_only_the_first_process_writes(
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     for resume, start in (("never", None), ("auto", run / "checkpoints" / LAST)):
         with alone_in(run):
-            assert starting_point(run, tiny_config(run, photo_folder, f"resume={resume}")) == start
+            assert begin(run, photo_folder, f"resume={resume}") == start
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -342,7 +348,7 @@ def test_checkpoints_take_the_rights_of_other_files_and_leave_no_parts(run: Path
     assert stat.S_IMODE((run / "checkpoints" / "shared.ckpt").stat().st_mode) == 0o640
     for name in (".last.ckpt.part", ".last.ckpt.k3j2"):  # left by a kill, the latter by an older version
         (run / "checkpoints" / name).write_bytes(b"gigabytes")
-    starting_point(run, tiny_config(run, photo_folder))
+    begin(run, photo_folder)
     assert not list((run / "checkpoints").glob(".*"))
 
 
@@ -442,6 +448,26 @@ def test_what_followed_an_earlier_checkpoint_is_kept(
     assert (steps_of(kept), steps_of(run)) == ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4])
     assert {path.name for path in (kept / "panels").glob("0-*")} == {f"0-step000000{step}.png" for step in (3, 6)}
     assert finished(kept, tiny_config(kept, photo_folder, *longer, "trainer.max_steps=6"))
+
+
+@pytest.mark.parametrize(
+    ("resume", "change", "sentence"),
+    [
+        ("best", ["dataset.train.root=/nowhere"], "/nowhere is not a folder"),
+        ("best", ["trainer.strategy=ddp", "trainer.devices=2"], "2 devices take a process each"),
+        ("never", ["dataset.train.root=/nowhere"], "/nowhere is not a folder"),
+        ("never", ["processor.front_features=0"], "residual needs a Processor with a front"),
+    ],
+)
+def test_a_command_that_is_refused_takes_no_run_apart(
+    resume: str, change: list[str], sentence: str, run: Path, photo_folder: Path
+) -> None:
+    earlier = torch.load(find_checkpoint(run, "best"), weights_only=True) | {"global_step": 1}
+    torch.save(earlier, find_checkpoint(run, "best"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(UserError, match=sentence):
+        tiny_run(run, photo_folder, "trainer.max_steps=3", f"resume={resume}", *change)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
 def test_a_finished_run_goes_back_once(photo_folder: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_pretrained, require_signal, trained_weights
 from sspir.training.quiet import without_false_alarms
-from sspir.training.resume import FROM_LAST, OtherSchedule, finished, say_processes, starting_point
+from sspir.training.resume import FROM_LAST, OtherSchedule, finished, put_in_order, say_processes, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
     COMPOSED,
@@ -91,28 +91,31 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
 
 
 def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback]) -> dict[str, float]:
-    checkpoint = starting_point(folder, config)
-    _leave_out_missing(config, checkpoint)
+    start = starting_point(folder, config)
+    _leave_out_missing(config, start.checkpoint)
     data = build(config.data)
-    _write_record(folder, config, manifest_of({"train": data.train, **data.validation}), like, bool(checkpoint))
+    manifest = manifest_of({"train": data.train, **data.validation})
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
-
-    module = _built_module(folder, config)
+    try:
+        module = _built_module(config)
+    except NotApplicableError as refused:  # noted for reports, unless there is a run
+        if is_first_process() and not any((folder / CHECKPOINTS).glob("*.ckpt")):
+            _write_record(folder, config, manifest, like, False)
+            write_text(folder / NOT_APPLICABLE, f"{refused}\n")
+        raise
     require_mixed(module.backbone, str(config.trainer.precision))
     require_signal(module.noise_schedule)
-    if not checkpoint:
-        if not config.init:
-            require_pretrained(module.backbone)
-        _note(folder, init=warm_start(module, config.init, config.init_skip))
+    if not (start.checkpoint or config.init):
+        require_pretrained(module.backbone)
+    warm = {} if start.checkpoint else {"init": warm_start(module, config.init, config.init_skip)}
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule()]
     callbacks = [*own, *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    loggers: list[Any] = build_all("logger", config, Logger)
-    if not loggers:
+    if not any(config.logger.values()):
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     trainer = build(
@@ -120,13 +123,15 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=has_bar,  # none of Lightning's for ours
-        logger=loggers,
+        logger=False,  # until the folder that they write into is in order
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
     require_processes(trainer)
-    if checkpoint:
-        say_processes(folder, checkpoint, trainer.world_size)
+    checkpoint = put_in_order(folder, start, config.resume)
+    _write_record(folder, config, manifest, like, bool(checkpoint), **warm)
+    say_processes(folder, start.checkpoint, trainer.world_size)
+    trainer.loggers = build_all("logger", config, Logger)
     _introduce(trainer, module, config)
     _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
     try:
@@ -194,8 +199,8 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
                 metrics.pop(name, None)
 
 
-def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path, goes_on: bool) -> None:
-    """Write configuration and environment; warn, and keep what was there, where it goes on with other photos.
+def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path, goes_on: bool, **more: Any) -> None:
+    """Write configuration, environment and more; warn, and keep what was there, where it goes on with other photos.
 
     Raises:
         UserError: the folder takes no files.
@@ -209,7 +214,7 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
     try:
         write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
         write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
-        _note(folder, **environment(), data=manifest, data_before=earlier)
+        _note(folder, **environment(), data=manifest, data_before=earlier, **more)
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -225,17 +230,14 @@ def _note(folder: Path, **facts: Any) -> None:
         write_text(folder / ENVIRONMENT, json.dumps({**_environment(folder), **facts}, indent=2) + "\n")
 
 
-def _built_module(folder: Path, config: DictConfig) -> Any:
-    """Build the module; if it refuses its configuration by design, note that in the folder for reports."""
+def _built_module(config: DictConfig) -> Any:
+    """Build the module, and see whether its optimizer can be made."""
     try:
         module = build_module(config)
         _require_optimizer(module, config)
         return module
     except InstantiationException as error:
-        told = refusal(error)
-        if isinstance(told, NotApplicableError) and is_first_process():
-            write_text(folder / NOT_APPLICABLE, f"{told}\n")
-        raise told from error
+        raise refusal(error) from error
 
 
 def _require_optimizer(module: Any, config: DictConfig) -> None:

@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -73,11 +73,24 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     return summary
 
 
-def starting_point(folder: Path, config: DictConfig) -> Path | None:
-    """The checkpoint to go on from, or None to start anew; the folder is put in order for it.
+class Start(NamedTuple):
+    """Where a training starts.
 
-    What a run that started anew finds is set aside, and lines of steps that will be made again are dropped. A schedule
-    that is to hold keeps its length in `config`.
+    Attributes:
+        checkpoint: that it goes on from; None to start anew.
+        step: of it.
+        due: whether its validation is still to come.
+    """
+
+    checkpoint: Path | None = None
+    step: int = 0
+    due: bool = False
+
+
+def starting_point(folder: Path, config: DictConfig) -> Start:
+    """Where a training starts; its folder stays as it is until `put_in_order`.
+
+    A schedule that is to hold keeps its length in `config`.
 
     Args:
         folder: of the run, which this process alone trains in.
@@ -86,28 +99,41 @@ def starting_point(folder: Path, config: DictConfig) -> Path | None:
     Raises:
         UserError: there is no such checkpoint, it is damaged, another run's, or beyond `trainer.max_steps`.
     """
-    if config.resume == "never":
-        if is_first_process():
-            set_aside(folder)
-        return None
-    checkpoint, step, due = _chosen(folder, config.resume), 0, False
-    if checkpoint:
-        before = _recorded(folder, checkpoint)
-        _hold(config, before)
-        _compare(folder, before, config)
-        state = load_checkpoint(checkpoint)
-        step, due = state["global_step"], state.get(VALIDATION_DUE, False) and config.trainer.limit_val_batches != 0
-        if 0 < config.trainer.max_steps < step:
-            raise UserError(
-                f"{checkpoint} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
-                f"more steps, or start anew with resume=never."
-            )
-        _say_rate(before, config, step)
+    checkpoint = None if config.resume == "never" else _chosen(folder, config.resume)
+    if not checkpoint:
+        return Start()
+    before = _recorded(folder, checkpoint)
+    _hold(config, before)
+    _compare(folder, before, config)
+    state = load_checkpoint(checkpoint)
+    step, due = state["global_step"], state.get(VALIDATION_DUE, False) and config.trainer.limit_val_batches != 0
+    if 0 < config.trainer.max_steps < step:
+        raise UserError(
+            f"{checkpoint} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
+            f"more steps, or start anew with resume=never."
+        )
+    _say_rate(before, config, step)
+    return Start(checkpoint, step, due)
+
+
+def put_in_order(folder: Path, start: Start, resume: str) -> Path | None:
+    """Set aside what a start replaces, and drop lines of steps that will be made again.
+
+    Args:
+        folder: of the run.
+        start: whose training has been checked: nothing of a run is taken apart for one that is refused.
+        resume: of the configuration.
+
+    Returns:
+        The checkpoint to load, if any.
+    """
     if is_first_process():
-        if checkpoint and checkpoint.name != LAST:
-            keep_what_follows(folder, checkpoint, step)
-        _tidy(folder, checkpoint, step, due)
-    return checkpoint and checkpoint.with_name(LAST)
+        if resume == "never":
+            set_aside(folder)
+        elif start.checkpoint and start.checkpoint.name != LAST:
+            keep_what_follows(folder, start.checkpoint, start.step)
+        _tidy(folder, start)
+    return start.checkpoint and start.checkpoint.with_name(LAST)
 
 
 def _goes_back(folder: Path, config: DictConfig, end: int) -> bool:
@@ -136,15 +162,15 @@ def _named(folder: Path, name: str) -> Path:
     raise UserError(f"resume={name} is none of auto, must and never, nor a checkpoint in {folder / CHECKPOINTS}.")
 
 
-def _tidy(folder: Path, checkpoint: Path | None, step: int, due: bool) -> None:
+def _tidy(folder: Path, start: Start) -> None:
     """Make a checkpoint the last one; drop files that a kill has torn, and what of the log will be made again."""
     for old in (folder / SUMMARY, folder / NOT_APPLICABLE, *(folder / CHECKPOINTS).glob(".*")):
         old.unlink(missing_ok=True)
-    if checkpoint and checkpoint.name != LAST:
-        link_or_copy(checkpoint, checkpoint.with_name(LAST))
+    if start.checkpoint and start.checkpoint.name != LAST:
+        link_or_copy(start.checkpoint, start.checkpoint.with_name(LAST))
     metrics = folder / METRICS
     if metrics.is_file():
-        cut_history(metrics, step, due)
+        cut_history(metrics, start.step, start.due)
 
 
 def _recorded(folder: Path, checkpoint: Path) -> dict[str, Any]:
@@ -179,9 +205,9 @@ def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
         log.warning(_OTHERS, folder, "; ".join(told))
 
 
-def say_processes(folder: Path, checkpoint: Path, processes: int) -> None:
+def say_processes(folder: Path, checkpoint: Path | None, processes: int) -> None:
     """Warn where a run goes on with another number of processes, which no setting tells."""
-    before = glance(checkpoint).get("processes", processes)
+    before = glance(checkpoint).get("processes", processes) if checkpoint else processes
     if before != processes:
         log.warning(_OTHERS, folder, f"processes was {before}, now {processes}")
 
