@@ -460,8 +460,10 @@ def test_what_followed_an_earlier_checkpoint_is_kept(
     ],
 )
 def test_a_command_that_is_refused_takes_no_run_apart(
-    resume: str, change: list[str], sentence: str, run: Path, photo_folder: Path
+    resume: str, change: list[str], sentence: str, run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):  # a launcher's, or left by one
+        monkeypatch.delenv(name, raising=False)
     earlier = torch.load(find_checkpoint(run, "best"), weights_only=True) | {"global_step": 1}
     torch.save(earlier, find_checkpoint(run, "best"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
