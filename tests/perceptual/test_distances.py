@@ -221,6 +221,7 @@ def test_a_training_measures_what_it_has_weights_for_and_keeps_to_it(
         tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=4", "monitor=lpips")
     with pytest.raises(UserError, match="monitor=lpips is not validated"):
         tiny_run(tmp_path / "without", photo_folder, *changes)
+    tiny_run(tmp_path / "without", photo_folder, "trainer.max_steps=2")
     assert "lpips is not measured: lpips needs the weights of alexnet" in caplog.text
     recorded = OmegaConf.load(tmp_path / "without" / "config.yaml")
     assert "lpips" not in {**recorded.metric, **recorded.module.metrics}

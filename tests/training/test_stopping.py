@@ -20,7 +20,7 @@ from sspir.training.run import find_checkpoint
 from sspir.training.stopping import Stopping
 from sspir.training.strategy import require_processes
 from tests.distances import random_network
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, tiny_run
 
 SETTINGS = [
     "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=24",
@@ -100,6 +100,21 @@ def test_devices_without_processes_of_their_own_are_refused(monkeypatch: pytest.
     monkeypatch.setenv("LOCAL_RANK", "0")
     require_processes(two)
     require_processes(pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
+
+
+@pytest.mark.thorough
+def test_a_training_does_not_pass_for_one_that_a_launcher_started_by_what_another_left(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.delenv("LOCAL_RANK")  # put back afterwards, whatever comes
+    try:
+        tiny_run(tmp_path / "one", photo_folder, "trainer.strategy=ddp", "trainer.max_steps=1")
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(UserError, match="2 devices take a process each"):
+        tiny_run(tmp_path / "two", photo_folder, "trainer.strategy=ddp", "trainer.devices=2")
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_signal_that_is_passed_on_is_no_second(

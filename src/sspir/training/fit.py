@@ -53,7 +53,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
-from sspir.training.strategy import require_accelerator, require_processes, require_whole
+from sspir.training.strategy import launch_forgotten, require_accelerator, require_processes, require_whole
 from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
 
@@ -86,7 +86,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
         return done
     require_accelerator(config.trainer)
     require_whole(config)
-    with alone_in(folder), without_false_alarms():
+    with alone_in(folder), without_false_alarms(), launch_forgotten():
         return _train(folder, config, like or folder, callbacks)
 
 

@@ -1,6 +1,8 @@
 """Spread one network over many processes (FSDP 2), if one GPU cannot hold it."""
 
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
 from typing import Any
 
@@ -55,6 +57,24 @@ def require_processes(trainer: pl.Trainer) -> None:
             f"{trainer.num_devices} devices take a process each, which torchrun starts: torchrun --standalone "
             f"--nproc-per-node {trainer.num_devices} -m sspir train ...; one device: trainer.devices=1."
         )
+
+
+@contextmanager
+def launch_forgotten() -> Iterator[None]:
+    """Take back what Lightning's launcher leaves in the environment, after a training.
+
+    The next one in this process would pass for one that torchrun started, and wait for others for ever.
+    """
+    names = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def shares(trainer: DictConfig) -> bool:
