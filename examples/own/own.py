@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, DDIMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
@@ -63,6 +63,14 @@ class Patches(ModelMixin, ConfigMixin):
         """The mean colour of each patch, embedded."""
         patches = torch.nn.functional.adaptive_avg_pool2d(images, self.grid)
         return self.embed(patches.flatten(2).transpose(1, 2))
+
+
+class Stochastic(DDIMScheduler):
+    """A solver: a scheduler of diffusers, here with fresh noise in every step. A sampler's YAML names it."""
+
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor, generator: Any = None, **options: Any) -> Any:
+        """One step down; who takes `generator` is handed one for each image."""
+        return super().step(model_output, timestep, sample, eta=1.0, generator=generator, **options)
 
 
 class WorstPixel(Metric):

@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from sspir.__main__ import main
 from sspir.config.compose import told
 from sspir.errors import UserError
+from sspir.sampling import Sampler
 from sspir.weights.load import load_pipeline
 from tests.runs import OVERRIDES
 
@@ -84,6 +85,23 @@ def test_it_is_evaluated_and_restores_from_the_run_and_from_its_export(
         assert told["captioner"] == {"captioner": "own.Brightness", "settings": "898b2af0a36e3555"}  # of bright=0.5
         assert told["caption"] in ("a bright photo", "a dark photo")
     assert Path("restored/0.png").read_bytes() == Path("from_export/0.png").read_bytes()
+
+
+def test_a_solver_of_ones_own_draws_from_each_photos_seed_and_stays_with_the_model(
+    exported: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore = ["restore", str(photo_folder / "val" / "0.png"), "--captioner", "brightness"]
+    for out, model, seed in (("one", exported, "1"), ("again", "shipped/tiny", "1"), ("other", "shipped/tiny", "2")):
+        for twice in ("", "-twice"):
+            sampler = [] if model == exported else ["--sampler", "stochastic"]
+            assert main([*restore, "--weights", model, "--seed", seed, "--out", f"{out}{twice}", *sampler]) == 0
+        assert Path(f"{out}/0.png").read_bytes() == Path(f"{out}-twice/0.png").read_bytes()
+        told = [json.loads(line) for line in Path(out, "restore.jsonl").read_text().splitlines()][-1]
+        assert told["settings"]["scheduler"] == "own.Stochastic"
+    assert Path("again/0.png").read_bytes() != Path("other/0.png").read_bytes()
+    monkeypatch.delenv("SSPIR_PATH")
+    with pytest.raises(UserError, match=r"scheduler=own.Stochastic is no class in a folder of SSPIR_PATH"):
+        Sampler(scheduler="own.Stochastic")
 
 
 def test_photos_are_captioned_degraded_and_compared(photo_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -6,9 +6,12 @@ from inspect import signature
 from typing import Any, ClassVar, get_args
 
 import diffusers
+from hydra.utils import get_object
 from torch import Tensor
 
 from sspir.color import ColourMode
+from sspir.config import outside
+from sspir.config.kinds import KINDS, fits
 from sspir.errors import UserError
 from sspir.numbers import COUNT, LIMIT, REAL, SHARE, STEPS
 
@@ -21,7 +24,8 @@ class Sampler:
     """Settings of the restoring loop; a preset is one YAML of these.
 
     Args:
-        scheduler: name of a diffusers scheduler class.
+        scheduler: name of a diffusers scheduler class, or the dotted path of one of your own in a folder of SSPIR_PATH,
+            which is called as theirs are.
         options: its arguments, where they differ from the noise schedule's the model was trained with.
         steps: number of denoising steps.
         start: timestep at which the noised low-quality latent enters (SSP-IR's and SeeSR's "lr" start point); None
@@ -81,7 +85,7 @@ class Sampler:
         if (kind := type(self)) is not Sampler:
             raise UserError(
                 f"The sampler {kind.__module__}.{kind.__qualname__} would be lost, as models keep a sampler's settings "
-                f"alone: name sspir.sampling.Sampler in its place, and what solves by its scheduler, one of diffusers'."
+                f"alone: name sspir.sampling.Sampler in its place, and by its scheduler what solves."
             )
         if not isinstance(self.options, Mapping):
             raise UserError(f"sampler.options={self.options!r} must be arguments of the scheduler, or {{}} for none.")
@@ -91,11 +95,7 @@ class Sampler:
         for name in ("negative_caption", "caption_suffix"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name}={getattr(self, name)!r} must be one text, for all images.")
-        if not _solves(getattr(diffusers, str(self.scheduler), None)):
-            raise UserError(
-                f"diffusers has no scheduler {self.scheduler!r} for the noise schedule of a training; "
-                f"try DDIMScheduler or DDPMScheduler."
-            )
+        _solver(self.scheduler)
         STEPS.require("steps", self.steps)
         if self.start is not None:
             COUNT.require("start", self.start)
@@ -174,7 +174,7 @@ class Sampler:
         last = schedule.config.num_train_timesteps - 1
         if self.start is not None and not 0 < self.start <= last:
             raise UserError(f"start={self.start} must lie between 1 and {last}, or be null to start from noise.")
-        kind = getattr(diffusers, self.scheduler)
+        kind = _solver(self.scheduler)
         if unknown := changes.keys() - set(kind._get_init_keys(kind)):
             raise UserError(f"{self.scheduler} has no option {', '.join(sorted(unknown))}; correct sampler.options.")
         if self.respace and self.start is not None:
@@ -215,17 +215,37 @@ class Sampler:
             kind = diffusers.DPMSolverMultistepScheduler
             changes["solver_order"] = 1
         custom: dict[str, Any] = {"num_inference_steps": self.steps}
-        if kind is diffusers.LCMScheduler:  # knows no spacing
+        if issubclass(kind, diffusers.LCMScheduler):  # knows no spacing
             changes["original_inference_steps"] = start + 1
             custom = {"timesteps": [start - round(step * (start + 1) / self.steps) for step in range(self.steps)]}
         scheduler = _spaced(kind, {**schedule.config, **changes}, **custom)
         return scheduler, scheduler.timesteps
 
 
-def _solves(kind: Any) -> bool:
-    """Whether something of diffusers is a solver that takes the noise schedule of a training, and noises by it."""
-    is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
-    return is_scheduler and hasattr(kind, "add_noise") and "trained_betas" in signature(kind).parameters
+def _solver(name: Any) -> type[Any]:
+    """The class of a name: it takes the noise schedule of a training, and noises by it."""
+    own = "." in str(name)
+    kind = _own(name) if own else getattr(diffusers, str(name), None)
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, diffusers.SchedulerMixin)
+        and hasattr(kind, "add_noise")
+        and "trained_betas" in signature(kind).parameters
+    ):
+        return kind
+    if own:
+        raise UserError(
+            f"scheduler={name} is no class in a folder of {outside.VARIABLE} that is a diffusers.SchedulerMixin, takes "
+            f"trained_betas and has add_noise; name its folder there, and begin from a scheduler of diffusers."
+        )
+    raise UserError(
+        f"diffusers has no scheduler {name!r} for the noise schedule of a training; try DDIMScheduler or DDPMScheduler."
+    )
+
+
+def _own(path: str) -> Any:
+    """What a path names, unless it is a stranger's: a saved model's settings come here too."""
+    return get_object(path) if fits(path, KINDS["noise_schedule"]) else None
 
 
 def _interval(given: Any) -> tuple[int, int]:
