@@ -59,7 +59,7 @@ def test_intervals_of_few_values_are_as_wide_as_students() -> None:
     assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5])
+@pytest.mark.parametrize("n", [3, 4, 5])
 def test_intervals_of_fewer_than_six_are_students_and_hold_the_truth_as_often_as_they_say(n: int) -> None:
     from scipy import stats
 
@@ -67,11 +67,12 @@ def test_intervals_of_fewer_than_six_are_students_and_hold_the_truth_as_often_as
     found = [bootstrap(each) for each in values]
     wanted = stats.t.interval(0.95, n - 1, values.mean(axis=1), stats.sem(values, axis=1))
     assert np.allclose([(each.low, each.high) for each in found], np.transpose(wanted), atol=1e-3)
-    assert np.mean([each.holds_zero for each in found]) == pytest.approx(0.95, abs=0.015)  # of resampled means: .50
+    assert np.mean([each.holds_zero for each in found]) == pytest.approx(0.95, abs=0.015)  # of three by resampled means: .75
 
 
-def test_one_image_has_no_interval(tmp_path: Path) -> None:
+def test_one_or_two_images_have_no_interval(tmp_path: Path) -> None:
     assert compare(np.array([3.0]), np.array([1.0])).gain == Interval(2.0, None, None, 1)
+    assert compare(np.array([3.0, 2.0]), np.array([1.0, 1.0])).gain == Interval(1.5, None, None, 2)
     summary = results_of({"a": np.array([25.0]), "b": np.array([26.0])}).write(tmp_path / "one")
     assert summary["methods"]["a"]["psnr_y"] == {"mean": 25.0, "low": None, "high": None, "n": 1}
     line = next(line for line in summary_table(summary).splitlines() if "psnr_y" in line)

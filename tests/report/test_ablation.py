@@ -1,6 +1,7 @@
 """The ablation table of a sweep, from real runs and their evaluations."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,23 @@ from tests.runs import tiny_run
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """Two variants of two seeds, and one of a single seed, each measured on two photos."""
+def measured(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """A benchmark of three photos: fewer have no interval."""
+    root = tmp_path_factory.mktemp("measured")
+    for split in ("train", "val"):
+        shutil.copytree(photo_folder / "train", root / split)
+    return root
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path, measured: Path) -> Path:
+    """Two variants of two seeds, and one of a single seed, each measured on three photos."""
     root = tmp_path_factory.mktemp("sweep")
     for variant, seeds in {"none": (0, 1), "no_rgb_loss": (0, 1), "start_noise": (1,)}.items():
         for seed in seeds:
             run = root / f"{variant}-s{seed}"
             tiny_run(run, photo_folder, f"ablation={variant}", f"seed={seed}", "trainer.max_steps=2")
-            photos = ["benchmark=photos", f"benchmark.photos.root={photo_folder}", "metric=fast", "wandb=null"]
+            photos = ["benchmark=photos", f"benchmark.photos.root={measured}", "metric=fast", "wandb=null"]
             evaluate(compose_config("evaluate", [f"run={run}", *photos]))
     return root
 
@@ -34,9 +44,9 @@ def psnr(sweep: Path, run: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_a_sweep_becomes_an_ablation_table(sweep: Path, photo_folder: Path) -> None:
+def test_a_sweep_becomes_an_ablation_table(sweep: Path, measured: Path) -> None:
     (study,) = studies(collect([sweep])[0])
-    assert study.title == f"tiny on photos, last, benchmark.photos.root={photo_folder}"
+    assert study.title == f"tiny on photos, last, benchmark.photos.root={measured}"
     rows: dict[str, Row] = {row.variant: row for row in study.rows["psnr_y"]}
     assert list(rows) == ["none", "no_rgb_loss", "start_noise"]
     assert [row.seeds for row in rows.values()] == [2, 2, 1]
@@ -60,11 +70,11 @@ def test_gains_are_paired_by_image_over_the_seeds_that_both_have(sweep: Path) ->
     gain = rows["start_noise"].gain
     assert gain is not None
     assert gain.gain.mean == pytest.approx(np.mean(gains))
-    half = 12.7062 * np.std(gains, ddof=1) / 2**0.5  # Student's t of two photos
+    half = 4.3027 * np.std(gains, ddof=1) / 3**0.5  # Student's t of three photos
     assert [gain.gain.low, gain.gain.high] == pytest.approx([np.mean(gains) - half, np.mean(gains) + half])
     other = rows["no_rgb_loss"].gain
     assert other is not None
-    assert other.gain.n == 2
+    assert other.gain.n == 3
     assert other.gain.mean == pytest.approx(rows["no_rgb_loss"].mean - rows["none"].mean)
 
 

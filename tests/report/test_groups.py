@@ -58,7 +58,7 @@ def test_a_ratio_is_turned_before_it_is_averaged_over_seeds(tmp_path: Path) -> N
 def test_a_gain_is_over_the_full_method_of_the_same_settings(tmp_path: Path) -> None:
     for lr, variant, value in ((1, "none", 10.0), (2, "none", 20.0), (1, "no_x", 11.0), (2, "no_x", 18.0)):
         run = write_run(tmp_path / f"{variant}{lr}", "a", variant, 0, {"val/psnr_y": value}, optimizer={"lr": lr})
-        write_evaluation(run / "evaluation" / "set5", [value, value + 1])
+        write_evaluation(run / "evaluation" / "set5", [value, value + 1, value + 2])
     page = report(tmp_path / "page.html", tmp_path)
     study = page[page.index("Ablation: a on set5") :]
     assert [row[0] for row in table(page, "Ablation: a on set5")[1:]] == [
@@ -71,7 +71,7 @@ def test_a_gain_in_a_sweep_is_over_the_full_method_of_the_same_name(tmp_path: Pa
     for lr, variant, value in ((1, "none", 10.0), (2, "none", 20.0), (1, "no_x", 11.0), (2, "no_x", 18.0)):
         name = f"{variant}-lr-{lr}"  # as a multirun calls it
         run = write_run(tmp_path / name, "a", name, 0, {"val/psnr_y": value}, optimizer={"lr": lr})
-        write_evaluation(run / "evaluation" / "set5", [value, value + 1])
+        write_evaluation(run / "evaluation" / "set5", [value, value + 1, value + 2])
     page = report(tmp_path / "page.html", tmp_path)
     study = page[page.index("Ablation: a on set5") :]
     assert study.index("no_x-lr-1") < study.index("1.0000 [1.0000, 1.0000]")

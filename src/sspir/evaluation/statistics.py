@@ -13,13 +13,13 @@ Values = NDArray[np.float64]
 RESAMPLES = 5000
 CONFIDENCE = 0.95
 SMALLEST_N = 6  # with fewer pairs not even a clean sweep is significant: 2 / 2^5 > 5 %
-STUDENT = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764}  # number of values -> t of n - 1 degrees of freedom, at 97.5 %
+STUDENT = {3: 4.3027, 4: 3.1824, 5: 2.7764}  # number of values -> t of n - 1 degrees of freedom, at 97.5 %
 CHUNK = 2**20  # indices drawn at once: memory does not grow with the number of images
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n images and its 95 % interval, in the unit of the values; a single image has none."""
+    """A mean over n images and its 95 % interval, in the unit of the values; one or two images have none."""
 
     mean: float
     low: float | None
@@ -69,11 +69,11 @@ def bootstrap(values: Values, seed: int = 0) -> Interval:
 
     The resampled images depend on n and seed alone, so two methods are resampled alike. Plain percentiles (Efron 1979)
     are too narrow for few images: of six without a difference they call 13 % different, of ten 10 %, of twenty 7 %.
-    Fewer have Student's t interval: no resampled mean lies beyond the extremes, and 50 % of twos would hold the truth.
+    Fewer have Student's t interval: no resampled mean lies beyond the extremes, and 75 % of threes would hold the truth.
     """
     values = values[np.isfinite(values)]
     n = len(values)
-    if n < 2:
+    if n < 3:  # of two it is thirteen times as wide as they lie apart
         return Interval(float(values.mean()) if n else float("nan"), None, None, n)
     mean = float(values.mean())
     if n < SMALLEST_N:
