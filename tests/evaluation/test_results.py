@@ -67,7 +67,7 @@ def test_intervals_of_fewer_than_six_are_students_and_hold_the_truth_as_often_as
     found = [bootstrap(each) for each in values]
     wanted = stats.t.interval(0.95, n - 1, values.mean(axis=1), stats.sem(values, axis=1))
     assert np.allclose([(each.low, each.high) for each in found], np.transpose(wanted), atol=1e-3)
-    assert np.mean([each.holds_zero for each in found]) == pytest.approx(0.95, abs=0.015)  # of three by resampled means: .75
+    assert np.mean([each.holds_zero for each in found]) == pytest.approx(0.95, abs=0.015)  # resampled means: .75
 
 
 def test_one_or_two_images_have_no_interval(tmp_path: Path) -> None:
