@@ -69,7 +69,7 @@ def bootstrap(values: Values, seed: int = 0) -> Interval:
 
     The resampled images depend on n and seed alone, so two methods are resampled alike. Plain percentiles (Efron 1979)
     are too narrow for few images: of six without a difference they call 13 % different, of ten 10 %, of twenty 7 %.
-    Fewer have Student's t interval: no resampled mean lies beyond the extremes, and 75 % of threes would hold the truth.
+    Fewer have Student's t interval: no resampled mean lies beyond the extremes, which 75 % of threes have the truth in.
     """
     values = values[np.isfinite(values)]
     n = len(values)
