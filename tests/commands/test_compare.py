@@ -186,6 +186,14 @@ def test_only_suffixes_that_part_a_photo_from_its_counterpart_are_ignored(tmp_pa
         {"ours": ours, "theirs": files("theirs", "b_SR", "0801_x4")}, hq, None, ignore_scale=True
     )
     assert {"0801", "b"} == {found.name for found in matches if len(found.restored) == 2}
+    truth = files("truth", "baby", "bo", "box1", "index1", "é")
+    given, made = files("given", "babyx4", "box4", "box1x4", "index1x4", "éx4"), files("made", "babyx4", "bo", "box1")
+    matches, unmatched = match({"made": made}, truth, given, ignore_scale=True)
+    assert {found.name: found.lq and found.lq.stem for found in matches} == {
+        "baby": "babyx4", "bo": "box4", "box1": "box1x4", "index1": "index1x4", "é": "éx4",
+    }  # fmt: skip
+    assert [(lost.image, lost.method) for lost in unmatched] == [("index1", "made"), ("é", "made")]
+    assert len(match({"first": given, "second": truth}, ignore_scale=True)[0]) == 5
 
 
 def test_noise_control_matches_the_psnr(folders: Path) -> None:

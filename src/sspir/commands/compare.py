@@ -24,7 +24,7 @@ MOST_LINES = 20  # about single pictures, on the terminal
 EXAMPLES = """examples:
   two methods against the truth, with the bicubic row:
     sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --method osediff=out/osediff --out results
-  file names end differently (photo.png, photo_x4.png, photo_LR4.png):
+  file names end differently (photo.png, photox4.png, photo_x4.png, photo_LR4.png):
     sspir compare --hq test/HQ --method ours=out/ours --out results --ignore-scale-suffix
   does it beat plain noise of the same PSNR? (added to the bicubic row, or to a method's pictures)
     sspir compare --hq test/HQ --lq test/LQ --method ours=out/ours --out results --noise-control
@@ -270,7 +270,7 @@ def _parser() -> Parser:
         metavar="NAME",
         help="metrics, or groups of them: fast, full_reference, no_reference, all of these (default), learned",
     )
-    add("--ignore-scale-suffix", action="store_true", help="pair photo.png with photo_x4.png, photo_LR4.png, ...")
+    add("--ignore-scale-suffix", action="store_true", help="pair photo.png with photox4.png, photo_LR4.png, ...")
     add(
         "--noise-control",
         nargs="?",

@@ -1,7 +1,7 @@
 """Find the pictures that belong together in several folders, by their names."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,11 @@ from pathlib import Path
 from sspir.captioners.tables import same_name
 from sspir.images.io import ImageError, list_images, read_size
 
+Names = dict[str, dict[Path, str]]
 SCALE_SUFFIX = re.compile(
     r"((?:[_-]|(?<=\d))x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE
 )
+AFTER_LETTER = re.compile(r"(?<=[^\W\d_])x\d+$", re.IGNORECASE)  # of babyx4, but of box1 and index1 too
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def match(
         methods: method -> folder of its pictures.
         hq: folder of the truth; without it the first method's folder says which images there are.
         lq: folder of what the methods were given.
-        ignore_scale: also ignore endings such as `_x4`, `x4` after a digit, `_LR4`, `_HR`, `_SRF_4_HR`, but of names
-            that all folders have.
+        ignore_scale: also ignore endings such as `_x4`, `x4`, `_LR4`, `_HR`, `_SRF_4_HR`, but of names that all
+            folders have, and `x4` after a letter only where another folder has the name without it.
 
     Raises:
         ImageError: a folder is missing or holds no images.
@@ -62,8 +64,9 @@ def match(
         folders["hq"] = hq
     unmatched: list[Unmatched] = []
     paths = {role: _names(folder) for role, folder in folders.items()}
-    whole = set.intersection(*(set(names.values()) for names in paths.values()))
-    found = {role: _by_name(role, names, ignore_scale, whole, unmatched) for role, names in paths.items()}
+    if ignore_scale:
+        paths = _shortened(_shortened(paths, SCALE_SUFFIX, sure=True), AFTER_LETTER, sure=False)
+    found = {role: _by_name(role, names, unmatched) for role, names in paths.items()}
     leader = "hq" if hq is not None else next(iter(methods))
     for role, folder in folders.items():
         for name in sorted(found[leader].keys() - found[role].keys()):
@@ -105,15 +108,27 @@ def _names(folder: Path) -> dict[Path, str]:
     return {path: same_name(path.relative_to(folder).with_suffix("").as_posix()) for path in list_images(folder)}
 
 
-def _by_name(
-    role: str, names: Mapping[Path, str], ignore_scale: bool, whole: Collection[str], unmatched: list[Unmatched]
-) -> dict[str, Path]:
-    """Name -> picture, without endings of scale where these are ignored, unless all folders have the `whole` name."""
-    paths: dict[str, Path] = {}
-    for path, name in sorted(names.items(), key=lambda item: item[1] not in whole):
-        if ignore_scale and name not in whole:
+def _shortened(paths: Mapping[str, Mapping[Path, str]], suffix: re.Pattern[str], sure: bool) -> Names:
+    """Role -> path -> name without the suffix, but for names that all folders have, which come first.
+
+    Unless it is `sure` to be one, another folder must have the shortened name.
+    """
+    every = [set(names.values()) for names in paths.values()]
+    whole, known = set.intersection(*every), set.union(*every)
+    found: Names = {}
+    for role, names in paths.items():
+        others = known - set(names.values())
+        found[role] = {}
+        for path, name in sorted(names.items(), key=lambda item: item[1] not in whole):
             folder, slash, last = name.rpartition("/")
-            name = folder + slash + (SCALE_SUFFIX.sub("", last) or last)
+            short = folder + slash + (suffix.sub("", last) or last)
+            found[role][path] = short if name not in whole and (sure or short in others) else name
+    return found
+
+
+def _by_name(role: str, names: Mapping[Path, str], unmatched: list[Unmatched]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for path, name in names.items():
         if name in paths:
             text = f"{path} and {paths[name]} have one name, {name}; the former is left out."
             unmatched.append(Unmatched(name, role, text))
