@@ -213,6 +213,42 @@ def test_the_captioners_words_are_a_persons_where_one_puts_them_back(tmp_path: P
     assert [row["caption"] for row in rows(folder)] == [first.strip()]
 
 
+def test_an_older_text_beside_gives_way_to_what_was_captioned_since(tmp_path: Path, picky: str) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    assert caption(folder, "--beside") == 0
+    first = (folder / "0.txt").read_text()
+    assert caption(folder, "--overwrite", captioner=picky) == 0
+    assert (folder / "0.txt").read_text() == first
+    for words in ("20 x 24", "my own words"):  # which are of the table, and the text is no edit of these
+        table = folder / "captions.jsonl"
+        table.write_text(table.read_text().replace("20 x 24", words))
+        assert caption(folder, "--beside", captioner=picky) == 0
+        assert (folder / "0.txt").read_text() == f"{words}\n"
+        assert [(row["caption"], row["captioner"].rpartition(".")[2]) for row in rows(folder)] == [(words, "Picky")]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_killed_beside_a_text_it_takes_no_words_of_its_own_for_a_persons(
+    written: bool, tmp_path: Path, picky: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, text: str) -> None:
+        if written:
+            path.write_text(text)
+        raise KeyboardInterrupt
+
+    folder = photos(tmp_path / "in", (24, 20))
+    assert caption(folder, "--beside") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sspir.captioners.folder.write_text", write)
+        assert caption(folder, "--beside", "--overwrite", captioner=picky) == 130
+    assert caption(folder, "--beside", captioner=picky) == 0
+    assert (folder / "0.txt").read_text() == "20 x 24\n"
+    table = folder / "captions.jsonl"
+    table.write_text(table.read_text().replace("20 x 24", "my own words"))
+    assert caption(folder, "--beside", captioner=picky) == 0
+    assert (folder / "0.txt").read_text() == "my own words\n"
+
+
 def test_marks_of_editors_and_halves_of_characters_are_no_words(tmp_path: Path) -> None:
     table = tmp_path / "captions.jsonl"
     table.write_text('{"file_name": "a.png", "caption": "a barn \\ud83d"}\n', encoding="utf-8-sig")

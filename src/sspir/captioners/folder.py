@@ -104,6 +104,11 @@ def is_edited(row: Row) -> bool:
     return row.get("made") != fingerprint(row["caption"])
 
 
+def _written(row: Row) -> str | None:
+    """Fingerprint of what was written into PHOTO.txt last; None of a caption that was never made nor written."""
+    return row.get("text", row.get("made"))
+
+
 @dataclass
 class FolderCaptioner:
     """Captions photos and writes the captions into a table and, with `beside`, into a text file beside each photo.
@@ -156,8 +161,8 @@ class FolderCaptioner:
             row = self._row_of(photo)
             if row is None or (overwrite and not is_edited(row)):
                 missing.append(photo)
-            elif self.beside and self._write_beside(photo, row["caption"]):
-                self.table.append({**row, "text": fingerprint(row["caption"])})
+            elif self.beside:
+                self._write_beside(photo, row)
         return missing
 
     def run(self, photos: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -188,12 +193,16 @@ class FolderCaptioner:
         return photo.relative_to(self.root).as_posix()
 
     def _record(self, photo: Path, caption: str, origin: dict[str, str]) -> Row:
-        made = {"text" if origin["captioner"] == BY_HAND else "made": fingerprint(caption)}
+        if origin["captioner"] == BY_HAND:
+            made = {"text": fingerprint(caption)}
+        else:  # PHOTO.txt says what it said, until it is written
+            known = _written(self.table.rows.get(same_name(self._name(photo)), {}))
+            made = {"made": fingerprint(caption), **({"text": known} if known else {})}
         time = datetime.now(UTC).isoformat(timespec="seconds")
         row = {"file_name": self._name(photo), "caption": caption, **made, **origin, **self._place, "time": time}
         self.table.append(row)
         if self.beside:
-            self._write_beside(photo, caption)
+            self._write_beside(photo, row)
         return row
 
     def _row_of(self, photo: Path) -> Row | None:
@@ -203,15 +212,14 @@ class FolderCaptioner:
         if not self.beside or not text.is_file():
             return row
         written = text.read_text(encoding="utf-8-sig", errors="replace").strip()
-        known = row and row.get("text", row.get("made"))  # what was written there last
-        if row and (written == row["caption"].strip() or fingerprint(written) == known):
+        if row and (written == row["caption"].strip() or fingerprint(written) == _written(row)):
             return row
         return self._record(photo, written, {"captioner": BY_HAND, "shown": ""})
 
-    def _write_beside(self, photo: Path, caption: str) -> bool:
-        """Write PHOTO.txt, unless it says the same already. Returns whether it was written."""
-        text = photo.with_suffix(".txt")
-        if text.is_file() and text.read_text(encoding="utf-8-sig", errors="replace").strip() == caption.strip():
-            return False
-        write_text(text, caption + "\n")
-        return True
+    def _write_beside(self, photo: Path, row: Row) -> None:
+        """Write PHOTO.txt, unless it says the same already, and then into the table that it does."""
+        text, caption = photo.with_suffix(".txt"), row["caption"]
+        if not text.is_file() or text.read_text(encoding="utf-8-sig", errors="replace").strip() != caption.strip():
+            write_text(text, caption + "\n")
+        if _written(row) != fingerprint(caption):
+            self.table.append({**row, "text": fingerprint(caption)})
