@@ -18,7 +18,7 @@ from sspir.__main__ import main
 from sspir.captioners.base import Captioner, CaptionError, CaptionerUnavailableError, Images, NoCaption
 from sspir.captioners.tables import find_captions
 from sspir.commands.caption import _value
-from sspir.files import alone_with
+from sspir.files import alone_in, alone_with
 from sspir.images.io import read_image
 from tests.pipelines import describe, tiny_pipeline, write_photo
 from tests.processes import start, wait_until
@@ -247,6 +247,15 @@ def test_killed_beside_a_text_it_takes_no_words_of_its_own_for_a_persons(
     table.write_text(table.read_text().replace("20 x 24", "my own words"))
     assert caption(folder, "--beside", captioner=picky) == 0
     assert (folder / "0.txt").read_text() == "my own words\n"
+
+
+def test_texts_beside_are_one_process_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos(tmp_path / "in", (24, 20))
+    with alone_in(folder, "FOLDER"):
+        assert caption(folder, "--beside", "--out", str(tmp_path / "k.jsonl")) == 2
+        assert f"Another process writes into {folder}; let it finish" in capsys.readouterr().err
+        assert not (folder / "0.txt").exists()
+        assert caption(folder, "--out", str(tmp_path / "k.jsonl")) == 0
 
 
 def test_marks_of_editors_and_halves_of_characters_are_no_words(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 import sys
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,13 @@ def _caption(options: argparse.Namespace) -> int:
         raise UserError(
             "--captioner-input processor and restored need --weights, a model to restore with, and lq takes none."
         )
-    from sspir.files import alone_with
+    from sspir.files import alone_in, alone_with
     from sspir.images.io import list_images
 
     photos = list_images(options.folder)
     path = options.out or options.folder / "captions.jsonl"
-    with alone_with(path, "--out"), closing(_captioner(options.captioner, options.set)) as captioner:
+    texts = alone_in(options.folder, "FOLDER") if options.beside else nullcontext()
+    with alone_with(path, "--out"), texts, closing(_captioner(options.captioner, options.set)) as captioner:
         from sspir.captioners.folder import CaptionTable, FolderCaptioner
 
         table, shown = CaptionTable(path), options.captioner_input
