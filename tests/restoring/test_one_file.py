@@ -39,7 +39,12 @@ def test_the_result_is_the_file_and_all_else_stands_beside_it(
     assert json.loads((place / "new" / "restore.jsonl").read_text())["output"] == "b.jpg"
     assert restore(weights, *command) == 0
     assert "0 restored, 1 were done before" in capsys.readouterr().out
-    assert restore(weights, "in/b.png", "--out", "new/b.jpg") == 0  # its own result may be replaced
+    before = (place / "new" / "b.jpg").read_bytes()
+    assert restore(weights, "in/b.png", "--out", "new/b.jpg") == 2
+    assert f"new/b.jpg is the result of {place}/in/a.png, not of in/b.png; choose another" in capsys.readouterr().err
+    assert (place / "new" / "b.jpg").read_bytes() == before
+    assert restore(weights, "in/b.png", "--out", "new/b.jpg", "--overwrite") == 0
+    assert restore(weights, "in/b.png", "--out", "new/b.jpg", "--steps", "2") == 0  # its own result may be replaced
     assert "1 restored" in capsys.readouterr().out
 
 

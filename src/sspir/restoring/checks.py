@@ -16,7 +16,7 @@ def require_own(
 ) -> None:
     """Refuse an output folder that cannot be written, that holds files of others, or a file for two photos.
 
-    In a folder the result of another photo that is still there is kept, too.
+    The result of another photo that is still there is kept, too.
 
     Args:
         jobs: what is to be restored.
@@ -38,7 +38,7 @@ def require_own(
                     f"{file} exists and was not written by this command; choose another --out, keep what is there "
                     f"with --skip-existing, or replace it with --overwrite."
                 )
-        if folder == out and not may_replace and (sentence := belongs_to_another(job, journal)):
+        if not may_replace and (sentence := belongs_to_another(job, journal)):
             raise UserError(sentence)
     taken = {job.target: job for job in jobs}
     for job in jobs:
