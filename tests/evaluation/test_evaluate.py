@@ -25,6 +25,7 @@ from sspir.report.collect import collect
 from sspir.report.page import build
 from sspir.seeding import sample_seed
 from sspir.weights.load import load_pipeline
+from tests.captioners.test_captioner import Versioned
 from tests.needs import needs
 from tests.peers.networks import brighter, ncnn_files, rrdbnet_file, torch_twin
 from tests.runs import tiny_run
@@ -246,6 +247,14 @@ def evaluation(run: Path, captioned: list[str], tmp_path: Path) -> Evaluation:
     pipeline, benchmark = load_pipeline(run), instantiate(config.benchmark)
     record = record_of(config, pipeline, benchmark, pipeline.sampler, "cpu")
     return Evaluation(pipeline, benchmark, pipeline.sampler, instantiate(config.metric), tmp_path, record)
+
+
+def test_a_captioner_that_does_not_say_what_it_is_is_named_in_the_record(run: Path, captioned: list[str]) -> None:
+    config = compose_config("evaluate", [f"run={run}", *captioned])
+    pipeline, benchmark = load_pipeline(run), instantiate(config.benchmark)
+    pipeline.captioner = Versioned()
+    told = record_of(config, pipeline, benchmark, pipeline.sampler, "cpu")["inputs"]["captioner"]
+    assert told == {"captioner": "tests.captioners.test_captioner.Versioned", "version": "1"}
 
 
 def test_a_captioner_is_asked_once_where_no_words_came_and_is_freed(evaluation: Evaluation) -> None:

@@ -461,11 +461,13 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, caps
 
 def test_other_words_of_ones_own_captioner_are_another_result(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png")
-    for word in ("a tree", "a house"):
-        (tmp_path / "own.yaml").write_text(f"_target_: tests.captioners.test_captioner.Saying\nword: {word}\n")
+    names = ("Saying", "Saying", "Versioned", "Versioned")
+    for name, word in zip(names, ("a tree", "a house", "a tree", "a house"), strict=True):
+        (tmp_path / "own.yaml").write_text(f"_target_: tests.captioners.test_captioner.{name}\nword: {word}\n")
         flags = ["--out", tmp_path / "out", "--weights", weights, "--captioner", tmp_path / "own.yaml"]
         assert restore(tmp_path / "a.png", *flags) == 0
         assert lines(tmp_path / "out")[-1]["caption"] == word
+        assert lines(tmp_path / "out")[-1]["captioner"]["captioner"].endswith(f".{name}")
 
 
 def test_a_captioner_that_fails_costs_the_words_not_the_photo(

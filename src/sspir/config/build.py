@@ -47,7 +47,8 @@ def build(node: Any, **arguments: Any) -> Any:
 def build_captioner(node: Any) -> "Captioner":
     """Build a captioner whose provenance tells its settings, as a hash, since there may be a key among them.
 
-    A class with a `provenance` of its own, as those of sspir's that have settings, says itself what decides the words.
+    A class whose own `provenance` names the captioner, as those of sspir's that have settings, says itself what decides
+    the words.
 
     Args:
         node: of the configuration.
@@ -60,7 +61,8 @@ def build_captioner(node: Any) -> "Captioner":
     captioner = captioner_of(build(node))
     settings: Any = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
     given = json.dumps({key: value for key, value in settings.items() if key not in ("_target_", "_partial_")})
-    if given != "{}" and type(captioner).provenance in (Captioner.provenance, PlainCaptioner.provenance):
+    stock = type(captioner).provenance in (Captioner.provenance, PlainCaptioner.provenance)
+    if given != "{}" and (stock or "captioner" not in captioner.provenance()):
         made_with = hashlib.sha256(given.encode()).hexdigest()[:16]
         object.__setattr__(captioner, "made_with", made_with)  # of a frozen dataclass, too
     return captioner

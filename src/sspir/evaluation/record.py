@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sspir.captioners.base import provenance_of
 from sspir.config.naming import plain, settings_of
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
@@ -65,7 +66,7 @@ def record_of(
             "limit": config.limit,
             "crop_border": LIMIT.require("crop_border", config.crop_border),
             "sampler": asdict(sampler),
-            "captioner": pipeline.captioner.provenance(),
+            "captioner": provenance_of(pipeline.captioner),
             "benchmark": plain(config.benchmark),
             "photos": _content(benchmark, count),
             "device": device,

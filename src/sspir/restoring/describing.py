@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sspir.captioners.base import CaptionerUnavailableError, caption_each
+from sspir.captioners.base import CaptionerUnavailableError, caption_each, provenance_of
 from sspir.captioners.tables import find_captions
 from sspir.errors import UserError
 from sspir.files import Journal
@@ -123,11 +123,16 @@ class Describer:
         """The caption of a job, and warnings for its record."""
         return self._answers.get(job.name, ("", []))
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What decides the captioner's captions, for records."""
+        return provenance_of(self.pipeline.captioner)
+
     def _line(self, job: Job) -> dict[str, Any]:
         """The journal's line for a caption, without the caption: while the line is the same, the caption is good."""
         restored_by = self.weights if self.captioner_input != "lq" else None
         seen = {"shown": self.captioner_input, "shown_by": restored_by, "scale": recorded(self.scale)}
-        captioner = {"captioner": self.pipeline.captioner.provenance(), **seen}
+        captioner = {"captioner": self.provenance, **seen}
         return {**job.content(), **captioner, "status": "described", "output": job.output}
 
     def _look(self, job: Job) -> Tensor:

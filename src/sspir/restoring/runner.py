@@ -291,7 +291,7 @@ class JobRunner:
         return {
             **content,
             "given_caption": given,
-            "captioner": self.pipeline.captioner.provenance() if asked else None,
+            "captioner": self.describer.provenance if asked else None,
             **self.request.record,
         }
 
