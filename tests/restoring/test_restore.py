@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -122,8 +123,14 @@ def test_a_photo_is_the_same_from_every_folder(
     monkeypatch.chdir(tmp_path / "two")
     assert restore("in", *command) == 2
     assert f"{result} is the result of {tmp_path}/one/in/a.png, not of in/a.png" in capsys.readouterr().err
+    capsys.readouterr()
     assert restore(tmp_path / "one" / "in", *command) == 0
+    assert "0 restored, 1 were done before" in capsys.readouterr().out
     assert result.read_bytes() == first
+    journal = tmp_path / "out" / "restore.jsonl"  # as it was before lines had a place
+    journal.write_text(re.sub(r'"place": "[^"]*", ', "", journal.read_text()).replace('"in/', f'"{tmp_path}/one/in/'))
+    assert restore(tmp_path / "one" / "in", *command) == 0
+    assert "0 restored, 1 were done before" in capsys.readouterr().out
 
 
 def test_a_photo_that_fails_claims_no_result(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:

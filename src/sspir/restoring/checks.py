@@ -8,7 +8,7 @@ from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.names import resolved
 from sspir.images.room import Size, require_room
-from sspir.restoring.jobs import Job, side_files
+from sspir.restoring.jobs import Job, side_files, with_place
 
 
 def require_own(
@@ -57,8 +57,7 @@ def require_own(
 
 def belongs_to_another(job: Job, journal: Journal) -> str:
     """The sentence that says of which photo, that is still there, a job's result was made; "" if of the job's own."""
-    made = journal.made.get(job.output, {})
-    photo = Path(made.get("place") or made.get("source", job.source))  # lines of before have no place
+    photo = Path(with_place(journal.made.get(job.output, {})).get("place", job.source))
     if not job.target.exists() or not photo.exists() or resolved(photo) == resolved(job.source):
         return ""
     return (

@@ -12,7 +12,7 @@ from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
 from sspir.images.room import Size, recorded, require_room
-from sspir.restoring.jobs import Job
+from sspir.restoring.jobs import Job, with_place
 from sspir.restoring.peer import PeerPipeline
 from sspir.sampling.look import look
 from sspir.sampling.pipeline import RestorationPipeline
@@ -95,7 +95,7 @@ class Describer:
             for job in together if self.pipeline.captioner.sees else ():
                 try:
                     lines[job.name] = line = self._line(job)
-                    before = self.journal.captions.get(job.output, {})
+                    before = with_place(self.journal.captions.get(job.output, {}))
                     if line.items() <= before.items():
                         self._answers[job.name] = before["caption"], []
                     elif unavailable is None:

@@ -37,13 +37,19 @@ class Job:
         return {"source": str(self.source), "place": str(place_of(self.source)), "output": self.output}
 
     def content(self) -> dict[str, Any]:
-        """Path, size and time of the photo, by which a changed photo is noticed.
+        """Place, size and time of the photo, by which a changed photo is noticed.
 
         Raises:
             OSError: the photo is gone.
         """
         status = self.source.stat()
-        return {"source": str(self.source), "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+        place = str(place_of(self.source))
+        return {"place": place, "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+
+
+def with_place(line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A line of a journal with the photo's "place", which lines of before have not."""
+    return {"place": str(place_of(Path(line["source"]))), **line} if "source" in line else line
 
 
 def is_file(out: Path) -> bool:

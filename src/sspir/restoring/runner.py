@@ -22,7 +22,7 @@ from sspir.images.room import Size, recorded, require_room
 from sspir.memory import is_memory, peak_bytes, released, reset_peak, unheld_bytes
 from sspir.models.latent import upscale
 from sspir.restoring.describing import Describer
-from sspir.restoring.jobs import Job, side_files
+from sspir.restoring.jobs import Job, side_files, with_place
 from sspir.restoring.peer import PeerPipeline, Tiles
 from sspir.restoring.samples import write_samples
 from sspir.sampling.loop import Step
@@ -127,7 +127,7 @@ class JobRunner:
 
     def is_done(self, job: Job) -> bool:
         """Whether the photo was restored with the same settings before, by the journal, and the result is there."""
-        entry = self.journal.entries.get(job.output, {})
+        entry = with_place(self.journal.entries.get(job.output, {}))
         try:
             same = all(entry.get(key) == value for key, value in self._identity(job, job.content()).items())
         except OSError:  # the photo is gone; restoring it says so
