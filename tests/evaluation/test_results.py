@@ -370,6 +370,13 @@ def test_a_metric_of_folders_counts_the_pictures_in_them_and_says_if_others_are_
     assert problem["method"] == "b"
     assert "fid compares the 7 pictures" in problem["problem"]
     assert "only 6 are pairs" in problem["problem"]
+    table = summary_table(summary)
+    assert next(line for line in table.splitlines() if line.startswith("images")).split() == ["images", "6", "6"]
+    assert table.count("(n=") == table.count("3.5000  (n=7)") == 1
+    results.write(tmp_path / "out")
+    page = report(tmp_path / "page.html", tmp_path / "out")
+    assert page.count("<td>6</td></tr>") == 2
+    assert page.count("<small>n=") == page.count("<td>3.5000<small>n=7</small></td>") == 1
 
 
 def test_metrics_of_folders_say_why_they_cannot_run() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sspir.evaluation.measure import NOISE
-from sspir.evaluation.statistics import SMALLEST_N, orient
+from sspir.evaluation.statistics import SMALLEST_N, STUDENT, orient
 
 COST = ("CPU s", "parameters", "MACs")
 ARROWS = {True: "↑", False: "↓", None: "→"}
@@ -34,10 +34,10 @@ def interval_text(mean: float, low: float | None, high: float | None) -> str:
 def summary_table(summary: dict[str, Any]) -> str:
     """Rows of metrics and columns of methods: mean and 95 % interval, best mean starred, and all that print alike.
 
-    A mean over fewer images than the method has says of how many it is.
+    A value of fewer images than the method has, or of a folder with more, says of how many it is.
     """
     methods = list(summary["methods"])
-    counts = {m: max((cell["n"] for cell in summary["methods"][m].values()), default=0) for m in methods}
+    counts = {method: images_of(summary["methods"][method]) for method in methods}
     lines = [["", *methods]]
     for name, facts in summary["metrics"].items():
         cells = {method: summary["methods"][method].get(name) for method in methods}
@@ -56,6 +56,12 @@ def summary_table(summary: dict[str, Any]) -> str:
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     note = ["* the best mean of those over as many images as any, and all that print alike"]
     return "\n".join(rows + note if any("*" in row for row in rows) else rows)
+
+
+def images_of(cells: Mapping[str, Mapping[str, Any]]) -> int:
+    """How many images of a method were measured: in a folder, whose FID has no interval, there may be more."""
+    of_images = [cell["n"] for cell in cells.values() if cell["low"] is not None or cell["n"] < min(STUDENT)]
+    return max(of_images or [cell["n"] for cell in cells.values()], default=0)
 
 
 def cost_cells(cost: Mapping[str, Any], method: str) -> dict[str, str]:
@@ -153,5 +159,5 @@ def _cell(cell: dict[str, Any] | None, best: bool, count: int) -> str:
     if cell is None:
         return "-"
     star = "*" if best else " "
-    few = f" (n={cell['n']})" if cell["n"] < count else ""
-    return f"{number(cell['mean'])}{star}{interval_text(cell['mean'], cell['low'], cell['high'])}{few}"
+    others = f" (n={cell['n']})" if cell["n"] != count else ""
+    return f"{number(cell['mean'])}{star}{interval_text(cell['mean'], cell['low'], cell['high'])}{others}"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sspir.evaluation.measure import BICUBIC, NOISE
-from sspir.evaluation.table import COST, best_of, cost_cells, heading, number, undecided, verdict_text
+from sspir.evaluation.table import COST, best_of, cost_cells, heading, images_of, number, undecided, verdict_text
 from sspir.report.ablation import studies
 from sspir.report.collect import Collected
 from sspir.report.curves import curves_section
@@ -136,7 +136,7 @@ def _method_table(
             for name, facts in metrics.items()
         }
         for method, cells in methods.items():
-            count = max((cell["n"] for cell in cells.values()), default=0)
+            count = images_of(cells)
             row = "".join(_value(cells.get(name), method in best[name], count) for name in metrics)
             row += "".join(f"<td>{text}</td>" for text in cost_cells(cost, method).values()) if cost else ""
             kind = ' class="control"' if NOISE in method else ""
@@ -148,8 +148,8 @@ def _value(cell: Mapping[str, Any] | None, best: bool, count: int) -> str:
     if cell is None:
         return "<td>–</td>"
     mean = f"<b>{number(cell['mean'])}</b>" if best else number(cell["mean"])
-    few = f"<small>n={cell['n']}</small>" if cell["n"] < count else ""
-    return f"<td>{mean}{_ends(cell['mean'], cell)}{few}</td>"
+    others = f"<small>n={cell['n']}</small>" if cell["n"] != count else ""
+    return f"<td>{mean}{_ends(cell['mean'], cell)}{others}</td>"
 
 
 def _ends(mean: float, interval: Mapping[str, Any]) -> str:
