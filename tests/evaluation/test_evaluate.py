@@ -466,9 +466,14 @@ def test_a_run_is_named_once_before_the_equals_sign() -> None:
 def test_a_peer_of_ones_own_with_other_settings_is_measured_anew(
     run: Path, captioned: list[str], tmp_path: Path
 ) -> None:
+    told = set()
+
     def mean(plus: float) -> float:
         given = [f"run={run}", *captioned, "limit=1", f"out={tmp_path}/out"]
         config = compose_config("evaluate", [*given, f"peers=[{brighter(tmp_path / 'own.yaml', plus)}]"])
-        return evaluate(config)["methods"]["own"]["psnr_y"]["mean"]
+        summary = evaluate(config)
+        told.add(summary["peers"]["own"]["checksum"])
+        return summary["methods"]["own"]["psnr_y"]["mean"]
 
     assert mean(0) == mean(0) > mean(0.5)
+    assert len(told) == 2

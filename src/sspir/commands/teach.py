@@ -69,13 +69,11 @@ def _settings(options: Namespace, teacher: Any, photos: Any, device: str) -> dic
     from sspir.config.compose import load_choice
     from sspir.config.naming import plain
     from sspir.data.manifest import manifest_of
-    from sspir.peers.base import identity
 
     degradation = json.dumps(plain(load_choice("degradation", options.degradation)))
-    peer = teacher.load()
-    record = {key: value for key, value in peer.record().items() if key != "source"}  # a path may change
+    record = {key: value for key, value in teacher.load().record().items() if key != "source"}  # a path may change
     return {
-        "teacher": {"name": Path(options.teacher).stem, **record, "checksum": identity(peer)},
+        "teacher": {"name": Path(options.teacher).stem, **record},
         "photos": manifest_of({"photos": photos})["photos"],
         "degradation": {"name": options.degradation, "hash": hashlib.sha256(degradation.encode()).hexdigest()},
         "size": options.size,

@@ -39,7 +39,7 @@ def find_peers(names: Sequence[str]) -> dict[str, Peer]:
     found: dict[str, Peer] = {}
     for text in names:
         name = Path(text).stem if is_model_file(text) or text.endswith(YAML) else text
-        if name in found or name in TAKEN or name.startswith("noise@"):
+        if name in found or name in TAKEN or "noise@" in name:
             raise UserError(f"The peer {text} would be called {name} in results, which is taken; rename its file.")
         found[name] = find_peer(text)
     return found
