@@ -231,16 +231,27 @@ def _solver(name: Any) -> type[Any]:
         and issubclass(kind, diffusers.SchedulerMixin)
         and hasattr(kind, "add_noise")
         and "trained_betas" in signature(kind).parameters
+        and _steps_alone(kind)
     ):
         return kind
     if own:
         raise UserError(
             f"scheduler={name} is no class in a folder of {outside.VARIABLE} that is a diffusers.SchedulerMixin, takes "
-            f"trained_betas and has add_noise; name its folder there, and begin from a scheduler of diffusers."
+            f"trained_betas, has add_noise, and makes a step of a model's output, a timestep and a sample; name its "
+            f"folder there, and begin from a scheduler of diffusers."
         )
     raise UserError(
         f"diffusers has no scheduler {name!r} for the noise schedule of a training; try DDIMScheduler or DDPMScheduler."
     )
+
+
+def _steps_alone(kind: type[Any]) -> bool:
+    """Whether a step needs no more than the loop has for it, as one that fills a mask does."""
+    try:
+        signature(kind.step).bind("self", "model_output", "timestep", "sample", return_dict=False)
+    except (AttributeError, TypeError):
+        return False
+    return True
 
 
 def _own(path: str) -> Any:
@@ -264,4 +275,6 @@ def _spaced(kind: type, config: dict[str, Any], **steps: Any) -> diffusers.Sched
         scheduler.set_timesteps(**steps)
     except ValueError as error:
         raise UserError(f"{kind.__name__} does not take these steps ({error}); change sampler.steps.") from error
+    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+        raise UserError(f"{kind.__name__} goes up from the picture to noise; choose another sampler.scheduler.")
     return scheduler
