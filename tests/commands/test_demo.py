@@ -38,7 +38,7 @@ def test_bad_photos_keep_their_own_files_and_a_broken_one_is_named(
         (tmp_path / "bad" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.open(photo_folder / "val" / "0.png").resize((16, 12)).save(tmp_path / "bad" / name)
     (tmp_path / "bad" / "broken.jpg").touch()
-    out = tmp_path / "out, one (b)=1"  # which Hydra's grammar does not take
+    out = tmp_path / "out, one (b)=1 ${x} \\\\${y}"  # which Hydra's grammar does not take
     given = ["--photos", str(photo_folder), "--count", "1", "--out", str(out), "--bad", str(tmp_path / "bad")]
     assert main(["demo", *given]) == 1
     assert "broken.jpg is an empty file" in caplog.text
@@ -46,3 +46,26 @@ def test_bad_photos_keep_their_own_files_and_a_broken_one_is_named(
     assert written == ["a.png", "x/a.png", "x/a.png.png", "y/a.png"]
     assert (out / "evaluation" / "summary.json").is_file()
     assert (out / "panels.png").is_file()
+
+
+def test_the_demos_own_pictures_are_no_bad_photos_and_ones_own_stay(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSPIR_PHOTOS", "")
+    Image.new("RGB", (16, 12)).save(tmp_path / "a.png")
+    (tmp_path / "bad").mkdir()
+    Image.new("RGB", (16, 12), "red").save(tmp_path / "bad" / "a.png")
+    before = (tmp_path / "bad" / "a.png").read_bytes()
+    given = ["demo", "--photos", str(photo_folder), "--count", "1", "--out", ".", "--bad", "."]
+    assert main(given) == 2
+    assert "bad/a.png exists and was not written by the demo; move it" in capsys.readouterr().err
+    assert (tmp_path / "bad" / "a.png").read_bytes() == before
+    (tmp_path / "bad" / "a.png").unlink()
+    for _ in range(2):
+        assert main(given) == 0
+        assert [path.name for path in (tmp_path / "bad").rglob("*.png")] == ["a.png"]
+    assert not (tmp_path / "bad" / "evaluation").exists()
+    (tmp_path / "a.png").unlink()
+    assert main(given) == 2
+    assert "holds no photos to restore but those of the demo" in capsys.readouterr().err

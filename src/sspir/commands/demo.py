@@ -1,6 +1,7 @@
 """`sspir demo`: the main job in a minute. Photos that the shipped model never saw are restored, shown and measured."""
 
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SIDE = 320  # pixels of a column, so that a panel is no wider than a screen
 COLUMNS = {"lq": "bicubic", "processor": "processor", "restored": "restored", "hq": "truth"}
+PANELS, EVALUATION = "panels.png", "evaluation"  # in the folder
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
         The picture that shows it all, and how many of the bad photos could not be restored.
 
     Raises:
-        UserError: there are no photos, or two bad ones would be written to one file.
+        UserError: there are no photos, or a bad one would be written to the file of another or of somebody's.
     """
     import json
     import os
@@ -66,29 +68,52 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
     from sspir.evaluation.evaluate import evaluate
     from sspir.images.io import Picture, write_image
     from sspir.images.panel import stack
-    from sspir.restoring.jobs import find_jobs
     from sspir.training.saved import SHIPPED
 
-    jobs = find_jobs([str(bad)], out / "bad") if bad else []
+    jobs = _jobs(bad, out) if bad else []
     root = photos or os.environ.get("SSPIR_PHOTOS", "")
     os.environ["SSPIR_PHOTOS"] = root
     log.info("Photos: %s", root or "the few that scikit-image carries")
-    evaluation = out / "evaluation"
-    measured = ["benchmark=photos", "metric=fast", f"limit={count}"]
+    evaluation = out / EVALUATION
+    measured = ["benchmark=photos", "metric=fast", "wandb=null", f"limit={count}"]
     if root:  # whose photos the model has not seen: none is set aside for training
         measured.append("+benchmark.photos.other_root=''")
     config = compose_config("evaluate", measured)
-    config.run, config.out = str(SHIPPED), str(evaluation)  # paths may hold what Hydra's grammar does not take
+    config.run, config.out = map(_literal, (SHIPPED, evaluation))  # which Hydra's grammar may not take
     evaluate(config)
     captions = json.loads((evaluation / "captions.json").read_text(encoding="utf-8"))
     panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]
-    shown = _shown(jobs) if jobs else []
+    shown = _shown(jobs, out) if jobs else []
     panels += shown
-    picture = out / "panels.png"
+    picture = out / PANELS
     write_image(picture, Picture(np.asarray(stack(panels))))
     folders = " and ".join(str(folder) for folder in (evaluation / "restored", *([out / "bad"] if bad else [])))
     log.info("Look at %s; the restored files are in %s.", picture, folders)
     return picture, len(jobs) - len(shown)
+
+
+def _jobs(bad: Path, out: Path) -> "list[Job]":
+    """Where bad photos are restored to; what the demo itself made of others is none of them."""
+    from sspir.images.names import resolved
+    from sspir.restoring.jobs import JOURNAL, find_jobs, lies_in
+
+    picture, made = resolved(out / PANELS), out / EVALUATION
+    jobs = [
+        job
+        for job in find_jobs([str(bad)], out / "bad")
+        if job.source == bad or not (resolved(job.source) == picture or lies_in(made, job.source))
+    ]
+    if not jobs:
+        raise UserError(f"{bad} holds no photos to restore but those of the demo; name another folder by --bad.")
+    there = [job.target for job in jobs if job.target.exists()]
+    if there and not (out / "bad" / JOURNAL).exists():
+        raise UserError(f"{there[0]} exists and was not written by the demo; move it, or choose another --out.")
+    return jobs
+
+
+def _literal(path: Path) -> str:
+    """A path as OmegaConf takes it, where ${ is no reference."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(path))
 
 
 def _degraded(evaluation: Path, name: str, caption: str) -> "Image.Image":
@@ -101,10 +126,13 @@ def _degraded(evaluation: Path, name: str, caption: str) -> "Image.Image":
     return _panel(f"{Path(name).name}: {caption}", {COLUMNS[folder]: image for folder, image in images.items()})
 
 
-def _shown(jobs: Sequence["Job"]) -> list["Image.Image"]:
+def _shown(jobs: Sequence["Job"], out: Path) -> list["Image.Image"]:
     """Restore bad photos and show them; one that cannot be read is named and left out."""
+    from sspir.files import Journal
+    from sspir.restoring.jobs import JOURNAL
     from sspir.weights.load import load_pipeline
 
+    Journal(out / "bad", JOURNAL).begin()  # which tells the next demo whose files these are
     pipeline, panels = load_pipeline(), []
     for job in jobs:
         try:
