@@ -91,6 +91,7 @@ def test_without_an_account_it_writes_the_specification_and_asks_nobody(runs: Pa
     shown(specification["report"])
     assert specification["workspace"]["entity"] == "team"
     (study,) = [text for text in texts(specification["report"]) if "paired 95 %" in text]
+    assert "bold where it excludes zero, on six images or more." in study
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.splitlines() if line.startswith("|")]
     assert rows[0] == ["variant", "psnr_y ↑", "seeds"]
     assert rows[2] == ["none", "25.50 ± 0.71", "2"]

@@ -76,6 +76,8 @@ def test_a_gain_in_a_sweep_is_over_the_full_method_of_the_same_name(tmp_path: Pa
     study = page[page.index("Ablation: a on set5") :]
     assert study.index("no_x-lr-1") < study.index("1.0000 [1.0000, 1.0000]")
     assert study.index("no_x-lr-2") < study.index("-2.0000 [-2.0000, -2.0000]")
+    note = "bold where it excludes zero, on six images or more."
+    assert "<b>" not in study[: study.index(note)]  # as there are three
 
 
 def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def tables(found: Collected) -> list[tuple[str, str]]:
     """Title and Markdown of each ablation table, as `sspir report` computes them."""
     note = (
         f"\n\nMean ± standard deviation over seeds; in brackets the gain over the full method ({FULL}; positive: "
-        "better) with its paired 95 % interval over the images, bold where it excludes zero."
+        "better) with its paired 95 % interval over the images, bold where it excludes zero, on six images or more."
     )
     evaluated = [
         (

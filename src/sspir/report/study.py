@@ -32,7 +32,7 @@ def study_section(study: Study) -> str:
     if any(row.gain for rows in study.rows.values() for row in rows):
         note += (
             f"; below it the gain over the full method ({FULL}; positive: better) with its paired 95 % "
-            "interval over the images, bold where it excludes zero"
+            "interval over the images, bold where it excludes zero, on six images or more"
         )
     shown = table(f"<th>variant</th>{head}<th>seeds</th>", body)
     plots = f'<div class="charts">{"".join(figures)}</div>'
