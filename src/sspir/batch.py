@@ -1,8 +1,12 @@
 """The batch of images that a training or evaluation step receives."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+
+from sspir.errors import UserError
 
 
 @dataclass
@@ -13,7 +17,7 @@ class Batch:
         lq: (B, 3, h, w) in [0, 1], RGB: what a user would hand in.
         hq: (B, 3, H, W) in [0, 1], RGB: the truth; H / h = W / w is the scale.
         captions: one text per image, "" where none came with it.
-        ids: one name per image, stable over epochs, ranks and workers (the path below its root).
+        ids: one name per image, stable over epochs, ranks and workers (the path below its root); see `name_of`.
         teacher: (B, 3, H, W) in [0, 1], RGB: what another model made of lq; None where no picture of it came with them.
     """
 
@@ -23,6 +27,9 @@ class Batch:
     ids: list[str]
     teacher: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.ids = [name_of(each) for each in self.ids]
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the high-quality images, H and W, pixels."""
@@ -31,3 +38,19 @@ class Batch:
     def __len__(self) -> int:
         """Number of images, B."""
         return len(self.ids)
+
+
+def name_of(sample_id: Any) -> str:
+    """An image's name, below whatever folder its pictures are written into: its id without drive, root and "..".
+
+    Args:
+        sample_id: a text, path or number, as a data set of one's own may give it.
+
+    Raises:
+        UserError: nothing is left of it.
+    """
+    path = Path(str(sample_id))
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    if not parts:
+        raise UserError(f"A sample's id is {str(sample_id)!r}, which names no picture; give it a name or a number.")
+    return Path(*parts).as_posix()

@@ -1,12 +1,14 @@
 """Data sets that can be counted and indexed, and no more."""
 
 import numpy as np
+import pytest
 import torch
 
 from sspir.data import Crop, CroppedPhotos, ImageFolder, Mixture, Photo, RestorationDataModule
 from sspir.data.manifest import manifest_of
 from sspir.data.sample import photos_of
 from sspir.degradation import Degradation, Resize
+from sspir.errors import UserError
 from sspir.evaluation import Benchmark
 from tests.pipelines import photo, write_photo
 
@@ -30,6 +32,24 @@ def test_a_list_is_trained_on_validated_and_measured() -> None:
     assert (batch.ids, batch.captions) == (["1.png"], ["number 1"])
     assert torch.equal(batch.hq[0], ours[1]["hq"])
     assert manifest_of({"train": data.train})["train"]["photos"] == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("a/b.png", "a/b.png"), ("/photos/b.png", "photos/b.png"), ("../../b", "b"), ("a/../../b", "a/b"), (3, "3")],
+)
+def test_an_id_is_a_name_below_any_folder(given: object, name: str) -> None:
+    ours = [{**samples()[0], "id": given}]
+    data = RestorationDataModule(ours, {"photos": ours}, DEGRADATION, batch_size=1)
+    for loader in (data.train_dataloader(), data.val_dataloader()[0]):
+        assert [data.prepare(batch, training=False).ids for batch in loader] == [[name]]
+    assert Benchmark("mine", ours, DEGRADATION)[0].ids == [name]
+
+
+@pytest.mark.parametrize("given", ["", "..", "/"])
+def test_an_id_that_names_nothing_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match=f"A sample's id is {given!r}, which names no picture"):
+        Benchmark("mine", [{**samples()[0], "id": given}], DEGRADATION)[0]
 
 
 def test_a_changed_set_is_noticed_where_it_says_what_it_holds() -> None:

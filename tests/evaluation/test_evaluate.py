@@ -15,6 +15,7 @@ from sspir.commands.evaluate import spelt_out
 from sspir.config.compose import compose_config
 from sspir.config.sweep import same_for
 from sspir.errors import UserError
+from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
 from sspir.evaluation.record import identity_of, record_of
 from sspir.files import alone_in, sha256
@@ -28,6 +29,7 @@ from sspir.weights.load import load_pipeline
 from tests.captioners.test_captioner import Versioned
 from tests.needs import needs
 from tests.peers.networks import brighter, ncnn_files, rrdbnet_file, torch_twin
+from tests.pipelines import photo
 from tests.runs import tiny_run
 
 
@@ -255,6 +257,25 @@ def test_a_captioner_that_does_not_say_what_it_is_is_named_in_the_record(run: Pa
     pipeline.captioner = Versioned()
     told = record_of(config, pipeline, benchmark, pipeline.sampler, "cpu")["inputs"]["captioner"]
     assert told == {"captioner": "tests.captioners.test_captioner.Versioned", "version": "1"}
+
+
+def test_pictures_of_any_ids_lie_in_the_results(
+    run: Path, captioned: list[str], tmp_path: Path, photo_folder: Path
+) -> None:
+    config = compose_config("evaluate", [f"run={run}", *captioned, "metric={}"])
+    pipeline, benchmark = load_pipeline(run), instantiate(config.benchmark)
+    ids = (f"{photo_folder}/val/0.png", "../../b.0", "../../b.1", 3)
+    photos = [{"id": each, "hq": photo(32, 32), "caption": ""} for each in ids]
+    benchmark = Benchmark("mine", photos, benchmark.degradation)
+    record = record_of(config, pipeline, benchmark, pipeline.sampler, "cpu")
+    evaluation = Evaluation(pipeline, benchmark, pipeline.sampler, {}, tmp_path / "out", record)
+    evaluation.begin()
+    evaluation.describe(evaluation.places)
+    for place in evaluation.places:
+        evaluation.measure(place)
+    names = [f"{photo_folder}/val/0"[1:], "b.0", "b.1", "3"]
+    wanted = {f"{method}/{name}.png" for method in ("hq", "lq", "restored", "processor") for name in names}
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("*.png")} == wanted
 
 
 def test_a_captioner_is_asked_once_where_no_words_came_and_is_freed(evaluation: Evaluation) -> None:

@@ -20,7 +20,7 @@ from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.costs import costs_of_run
 from sspir.evaluation.measure import BICUBIC, NOISE, Row, measure_image
-from sspir.evaluation.record import identity_of, record_of
+from sspir.evaluation.record import identity_of, picture_name, record_of
 from sspir.evaluation.results import FILES, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, lacking, summary_table
 from sspir.files import Journal, alone_in, json_bytes, write_bytes
@@ -211,7 +211,7 @@ class Evaluation:
     def measure(self, place: str) -> None:
         """Restore one image, measure it, and note it in the journal."""
         batch = self.benchmark[int(place)]
-        name = _name(batch)
+        name = picture_name(batch.ids[0])
         if self.pipeline.captioner.sees:
             captions = [self.journal.captions[place]["caption"]]
         else:  # as in training, the captioner may replace a given caption: an ablation without words gets none
@@ -234,7 +234,8 @@ class Evaluation:
         self._note(place, batch, status="done", **facts, rows=[asdict(row) for row in rows])
 
     def _note(self, place: str, batch: Batch, **facts: Any) -> None:
-        self.journal.append({"output": place, "image": _name(batch), "evaluation": self.identity, **facts})
+        image = picture_name(batch.ids[0])
+        self.journal.append({"output": place, "image": image, "evaluation": self.identity, **facts})
 
     def collect(self, results: Results) -> dict[str, str]:
         """Add the rows of all images, of the metrics asked for, to the results; returns image -> caption."""
@@ -246,10 +247,6 @@ class Evaluation:
                 row.problems = {name: problem for name, problem in row.problems.items() if name in self.metrics}
             results.add(asked, {role: self.out / file for role, file in entry["files"].items()})
         return {entry["image"]: entry["caption"] for entry in entries}
-
-
-def _name(batch: Batch) -> str:
-    return Path(batch.ids[0]).with_suffix("").as_posix()
 
 
 def _summary(out: Path) -> dict[str, Any]:

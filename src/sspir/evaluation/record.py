@@ -10,10 +10,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sspir.batch import name_of
 from sspir.captioners.base import provenance_of
 from sspir.config.naming import plain, settings_of
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
+from sspir.images.io import OTHER_SUFFIXES, SUFFIXES
 from sspir.numbers import LIMIT
 from sspir.peers.base import Peer, identity
 from sspir.sampling.pipeline import RestorationPipeline
@@ -89,15 +91,21 @@ def _content(benchmark: Benchmark, count: int) -> str:
     digest, names = hashlib.sha256(), set[str]()
     for index in range(count):
         sample = benchmark.photos[index]
-        name = Path(sample["id"]).with_suffix("").as_posix()
+        name = picture_name(sample["id"])
         if name in names:
             raise UserError(f"Two photos of {benchmark.name} would both be {name}.png in the results; rename one.")
         names.add(name)
-        digest.update(json.dumps([sample["id"], sample["caption"]]).encode())
+        digest.update(json.dumps([name_of(sample["id"]), sample["caption"]]).encode())
         for picture in (sample["hq"], sample.get("lq")):
             if picture is not None:
                 digest.update(picture.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def picture_name(sample_id: Any) -> str:
+    """The name of a photo's pictures in the results: its own, without the ending of an image file."""
+    path = Path(name_of(sample_id))
+    return (path.with_suffix("") if path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES) else path).as_posix()
 
 
 def identity_of(record: Mapping[str, Any]) -> str:
