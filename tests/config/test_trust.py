@@ -41,11 +41,15 @@ from diffusers import ModelMixin
 from torch import nn
 from sspir.models.block_dct import BlockDCT
 from sspir.captioners.base import NoCaption
+from sspir.encoders import CLIPImageEncoder
 
 class Mine(NoCaption):
     pass
 
 class MineDCT(BlockDCT):
+    pass
+
+class MineCLIP(CLIPImageEncoder):
     pass
 """
 
@@ -321,6 +325,9 @@ def test_own_code_is_taken_from_the_folders_that_the_user_names(
     monkeypatch.setenv(outside.VARIABLE, str(mine))
     assert type(RestorationModule.from_run(run).captioner).__name__ == "Mine"
     assert type(load_pipeline(pipeline).vae).__name__ == "MineDCT"
+    assert fits("mine_of_mine.MineCLIP.tiny", KINDS["image_encoder"])  # which ours would be taken for, too
+    assert not fits("mine_of_mine.MineCLIP.from_pretrained", KINDS["image_encoder"])  # which may unpickle
+    assert not fits("mine_of_mine.MineCLIP.tiny", KINDS["captioner"])
     for other in ("mine_of_mine.copyfile", "mine_of_mine.nn.Identity"):  # found there, but not written there
         change(run, "module.captioner", {"_target_": other})
         with pytest.raises(UserError, match="does not belong there"):
@@ -369,3 +376,15 @@ def test_what_python_brings_along_is_not_ones_own(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSPIR_PATH", ".")
     assert not any(is_own(module) for module in ("os", "io", "posix", "builtins", "runpy", "torch"))
+
+
+def test_what_is_linked_into_a_folder_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "library" / "linked_one").mkdir(parents=True)
+    (tmp_path / "library" / "linked_one" / "__init__.py").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "linked_one").symlink_to(tmp_path / "library" / "linked_one")
+    monkeypatch.setenv("SSPIR_PATH", str(tmp_path / "mine"))
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    assert not is_own("linked_one")  # as Python finds it where it really is
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    assert is_own("linked_one")

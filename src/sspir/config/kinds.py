@@ -122,16 +122,27 @@ def fits(target: Any, kind: Kind) -> bool:
         return False
     root = target.partition(".")[0]
     if root not in {package.partition(".")[0] for package in kind.packages}:
-        return outside.is_own(root) and outside.is_own(getattr(_found(target), "__module__", ""))
+        if not outside.is_own(root):
+            return False
+        found = _found(target)
+        heir = getattr(found, "__self__", None)  # an own class, of a function that one of ours has
+        return outside.is_own(_module(found)) or (_is_function(found, kind) and outside.is_own(_module(heir)))
     found = _found(target)
-    defined = f"{getattr(found, '__module__', '')}."
-    if root == "sspir" and present(f"{defined}{getattr(found, '__qualname__', '')}") in kind.functions:
+    if root == "sspir" and _is_function(found, kind):
         return True
     return (
         isinstance(found, type)
         and issubclass(found, _classes(kind.bases))
-        and defined.startswith(tuple(f"{package}." for package in kind.packages))
+        and f"{_module(found)}.".startswith(tuple(f"{package}." for package in kind.packages))
     )
+
+
+def _is_function(found: Any, kind: Kind) -> bool:
+    return present(f"{_module(found)}.{getattr(found, '__qualname__', '')}") in kind.functions
+
+
+def _module(found: Any) -> str:
+    return str(getattr(found, "__module__", ""))
 
 
 @cache

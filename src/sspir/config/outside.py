@@ -54,7 +54,7 @@ def is_own(module: str) -> bool:
     except (ImportError, ValueError):
         return False
     places = (spec.submodule_search_locations or [spec.origin or ""] * spec.has_location) if spec else []
-    return bool(places) and all(Path(place).resolve().parent in folders() for place in places)
+    return bool(places) and all(Path(place).parent.resolve() in folders() for place in places)
 
 
 def not_found(target: str, use: str, reason: str = "") -> UserError:
