@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from sspir.__main__ import main
 from sspir.config.build import refusal
+from sspir.encoders import TextEncoder
+from sspir.models import ControlledUNet
 from sspir.sampling.sampler import Sampler
 from sspir.training.run import build_module
 from sspir.weights.load import load_pipeline
@@ -62,6 +64,36 @@ class Half(Sampler):
     decay: float = 0.5
 
 
+class Prefixed(TextEncoder):
+    """A text encoder that says more than it is told."""
+
+    def __call__(self, captions: Sequence[str], length: int | None = None) -> Tensor:
+        return super().__call__([f"a photo of {caption}" for caption in captions], length)
+
+
+class Named(ControlledUNet):
+    """A backbone that computes as ours does."""
+
+    @classmethod
+    def made(cls, **parts: Any) -> "Named":
+        return cls.from_unet(**parts)
+
+
+class Double(Named):
+    """A backbone that computes something itself."""
+
+    def predict(self, *arguments: Any, **named: Any) -> Tensor:
+        return 2 * super().predict(*arguments, **named)
+
+
+class Headed(Named):
+    """A backbone of a part more."""
+
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self.head = nn.Conv2d(24, 24, 1)
+
+
 def module_of(folder: Path, processor: type | None, *changes: str) -> Any:
     config = tiny_config(folder, folder, *changes)
     if processor:
@@ -74,6 +106,9 @@ def module_of(folder: Path, processor: type | None, *changes: str) -> Any:
     [
         (Plain, ["module.structure_steps=0"], "Plain cannot be a part of a pipeline: derive it from diffu"),
         (Whole, [], "The Processor Whole has no front .*: set module.structure_steps=0"),
+        (None, [f"text_encoder._target_={HERE}.Prefixed.tiny"], f"encoder {HERE}.Prefixed has a __call__ of its own"),
+        (None, [f"backbone._target_={HERE}.Double.made"], f"{HERE}.Double has a predict of its own"),
+        (None, [f"backbone._target_={HERE}.Headed.made"], f"{HERE}.Headed has a head of its own"),
         (None, [f"sampler._target_={HERE}.Half"], rf"The sampler {HERE}.Half would be lost.*sspir.sampling.Sampler"),
         (None, [f"sampler._target_={HERE}.Half", "+sampler.decay=0.1"], rf"The sampler {HERE}.Half would be lost"),
     ],
@@ -84,6 +119,10 @@ def test_what_a_pipeline_cannot_hold_is_refused_before_training(
     with pytest.raises(InstantiationException) as refused:
         module_of(tmp_path, processor, *changes)
     assert re.search(sentence, str(refusal(refused.value)))
+
+
+def test_a_backbone_of_ones_own_that_only_makes_its_parts_is_taken(tmp_path: Path) -> None:
+    assert isinstance(module_of(tmp_path, None, f"backbone._target_={HERE}.Named.made").backbone, Named)
 
 
 def test_a_processor_of_ones_own_is_saved_and_loaded_without_a_word(

@@ -110,7 +110,7 @@ class RestorationModule(pl.LightningModule):
         self.residual, self.scale, self.seed = residual, scale, seed
         self.config: dict[str, Any] = {}
         self.brought: set[str] = set()  # parts whose base, under adapters, `init` has brought
-        require_fitting(backbone, vae, self.text_model, refine, residual)
+        require_fitting(backbone, vae, text_encoder, refine, residual)
         self.objective.check(sampler)
         for part in self.frozen():
             part.requires_grad_(False).eval()

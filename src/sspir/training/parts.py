@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Any
 
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
+from sspir.encoders.text import TextEncoder
 from sspir.errors import NotApplicableError, UserError
 from sspir.models.attention_adapter import AttentionAdapter
 from sspir.models.controlled_unet import ControlledUNet
@@ -14,13 +16,17 @@ from sspir.models.latent import channels_of, factor_of
 from sspir.models.lora import base_names
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 
+_COMPUTED = ("structure", "control", "denoise", "predict", "forward")  # by the backbone itself, not by its parts
 
-def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine: Any, residual: float | None) -> None:
+
+def require_fitting(
+    backbone: ControlledUNet, vae: Any, text_encoder: TextEncoder, refine: Any, residual: float | None
+) -> None:
     """Refuse parts that do not fit each other, before any work is done.
 
     Raises:
         UserError: widths or numbers of channels differ; the sentence names all of them. Or the Processor is a module
-            that no pipeline could hold.
+            that no pipeline could hold, or something else would be lost in one, see `_require_kept`.
         NotApplicableError: residuals are asked for, and the Processor predicts no full-size image.
     """
     unet, processor = backbone.unet.config, backbone.processor
@@ -30,7 +36,8 @@ def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine:
             f"The Processor {kind.__module__}.{kind.__qualname__} cannot be a part of a pipeline: derive it from "
             f"diffusers.ModelMixin and ConfigMixin, and decorate its constructor with @register_to_config."
         )
-    width, channels = text_model.config.hidden_size, channels_of(vae)
+    _require_kept(backbone, text_encoder)
+    width, channels = text_encoder.model.config.hidden_size, channels_of(vae)
     adapter = backbone.unet_image
     layers = adapter.config.layers.values() if isinstance(adapter, AttentionAdapter) else []
     image_dim = next((layer["context_dim"] for layer in layers), refine.config.dim)
@@ -49,6 +56,27 @@ def require_fitting(backbone: ControlledUNet, vae: Any, text_model: Any, refine:
         raise NotApplicableError(
             "The parts of this configuration do not fit: residual needs a Processor with a front that predicts a "
             "full-size image, and a ControlNet."
+        )
+
+
+def _require_kept(backbone: ControlledUNet, text_encoder: TextEncoder) -> None:
+    """Refuse what would count in training alone: a pipeline, which validates and restores, holds no more than parts.
+
+    Raises:
+        UserError: a backbone or text encoder of one's own computes something itself, or has a part more.
+    """
+    net, texts, known = type(backbone), type(text_encoder), signature(ControlledUNet).parameters
+    lost = [name for name in _COMPUTED if getattr(net, name) is not getattr(ControlledUNet, name)]
+    lost += [name for name, _ in backbone.named_children() if name not in known]
+    if lost:
+        raise UserError(
+            f"The backbone {net.__module__}.{net.__qualname__} has a {' and a '.join(lost)} of its own, which "
+            f"validating and restoring would leave out: put that into its unet, its processor or an objective."
+        )
+    if texts.__call__ is not TextEncoder.__call__:
+        raise UserError(
+            f"The text encoder {texts.__module__}.{texts.__qualname__} has a __call__ of its own, which validating and "
+            f"restoring would leave out: change the captions in a captioner, or the embeddings in its model."
         )
 
 
