@@ -14,10 +14,13 @@ from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
 from sspir.__main__ import main
-from sspir.config.build import refusal
+from sspir.captioners.base import NoCaption, provenance_of
+from sspir.config.build import build_captioner, refusal
 from sspir.encoders import TextEncoder
+from sspir.errors import UserError
 from sspir.models import ControlledUNet
 from sspir.sampling.sampler import Sampler
+from sspir.training.fit import train
 from sspir.training.run import build_module
 from sspir.weights.load import load_pipeline
 from tests.pipelines import write_photo
@@ -134,6 +137,35 @@ def test_a_processor_of_ones_own_is_saved_and_loaded_without_a_word(
     module.pipeline.save_pretrained(tmp_path / "saved")
     assert isinstance(load_pipeline(tmp_path / "saved").processor, Whole)
     assert "Expected types" not in caplog.text
+
+
+class Saying(NoCaption):
+    """A captioner with a setting."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+
+def test_a_run_tells_the_settings_of_a_captioner_of_ones_own_as_commands_do(tmp_path: Path) -> None:
+    node = {"_target_": f"{HERE}.Saying", "word": "a"}
+    config = tiny_config(tmp_path, tmp_path)
+    config.captioner = node
+    told = provenance_of(build_module(config).captioner)
+    assert told == provenance_of(build_captioner(node))
+    assert told.keys() == {"captioner", "settings"}
+
+
+def test_a_training_says_at_its_start_that_its_record_will_be_refused(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(tmp_path / "run", photo_folder, "trainer.max_steps=1", "trainer.limit_val_batches=0")
+    told = "not loaded to restore, .*its optimizer names transformers.optimization.Adafactor, which does not belong"
+    config.optimizer = {"_target_": "transformers.optimization.Adafactor", "_partial_": True}
+    config.schedule, config.callbacks = None, {}
+    train(config)
+    assert re.search(told, caplog.text)
+    with pytest.raises(UserError, match=told.partition(".*")[2]):
+        load_pipeline(tmp_path / "run")
 
 
 def test_restoring_takes_no_sampler_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -56,9 +56,15 @@ def build_captioner(node: Any) -> "Captioner":
     Raises:
         UserError: it cannot be made.
     """
-    from sspir.captioners.base import Captioner, PlainCaptioner, captioner_of  # which import torch
+    from sspir.captioners.base import captioner_of  # which imports torch
 
-    captioner = captioner_of(build(node))
+    return with_settings(captioner_of(build(node)), node)
+
+
+def with_settings(captioner: "Captioner", node: Any) -> "Captioner":
+    """The captioner that a node describes, with the hash of its settings where it does not tell them itself."""
+    from sspir.captioners.base import Captioner, PlainCaptioner
+
     settings: Any = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
     given = json.dumps({key: value for key, value in settings.items() if key not in ("_target_", "_partial_")})
     stock = type(captioner).provenance in (Captioner.provenance, PlainCaptioner.provenance)

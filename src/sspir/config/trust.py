@@ -1,6 +1,7 @@
 """Check records and pipelines of strangers: they may name networks and settings, but run no code of their choice."""
 
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from sspir.config import outside
 from sspir.config.kinds import KINDS, SAVED, Key, fits, kind_of
 from sspir.errors import UserError
 from sspir.moved import present_config
+
+log = logging.getLogger(__name__)
 
 _CODE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HOOKS = {"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"}  # modules, kernels of the hub
@@ -82,6 +85,17 @@ def check_record(record: Any, path: Path, own: Collection[Any] = ()) -> None:
                 f"{path} is not loaded: its {dotted(key)} names {target}, which does not belong there and would run; "
                 f"if it is your own code, name its folder in {outside.VARIABLE}."
             )
+
+
+def foresee_refusal(path: Path) -> None:
+    """Warn at a training's start where its own record, in this file, will be refused, as of what is installed."""
+    try:
+        check_record(read_record(path), path)
+    except UserError as refused:
+        log.warning(
+            "This run can be trained, but not loaded to restore, evaluate or repeat it: %s From a class that is "
+            "installed derive one of your own.", refused,
+        )  # fmt: skip
 
 
 def check_places(record: DictConfig, path: Path, changes: Collection[str]) -> None:

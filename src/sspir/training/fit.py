@@ -27,7 +27,7 @@ from torchmetrics import Metric
 from sspir.config.arguments import require_arguments
 from sspir.config.build import build, build_all, refusal
 from sspir.config.sweep import name_variant
-from sspir.config.trust import composed
+from sspir.config.trust import composed, foresee_refusal
 from sspir.data.manifest import Manifest, difference, manifest_of, passed
 from sspir.errors import NotApplicableError, UserError
 from sspir.files import NOT_APPLICABLE, write_text
@@ -117,12 +117,11 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     if not any(config.logger.values()):
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
-    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     trainer = build(
         config.trainer,
         val_check_interval=_interval(config.trainer),
         callbacks=callbacks,
-        enable_progress_bar=has_bar,  # none of Lightning's for ours
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # not Lightning's
         logger=False,  # until the folder that they write into is in order
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
@@ -213,6 +212,7 @@ def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pa
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
         write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+        foresee_refusal(folder / CONFIG)
         write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
         _note(folder, **environment(), data=manifest, data_before=earlier, **more)
     except OSError as error:

@@ -22,6 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.config import outside
+from sspir.config.build import with_settings
 from sspir.config.trust import check_record, read_record
 from sspir.errors import UserError
 from sspir.files import write_text
@@ -53,6 +54,7 @@ def build_module(config: DictConfig) -> Any:
     torch.manual_seed(config.seed)  # of weights that are new
     module = instantiate(config.module, _convert_="all")  # plain lists and dicts: parts are saved with their arguments
     module.config = OmegaConf.to_container(config, resolve=True)
+    with_settings(module.captioner, module.config["module"].get("captioner", {}))
     return module
 
 
