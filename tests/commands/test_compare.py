@@ -288,6 +288,9 @@ def test_peers_restore_what_the_methods_were_given(
     assert "name its folder by --lq" in capsys.readouterr().err
     assert main(given) == 2
     assert "nothing to compare" in capsys.readouterr().err
+    save(folders / "others" / "another.png", np.zeros((8, 8, 3), np.uint8))
+    assert main([*given, "--lq", f"{folders}/others", "--peer", str(peer)]) == 2
+    assert "No picture of --lq has the name of one of --hq" in capsys.readouterr().err
     lq = ["--lq", f"{folders}/lq", "--peer", str(peer)]
     assert main([*given, *lq, "--method", f"rrdb={folders}/good"]) == 2
     assert "'rrdb' is taken by a peer" in capsys.readouterr().err

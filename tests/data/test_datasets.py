@@ -41,6 +41,16 @@ def test_two_folders_are_two_sets_and_one_is_split(tmp_path: Path) -> None:
         photos("train", one, other_root=one)
 
 
+def test_photos_to_validate_with_are_taken_alone_and_never_trained_on(tmp_path: Path) -> None:
+    for index in range(6):
+        write_photo(tmp_path / ("val" if index < 4 else "more") / f"{index}.png")
+    assert len(photos("validation", str(tmp_path))) == 4
+    assert len(photos("train", f"{tmp_path}/more", other_root=str(tmp_path))) == 2
+    assert len(photos("validation", str(tmp_path), other_root="")) == 6
+    with pytest.raises(UserError, match="has a folder val, but none called train"):
+        photos("train", str(tmp_path))
+
+
 def test_image_folder_reads_whole_photos(folder: Path) -> None:
     data = ImageFolder(folder)
     assert len(data) == 10

@@ -123,6 +123,10 @@ def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, P
     device, journal = choose_device(options.device), Journal(options.out / "peers", "peers.jsonl")
     folders = {name: options.out / "peers" / name for name in peers}
     given, _ = match({"lq": options.lq}, options.hq, None, options.ignore_scale_suffix) if peers else ([], [])
+    if peers and not any(found.restored for found in given):
+        raise UserError(
+            "No picture of --lq has the name of one of --hq; name them alike, or try --ignore-scale-suffix."
+        )
     for found in tqdm(given, desc="peers", unit="image", disable=None if peers else True):
         try:
             lq = read_image(found.restored["lq"]).tensor()[None]

@@ -25,12 +25,16 @@ def photos(
 
     Args:
         split: which of the two. Where the root has the folders `train` and `val` they are the two sets; where the
-            other set has the same root about every twentieth photo, by a hash of its name, is kept for validation.
+            other set has the same root, `val` alone is that of validation, and without it about every twentieth photo,
+            by a hash of its name, is kept for validation.
         root: a folder; None or "" takes the photos inside scikit-image (6 for training, 2 for validation).
         crop: as of `ImageFolder`.
         cache: as of `ImageFolder`.
         cache_gb: as of `ImageFolder`.
         other_root: of the other set; None is the same. Where it is another one, all photos of the root are in this set.
+
+    Raises:
+        UserError: there is no such split, or there are no photos for it.
     """
     if split not in ("train", "validation"):
         raise UserError(f"The split is {split!r}: give train or validation.")
@@ -43,6 +47,10 @@ def photos(
         return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
     if other_root is not None and (not other_root or Path(other_root).resolve() != folder.resolve()):
         return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)
+    if (folder / "val").is_dir() and split == "train":
+        raise UserError(f"{folder} has a folder val, but none called train; move the photos to train on into one.")
+    if (folder / "val").is_dir():
+        return ImageFolder(folder / "val", crop, cache=cache, cache_gb=cache_gb)
     names = _split_by_hash([path.relative_to(folder).as_posix() for path in list_images(folder)], split)
     return ImageFolder(folder, crop, names=names, cache=cache, cache_gb=cache_gb)
 
