@@ -455,6 +455,17 @@ def test_what_followed_an_earlier_checkpoint_is_kept(
     [
         ("best", ["dataset.train.root=/nowhere"], "/nowhere is not a folder"),
         ("best", ["trainer.strategy=ddp", "trainer.devices=2"], "2 devices take a process each"),
+        (
+            "best",
+            ["trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=99"],
+            r"An epoch of \d+ batches ends before the validation that comes every 99: lower trainer.val_check_interval",
+        ),
+        ("best", ["trainer.limit_val_batches=0.1"], "limit_val_batches=0.1 of 2 batches is less than one; raise it"),
+        (
+            "best",
+            ["trainer.accumulate_grad_batches=99"],
+            r"An epoch of \d+ photos does not fill the batches of one step",
+        ),
         ("never", ["dataset.train.root=/nowhere"], "/nowhere is not a folder"),
         ("never", ["processor.front_features=0"], "residual needs a Processor with a front"),
     ],
@@ -469,6 +480,28 @@ def test_a_command_that_is_refused_takes_no_run_apart(
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     with pytest.raises(UserError, match=sentence):
         tiny_run(run, photo_folder, "trainer.max_steps=3", f"resume={resume}", *change)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize(
+    ("resume", "noted", "sentence"),
+    [
+        ("auto", "frozen", "trained with another text_encoder"),
+        ("best", "frozen", "trained with another text_encoder"),
+        ("best", "base", "trained on another base"),
+        ("best", "state_dict", "is of another network"),
+    ],
+)
+def test_a_checkpoint_of_other_parts_takes_no_run_apart(
+    resume: str, noted: str, sentence: str, run: Path, photo_folder: Path
+) -> None:
+    path = find_checkpoint(run, "last" if resume == "auto" else resume)
+    state = torch.load(path, weights_only=True) | {"global_step": 1}
+    other = {"frozen": {"text_encoder": state["frozen"]["text_encoder"] + 1}, "base": torch.ones(9), "state_dict": {}}
+    torch.save(state | {noted: other[noted]}, path)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(UserError, match=sentence):
+        tiny_run(run, photo_folder, "trainer.max_steps=3", f"resume={resume}")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 

@@ -34,10 +34,11 @@ from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import COUNT, SEED
+from sspir.training.batches import interval_of, require_batches
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
-from sspir.training.parts import require_mixed, require_pretrained, require_signal, trained_weights
+from sspir.training.parts import require_mixed, require_own, require_pretrained, require_signal, trained_weights
 from sspir.training.quiet import without_false_alarms
 from sspir.training.resume import FROM_LAST, OtherSchedule, finished, put_in_order, say_processes, starting_point
 from sspir.training.run import (
@@ -119,7 +120,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     trainer = build(
         config.trainer,
-        val_check_interval=_interval(config.trainer),
+        val_check_interval=interval_of(config.trainer),
         callbacks=callbacks,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # not Lightning's
         logger=False,  # until the folder that they write into is in order
@@ -127,6 +128,9 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         default_root_dir=str(folder),
     )
     require_processes(trainer)
+    require_batches(trainer, data)
+    if start.checkpoint:
+        require_own(module, glance(start.checkpoint))
     checkpoint = put_in_order(folder, start, config.resume)
     _write_record(folder, config, manifest, like, bool(checkpoint), **warm)
     say_processes(folder, start.checkpoint, trainer.world_size)
@@ -249,13 +253,6 @@ def _require_optimizer(module: Any, config: DictConfig) -> None:
     except (TypeError, ValueError) as error:
         target = config.optimizer.get("_target_")
         raise UserError(f"optimizer ({target}), or its schedule, cannot be made: {error}.") from error
-
-
-def _interval(trainer: DictConfig) -> Any:
-    """Batches between validations, which Lightning counts, of optimizer steps; a share of an epoch stays one."""
-    if (steps := trainer.get("val_check_interval")) == 0:
-        raise UserError("trainer.val_check_interval=0 is no interval; trainer.limit_val_batches=0 validates never.")
-    return steps * trainer.get("accumulate_grad_batches", 1) if isinstance(steps, int) else steps
 
 
 def _best_checkpoint(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:

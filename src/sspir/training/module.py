@@ -26,9 +26,9 @@ from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.precision import plain
 from sspir.sampling.sampler import Sampler
 from sspir.seeding import sample_seed
-from sspir.training.checkpoint import base_of, keep_saved, marks_of, require_base, require_marked, require_same_network
+from sspir.training.checkpoint import base_of, keep_saved, marks_of
 from sspir.training.losses import RestorationLoss, StepLosses
-from sspir.training.parts import keep_still, require_fitting, saved_weights, trained_first, trained_weights
+from sspir.training.parts import keep_still, require_fitting, require_own, saved_weights, trained_first, trained_weights
 from sspir.training.strategy import ShardedStrategy, alone, shard
 from sspir.training.updates import OptimizerFactory, clip, optimizer_of
 from sspir.training.validation import Validation
@@ -128,14 +128,14 @@ class RestorationModule(pl.LightningModule):
             parts.append(self.refine)  # no image attention reads its tokens
         return parts
 
-    def _always_frozen(self) -> dict[str, nn.Module]:
+    def always_frozen(self) -> dict[str, nn.Module]:
         """The parts that no configuration trains, by their setting."""
         return {"vae": self.vae, "text_encoder": self.text_model, "image_encoder": self.image_encoder}
 
     def frozen_by_setting(self) -> dict[str, nn.Module]:
         """The networks that this configuration does not train, by their setting."""
         trains_unet = "unet" in self.backbone.trainable()
-        return self._always_frozen() | ({} if trains_unet else {"backbone.unet": self.backbone.unet})
+        return self.always_frozen() | ({} if trains_unet else {"backbone.unet": self.backbone.unet})
 
     def trainable(self) -> dict[str, nn.Module]:
         """The parts that are trained, by their name in this module: the optimizer's and the checkpoint's content."""
@@ -273,16 +273,12 @@ class RestorationModule(pl.LightningModule):
         """Leave out frozen networks, and add their marks, the configuration and the generator's state."""
         keep_saved(checkpoint, saved_weights(self))
         checkpoint |= {"config": self.config, "base": base_of(self.backbone), "rng": torch.get_rng_state()}
-        checkpoint |= {"frozen": marks_of(self._always_frozen()), "objective": self.objective.state_dict()}
+        checkpoint |= {"frozen": marks_of(self.always_frozen()), "objective": self.objective.state_dict()}
         checkpoint["brought"] = sorted(self.brought)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network."""
-        self.brought = set(checkpoint.get("brought", ()))
-        require_same_network(checkpoint, saved_weights(self))
-        if "base" in checkpoint and "backbone.unet" not in self.brought:
-            require_base(checkpoint["base"], self.backbone)
-        require_marked(self._always_frozen(), checkpoint.get("frozen", {}))
+        require_own(self, checkpoint)
         self.objective.load_state_dict(checkpoint.get("objective", {}))
         torch.set_rng_state(checkpoint["rng"])
 

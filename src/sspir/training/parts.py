@@ -15,6 +15,7 @@ from sspir.models.controlled_unet import ControlledUNet
 from sspir.models.latent import channels_of, factor_of
 from sspir.models.lora import base_names
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
+from sspir.training.checkpoint import require_base, require_marked, require_same_network
 
 _COMPUTED = ("structure", "control", "denoise", "predict", "forward")  # by the backbone itself, not by its parts
 
@@ -91,6 +92,23 @@ def require_pretrained(backbone: ControlledUNet) -> None:
             "backbone.lora trains adapters on a U-Net that has not been trained; name a model to begin with by "
             "init=RUN (or init=shipped), or set backbone.lora=null."
         )
+
+
+def require_own(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another network, or one that was trained on other frozen parts.
+
+    Args:
+        module: a `RestorationModule`, which takes over what is noted of its base.
+        checkpoint: as loaded.
+
+    Raises:
+        UserError: as of `require_same_network`, `require_base` and `require_marked`.
+    """
+    module.brought = set(checkpoint.get("brought", ()))
+    require_same_network(checkpoint, saved_weights(module))
+    if "base" in checkpoint and "backbone.unet" not in module.brought:
+        require_base(checkpoint["base"], module.backbone)
+    require_marked(module.always_frozen(), checkpoint.get("frozen", {}))
 
 
 def require_mixed(backbone: ControlledUNet, precision: str) -> None:
