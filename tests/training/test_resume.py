@@ -24,6 +24,7 @@ from sspir.config.compose import compose_config
 from sspir.errors import NotApplicableError, UserError
 from sspir.report.runs import PHOTOS, read_settings
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
+from sspir.training.fit import train
 from sspir.training.losses import RestorationLoss
 from sspir.training.resume import _compare, finished, put_in_order, starting_point
 from sspir.training.run import alone_in, find_checkpoint, run_id
@@ -190,6 +191,63 @@ def test_another_schedule_goes_on_at_the_runs_step(run: Path, photo_folder: Path
     longer = [rate_at(step, instantiate(config.optimizer), instantiate(config.schedule)) for step in (3, 4)]
     assert rates[2:] == pytest.approx([config.optimizer.lr, *longer])
     assert load_checkpoint(find_checkpoint(run))["lr_schedulers"][0]["last_epoch"] == 5
+
+
+def grouped(weights: list[torch.nn.Parameter], **settings: Any) -> AdamW:
+    """An optimizer whose second group has a rate of its own."""
+    return AdamW([{"params": weights[:1]}, {"params": weights[1:], "lr": settings["lr"] / 10}], **settings)
+
+
+STEPPED, CYCLE = (
+    {"_target_": f"torch.optim.lr_scheduler.{name}", "_partial_": True} for name in ("StepLR", "OneCycleLR")
+)
+COSINE = {"_target_": "sspir.training.cosine", "_partial_": True, "num_warmup_steps": 2, "num_training_steps": 9}
+
+
+@pytest.mark.parametrize(
+    "schedules",
+    [
+        [{**STEPPED, "step_size": 1, "gamma": gamma} for gamma in (0.5, 0.4)],
+        pytest.param(
+            [{**STEPPED, "step_size": 1}, {**CYCLE, "max_lr": [1e-3, 1e-4], "total_steps": 9}, COSINE],
+            marks=pytest.mark.thorough,
+        ),
+    ],
+)
+def test_schedules_of_torch_go_on_at_the_runs_step_in_every_group(
+    schedules: list[dict[str, Any]], photo_folder: Path, tmp_path: Path
+) -> None:
+    """They compute a rate from the last one, keep their settings in their state, and set more than rates."""
+    quick = ["schedule=null", "module.structure_steps=0", "trainer.limit_val_batches=0"]
+    wanted: list[list[float]] = []
+    for steps, schedule in zip((2, 4, 6), schedules, strict=False):
+        config = tiny_config(tmp_path / "run", photo_folder, *quick, f"trainer.max_steps={steps}")
+        config.optimizer._target_ = "tests.training.test_resume.grouped"
+        config.schedule = schedule
+        train(config)
+        optimizer = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1)) for _ in range(2)])
+        scheduler = instantiate(config.schedule, _convert_="all")(optimizer)
+        for step in range(steps):
+            if step >= steps - 2:
+                wanted.append([group["lr"] for group in optimizer.param_groups])
+            optimizer.step()
+            scheduler.step()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [[line[f"lr-AdamW/pg{group}"] for group in (1, 2)] for line in lines if "lr-AdamW/pg1" in line]
+    assert rates == [pytest.approx(each) for each in wanted]
+
+
+def test_a_run_whose_schedule_is_refused_today_goes_on_with_another(
+    run: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that ended by epochs, of an endless cosine."""
+    state = torch.load(find_checkpoint(run), weights_only=True)
+    state["config"]["schedule"]["num_training_steps"] = state["config"]["module"]["schedule"]["num_training_steps"] = -1
+    torch.save(state, find_checkpoint(run))
+    held = ["schedule.num_training_steps=${trainer.max_steps}", "schedule.after=hold", "trainer.limit_val_batches=0"]
+    assert tiny_run(run, photo_folder, "trainer.max_steps=3", *held)["step"] == 3
+    assert load_checkpoint(find_checkpoint(run))["config"]["schedule"]["num_training_steps"] == 3
+    assert "jumps" not in caplog.text
 
 
 @pytest.fixture

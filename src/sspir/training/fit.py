@@ -40,7 +40,7 @@ from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_own, require_pretrained, require_signal, trained_weights
 from sspir.training.quiet import without_false_alarms
-from sspir.training.resume import FROM_LAST, OtherSchedule, finished, put_in_order, say_processes, starting_point
+from sspir.training.resume import FROM_LAST, finished, put_in_order, say_processes, starting_point
 from sspir.training.run import (
     CHECKPOINTS,
     COMPOSED,
@@ -54,6 +54,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
+from sspir.training.schedule import OtherSchedule
 from sspir.training.strategy import launch_forgotten, require_accelerator, require_processes, require_whole
 from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start

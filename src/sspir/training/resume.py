@@ -7,12 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback
 
-from sspir.config.trust import check_record, dotted, leaves, present_record, read_record, targets
+from sspir.config.trust import dotted, leaves, present_record, read_record
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE
 from sspir.moved import named
@@ -20,7 +17,7 @@ from sspir.training.checkpoint import LAST, VALIDATION_DUE, glance, link_or_copy
 from sspir.training.history import cut_history
 from sspir.training.replaced import keep_what_follows, set_aside, step_of
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, SUMMARY, find_checkpoint, is_first_process
-from sspir.training.schedule import rate_at
+from sspir.training.schedule import say_rate
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +109,7 @@ def starting_point(folder: Path, config: DictConfig) -> Start:
             f"{checkpoint} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
             f"more steps, or start anew with resume=never."
         )
-    _say_rate(before, config, step)
+    say_rate(before, config, step)
     return Start(checkpoint, step, due)
 
 
@@ -248,48 +245,6 @@ def _hold(config: DictConfig, before: dict[str, Any]) -> None:
     schedule, old = config.schedule, before.get("schedule")
     if not schedule or not old or schedule.get("after") != "hold":
         return
-    if OmegaConf.is_interpolation(schedule, "num_training_steps"):
-        schedule.num_training_steps = old["num_training_steps"]
-
-
-class OtherSchedule(Callback):
-    """Puts a run that goes on with another schedule where that is at the run's step.
-
-    Lightning would begin a schedule where there was none, and keep the last rate of one that is gone.
-    """
-
-    def __init__(self) -> None:
-        self.other = False
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Compare the schedules."""
-        self.other = not _same_schedule(present_record(checkpoint["config"]), module.config)
-
-    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """Set the rate, after Lightning has."""
-        if not self.other:
-            return
-        rate = rate_at(trainer.global_step, module.optimizer, module.schedule)
-        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
-        for each in trainer.lr_scheduler_configs:
-            each.scheduler.last_epoch = trainer.global_step
-
-
-def _same_schedule(before: dict[str, Any], now: Any) -> bool:
-    return _flat(before.get("schedule")) == _flat(now["schedule"])
-
-
-def _say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
-    """Say that the learning rate jumps, where another schedule goes on from a step of the old one."""
-    if step == 0 or _same_schedule(before, config):
-        return
-    own = [target for _, target in targets(config)]
-    check_record({key: before[key] for key in ("optimizer", "schedule")}, Path(config.folder), own)
-    old = rate_at(step - 1, instantiate(before["optimizer"]), instantiate(before["schedule"]))
-    new = rate_at(step, instantiate(config.optimizer), instantiate(config.schedule))
-    if abs(new - old) > 0.1 * max(new, old):
-        log.warning(
-            "The learning rate jumps from %.2g to %.2g at step %d, as the schedule is another one now; "
-            "schedule.after=hold goes on at the rate that it had come to.", old, new, step,
-        )  # fmt: skip
+    length = old.get("num_training_steps", 0)
+    if OmegaConf.is_interpolation(schedule, "num_training_steps") and length > 0:  # -1 was allowed once
+        schedule.num_training_steps = length

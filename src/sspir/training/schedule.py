@@ -1,16 +1,27 @@
 """Schedules of the learning rate."""
 
+import logging
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from sspir.config.trust import check_record, present_record, targets
 from sspir.errors import UserError
+from sspir.moved import named
 from sspir.numbers import LIMIT
+
+log = logging.getLogger(__name__)
 
 
 def cosine(
@@ -60,15 +71,93 @@ def rate_at(
     Args:
         step: from 0.
         optimizer: makes the optimizer.
-        schedule: makes its schedule, whose rate is a function of the step; None keeps the optimizer's.
+        schedule: makes its schedule; None keeps the optimizer's.
+
+    Returns:
+        Of its first group of parameters.
     """
     trial = optimizer([torch.nn.Parameter(torch.zeros(1))])
     if schedule is not None:
-        scheduler = schedule(trial)
-        trial.step()  # or the schedule warns
-        scheduler.last_epoch = step - 1
-        scheduler.step()
+        advance(schedule(trial), step)
     return float(trial.param_groups[0]["lr"])
+
+
+def advance(scheduler: LRScheduler, steps: int) -> None:
+    """Bring a new schedule, and its optimizer's rates, to where they are after some steps; no weight changes.
+
+    Most of torch's schedules make a rate of the one before, so that all steps are made; a `LambdaLR` needs none.
+    """
+    if steps and isinstance(scheduler, LambdaLR):
+        scheduler.last_epoch, steps = steps - 1, 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*`optimizer.step\(\)`")  # there are no updates in between
+        for _ in range(steps):
+            scheduler.step()
+
+
+class OtherSchedule(Callback):
+    """Puts a run that goes on with another schedule where that is at the run's step.
+
+    Lightning would go on with the settings of the old one, begin one where there was none, and keep the last rate of
+    one that is gone.
+    """
+
+    def __init__(self) -> None:
+        self.other = False
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Compare the schedules; the state of another one is left out, which a new one may not take."""
+        self.other = not _same_schedule(present_record(checkpoint["config"]), module.config)
+        if self.other:
+            checkpoint["lr_schedulers"] = []
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Set the rates, and what else a schedule sets of an optimizer, after Lightning has loaded those of before."""
+        if not self.other:
+            return
+        made = module.configure_optimizers()
+        trial = made if module.schedule is None else made["optimizer"]
+        if module.schedule is not None:
+            scheduler = made["lr_scheduler"]["scheduler"]
+            advance(scheduler, trainer.global_step)
+            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(scheduler.state_dict())
+        for group, others in zip(trainer.optimizers[0].param_groups, trial.param_groups, strict=True):
+            group.update({name: value for name, value in others.items() if name != "params"})
+
+
+def say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
+    """Say that the learning rate jumps, where another schedule goes on from a step of the old one.
+
+    Nothing is said where the old one is refused today.
+
+    Args:
+        before: the configuration of the old one.
+        config: of the training.
+        step: that comes next, from 0.
+
+    Raises:
+        UserError: the new schedule is refused.
+    """
+    now: Any = OmegaConf.to_container(config, resolve=True)
+    if step == 0 or _same_schedule(before, now):
+        return
+    own = [target for _, target in targets(config)]
+    check_record({key: before[key] for key in ("optimizer", "schedule")}, Path(config.folder), own)
+    made = partial(instantiate, _convert_="all")  # as the module is
+    new = rate_at(step, made(config.optimizer), made(config.schedule))
+    try:
+        old = rate_at(step - 1, made(before["optimizer"]), made(before["schedule"]))
+    except UserError:
+        return
+    if abs(new - old) > 0.1 * max(new, old):
+        log.warning(
+            "The learning rate jumps from %.2g to %.2g at step %d, as the schedule is another one now; "
+            "schedule.after=hold goes on at the rate that it had come to.", old, new, step,
+        )  # fmt: skip
+
+
+def _same_schedule(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return bool(named(before.get("schedule")) == named(now["schedule"]))
 
 
 def _factor(step: int, warmup: int, steps: int, border: int, second: float, last: int) -> float:
