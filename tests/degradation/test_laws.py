@@ -159,10 +159,36 @@ def test_the_truth_is_changed_by_its_own_operations_alone_and_degraded_as_it_is(
         assert torch.equal(truth, wanted)
         assert torch.equal(degraded, plain.apply(truth[None], [steps[-2:]])[0])
     assert torch.equal(parts.apply(photos, params), lq)
-    with pytest.raises(UserError, match="Truth follows another operation"):
-        Degradation([worse[0], Truth([soft]), worse[1]], 2).pair(photos, range(4))
     with pytest.raises(UserError, match="leaves"):
         Degradation([Truth([Resize(["area"])]), Resize(["area"])], 2).pair(photos, range(4))
+
+
+def test_a_truth_that_may_come_late_is_refused_before_anything_is_drawn() -> None:
+    blur, soft = ACTIVE["blur"], Truth([ACTIVE["sinc"]])
+    firsts = [[Sometimes([soft], 0.5), soft, blur], [OneOf([Chain([soft, blur]), blur])], [Shuffled([soft]), blur]]
+    for operations in firsts:
+        Degradation(operations, 1)
+    lates = [[blur, soft], [Sometimes([blur], 0.1), soft], [OneOf([soft, blur]), soft], [Shuffled([soft, blur])]]
+    for operations in (*lates, [blur, OneOf([soft, blur])], [Sometimes([blur, soft], 0.1)]):
+        with pytest.raises(UserError, match="A Truth may follow another operation of the degradation; put it first"):
+            Degradation(operations, 1)
+
+
+class Own(Operation):
+    def draw(self, generator: torch.Generator, size: tuple[int, int], target: tuple[int, int]) -> Step:
+        return {"truth": 0.5}
+
+    @staticmethod
+    def apply(images: Tensor, steps: Sequence[Step]) -> Tensor:
+        return images * steps[0]["truth"]
+
+
+def test_an_operation_of_ones_own_may_call_a_parameter_truth() -> None:
+    photos = images(1, 8, 8)
+    for operations, wanted in (([Own()], photos), ([Truth([Truth([Own()])])], photos / 2)):
+        hq, lq = Degradation(operations, 1).pair(photos, [0])
+        assert torch.equal(hq, wanted)
+        assert torch.equal(lq, photos / 2)
 
 
 def test_an_operation_that_has_the_name_of_another_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from sspir.degradation.operation import Chain, OneOf, Operation, Size, Step
+from sspir.degradation.operation import TRUTH, Chain, OneOf, Operation, Size, Step
 from sspir.errors import UserError
 
 Applier = Callable[[Tensor, Sequence[Step]], Tensor]
@@ -24,7 +24,8 @@ class Degradation(nn.Module):
         scale: by how much the result is smaller than the original.
 
     Raises:
-        UserError: a scale below 1, or two operations of one name: steps tell operations by their names.
+        UserError: a scale below 1, two operations of one name, as steps tell operations by their names, or a `Truth`
+            that may follow another operation.
     """
 
     def __init__(self, operations: Sequence[Operation], scale: int) -> None:
@@ -33,6 +34,7 @@ class Degradation(nn.Module):
             raise UserError(f"The degradation's scale is {scale}: give 1 or more.")
         self.scale = scale
         self.chain = Chain(operations)
+        self.chain.follow(degraded=False)
         self.appliers: dict[str, Applier] = {}
         for leaf in self.chain.leaves():
             name = type(leaf).__name__
@@ -80,12 +82,10 @@ class Degradation(nn.Module):
             hq as the steps of `Truth` leave it, without any the same, and lq (B, 3, H // scale, W // scale) in [0, 1].
 
         Raises:
-            UserError: where the operations leave images of another size, or change the truth after something else.
+            UserError: where the operations leave images of another size.
         """
-        ours = [[step for step in steps if "truth" in step] for steps in params]
-        rest = [steps[len(first) :] for first, steps in zip(ours, params, strict=True)]
-        if any("truth" in step for steps in rest for step in steps):
-            raise UserError("A Truth follows another operation of the degradation; put it first.")
+        ours = [[step for step in steps if step["operation"].startswith(TRUTH)] for steps in params]
+        rest = [[step for step in steps if not step["operation"].startswith(TRUTH)] for steps in params]
         truth = self._applied(hq, ours, hq.shape[-2:]) if any(ours) else hq
         return truth, self._applied(truth, rest, [max(1, length // self.scale) for length in hq.shape[-2:]])
 
@@ -122,7 +122,7 @@ class Degradation(nn.Module):
                     groups[step["operation"], images[i].shape, tuple(step.get("size", ()))].append(i)
             for (operation, *_), members in groups.items():
                 batch = torch.cat([images[i] for i in members]) if len(members) > 1 else images[members[0]]
-                results = self.appliers[operation](batch, [params[i][number] for i in members])
+                results = self.appliers[operation.removeprefix(TRUTH)](batch, [params[i][number] for i in members])
                 for i, result in zip(members, results, strict=True):
                     images[i] = result[None]
         return images

@@ -10,6 +10,8 @@ from sspir.errors import UserError
 
 Size = tuple[int, int]  # height, width in pixels
 Step = dict[str, Any]  # JSON-able: "operation" (the class's name) and its parameters
+TRUTH = "Truth."
+"""Before the class's name in the steps of a `Truth`."""
 
 
 class Operation:
@@ -42,6 +44,14 @@ class Operation:
         """The operations that do the work: itself, except for operations made of others."""
         return [self]
 
+    def follow(self, degraded: bool) -> bool:
+        """Whether the truth may be degraded after this operation, given whether it may be before.
+
+        Raises:
+            UserError: where it changes the truth and comes too late for that.
+        """
+        return True
+
 
 class Composite(Operation):
     """An operation made of others: it draws which of them happen, and in which order.
@@ -60,6 +70,12 @@ class Composite(Operation):
         """The operations at the ends of the tree."""
         return [leaf for operation in self.operations for leaf in operation.leaves()]
 
+    def follow(self, degraded: bool) -> bool:
+        """Follow the operations in turn."""
+        for operation in self.operations:
+            degraded = operation.follow(degraded)
+        return degraded
+
 
 class Chain(Composite):
     """Operations one after the other."""
@@ -77,7 +93,14 @@ class Truth(Chain):
 
     def program(self, generator: Generator, size: Size, target: Size) -> list[Step]:
         """Draw each operation in turn, and mark its steps."""
-        return [{**step, "truth": True} for step in super().program(generator, size, target)]
+        steps = super().program(generator, size, target)
+        return [{**step, "operation": TRUTH + step["operation"].removeprefix(TRUTH)} for step in steps]
+
+    def follow(self, degraded: bool) -> bool:
+        """Refuse to follow what degrades the truth."""
+        if degraded:
+            raise UserError("A Truth may follow another operation of the degradation; put it first.")
+        return False
 
 
 class Sometimes(Composite):
@@ -107,6 +130,10 @@ class OneOf(Composite):
         """Choose, then draw the chosen one."""
         return _draw_in_turn([self.operations[choice(generator, self.weights)]], generator, size, target)
 
+    def follow(self, degraded: bool) -> bool:
+        """Follow each operation as if it were the chosen one."""
+        return max(operation.follow(degraded) for operation in self.operations)
+
 
 class Shuffled(Composite):
     """All operations in a random order, as in BSRGAN (arXiv 2103.14006, section 3.5).
@@ -130,6 +157,10 @@ class Shuffled(Composite):
             for place, index in zip(sorted(order.index(i) for i in self.in_order), self.in_order, strict=True):
                 order[place] = index
         return _draw_in_turn([self.operations[i] for i in order], generator, size, target)
+
+    def follow(self, degraded: bool) -> bool:
+        """Follow the operations twice: each may come after all others."""
+        return super().follow(super().follow(degraded))
 
 
 def _draw_in_turn(operations: Sequence[Operation], generator: Generator, size: Size, target: Size) -> list[Step]:
