@@ -92,20 +92,24 @@ def test_the_code_in_folders_of_ones_own_is_told_by_its_commit_alone(
         command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    for name in ("mine", "strange"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.py").write_text("a = 1\n")
+    for name in ("mine", "new/mine"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "code.py").write_text("a = 1\n")
     git("init", "-q")
     git("add", "mine")
     git("commit", "-qm", "mine")
-    monkeypatch.setenv("SSPIR_PATH", os.pathsep.join(str(tmp_path / name) for name in ("mine", "strange")))
-    commit, unknown = git("rev-parse", "HEAD"), {"code": "", "uncommitted": False}
-    assert environment()["own_code"] == {"mine": {"code": commit, "uncommitted": False}, "strange": unknown}
-    (tmp_path / "mine" / "mine.py").write_text("secret = 2\n")
+    monkeypatch.chdir(tmp_path)
+    outside = str(tmp_path.parent)  # of any repository
+    monkeypatch.setenv("SSPIR_PATH", os.pathsep.join(("mine", "new/mine", outside)))
+    commit = git("rev-parse", "HEAD")
+    new, unknown = {"code": "", "uncommitted": True}, {"code": "", "uncommitted": False}
+    committed = {"code": commit, "uncommitted": False}
+    assert environment()["own_code"] == {"mine": committed, "new/mine": new, outside: unknown}
+    (tmp_path / "mine" / "code.py").write_text("secret = 2\n")
     assert environment()["own_code"]["mine"] == {"code": commit, "uncommitted": True}
     assert commit not in str(code_state())  # which is sent to W&B
     monkeypatch.delenv("SSPIR_PATH")
-    assert "own_code" not in environment()
+    assert environment()["own_code"] == {}  # a run that goes on without keeps none of before
 
 
 @pytest.mark.thorough

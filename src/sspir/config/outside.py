@@ -13,10 +13,15 @@ from sspir.errors import UserError
 VARIABLE = "SSPIR_PATH"
 
 
+def named() -> dict[str, Path]:
+    """The folders that the user named, in order: as they were named, and as absolute paths."""
+    texts = os.environ.get(VARIABLE, "").split(os.pathsep)
+    return {text: Path(text).expanduser().resolve() for text in texts if text}
+
+
 def folders() -> list[Path]:
     """The folders that the user named, in order, as absolute paths."""
-    named = os.environ.get(VARIABLE, "").split(os.pathsep)
-    return [Path(text).expanduser().resolve() for text in named if text]
+    return list(named().values())
 
 
 def take_path(arguments: Sequence[str]) -> list[str]:
@@ -29,8 +34,8 @@ def take_path(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--path", action="append", default=[], metavar="DIR")
     options, others = parser.parse_known_args(arguments)
     if options.path:
-        named = [*(Path(text).expanduser().resolve() for text in options.path), *folders()]
-        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(map(str, named)))
+        places = [*(Path(text).expanduser().resolve() for text in options.path), *folders()]
+        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(map(str, places)))
     return others
 
 
@@ -70,9 +75,11 @@ def not_found(target: str, use: str, reason: str = "") -> UserError:
         near = get_close_matches(name, dir(sys.modules[module]), 1)
         but = f", but {near[0]}" if near else ""
         return UserError(f"{target}, {use}, cannot be imported: the module {module} has no {name}{but}.")
-    named = f"the folders of {VARIABLE} ({', '.join(map(str, folders()))})" if folders() else f"no folder of {VARIABLE}"
+    places = (
+        f"the folders of {VARIABLE} ({', '.join(map(str, folders()))})" if folders() else f"no folder of {VARIABLE}"
+    )
     why = f": {reason}" if reason else ""
     return UserError(
-        f"{target}, {use}, cannot be imported{why}. It was looked for in sspir, the installed packages and {named}; "
+        f"{target}, {use}, cannot be imported{why}. It was looked for in sspir, the installed packages and {places}; "
         f"name the folder of its module by {VARIABLE} or --path."
     )

@@ -110,17 +110,17 @@ def load_run(folder: Path, checkpoint: str = "last", merged: bool = True) -> Any
 def environment() -> dict[str, Any]:
     """The environment of a run: command, code and that in people's own folders, versions, machine."""
     own = {
-        folder.name: {
+        name: {
             "code": _git("rev-parse", "HEAD", of=folder).decode().strip(),
-            "uncommitted": bool(_git("status", "--porcelain", "--", ".", of=folder)),
+            "uncommitted": bool(_output(folder, "status", "--porcelain", "--", ".")),  # nothing of it may be tracked
         }
-        for folder in outside.folders()
+        for name, folder in outside.named().items()
     }
     return {
         "command": sys.argv,
         "code": _git("rev-parse", "HEAD").decode().strip(),
         "uncommitted": bool(_git("status", "--porcelain")),
-        **({"own_code": own} if own else {}),
+        "own_code": own,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
@@ -152,11 +152,15 @@ def _git(*arguments: str, of: Path = Path(__file__)) -> bytes:
     An installed package may lie in a repository of its user's, which is none of ours.
     """
     place, name = (of, ".") if of.is_dir() else (of.parent, of.name)
-    command = ["git", "-C", str(place)]
+    listed = _output(place, "ls-files", "--full-name", name)
+    known = listed if of.is_dir() else listed == b"src/sspir/training/run.py\n"  # not a copy that somebody tracks
+    return _output(place, *arguments) if known else b""
+
+
+def _output(place: Path, *arguments: str) -> bytes:
+    """The output of a git command in a folder; empty where there is no git."""
     try:
-        listed = subprocess.run([*command, "ls-files", "--full-name", name], capture_output=True, check=False).stdout
-        known = listed if of.is_dir() else listed == b"src/sspir/training/run.py\n"  # not a copy that somebody tracks
-        return subprocess.run([*command, *arguments], capture_output=True, check=False).stdout if known else b""
+        return subprocess.run(["git", "-C", str(place), *arguments], capture_output=True, check=False).stdout
     except OSError:
         return b""
 
