@@ -2,13 +2,14 @@
 
 import io
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sspir.data import Crop, ImageFolder, RestorationDataModule
+from sspir.data import Crop, ImageFolder, PairedFolder, RestorationDataModule
 from sspir.data.manifest import difference, manifest_of
 from sspir.degradation import Degradation, Resize
 from sspir.errors import UserError
@@ -83,6 +84,18 @@ def test_a_link_to_nowhere_is_a_bad_file(folder: Path, caplog: pytest.LogCapture
     assert "link.png cannot be read" in caplog.text
     Image.new("RGB", (32, 32)).save(folder / "nowhere.png")
     assert difference(before, manifest_of({"train": photos})) == "the 11 photos of train have other names or sizes"
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_link_to_nowhere_among_validation_photos_is_told_before_the_training(folder: Path, pairs: bool) -> None:
+    lq = Path(shutil.copytree(folder, folder.parent / "lq"))
+    (lq / "0" / "0.png").unlink()
+    (lq / "0" / "0.png").symlink_to(folder / "nowhere.png")
+    measured = PairedFolder(lq, folder) if pairs else ImageFolder(lq)
+    with pytest.raises(
+        UserError, match=r"dataset\.validation\.mine has links to nowhere, first 0/0\.png; mend or delete"
+    ):
+        RestorationDataModule(ImageFolder(folder), {"mine": measured}, DEGRADATION, 1)
 
 
 def test_too_many_bad_files_stop_the_run(mixed: Path) -> None:

@@ -20,6 +20,7 @@ from sspir.data.loading import (
 )
 from sspir.data.order import EpochSampler, Position, Share
 from sspir.data.paired_folder import PairedFolder
+from sspir.data.reader import MISSING
 from sspir.data.sample import Photos, photos_of
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
@@ -47,6 +48,9 @@ class RestorationDataModule(pl.LightningDataModule):
             has no device to do it on meanwhile. The pairs are the same.
         passes: how often an epoch goes through the training photos; above 1 for sets of a few photos.
         max_broken: share of training files that may be unreadable before the run stops.
+
+    Raises:
+        UserError: a number is out of range, or a validation photo is not there or too small for its crop.
     """
 
     def __init__(
@@ -70,9 +74,13 @@ class RestorationDataModule(pl.LightningDataModule):
         self.train = photos_of(train)
         self.validation = {name: photos_of(photos) for name, photos in (validation or {}).items()}
         self.validation_names = list(self.validation)
-        for name, photos in self.validation.items():
-            if isinstance(photos, PairedFolder):  # it would be told hours later, at the first validation
+        for name, photos in self.validation.items():  # it would be told hours later, at the first validation
+            if isinstance(photos, PairedFolder):
                 photos.require_fit(f"dataset.validation.{name}.crop.size")
+            if gone := [file for file, mark in photos.contents() if MISSING in mark.split()]:
+                raise UserError(
+                    f"dataset.validation.{name} has links to nowhere, first {gone[0]}; mend or delete them."
+                )
         self.degrade = Degrade(degradation, Sharpen() if sharpen_hq else None)
         self.degrade_validation = Degrade(validation_degradation or degradation)
         self.degrade_in_workers = degrade_in_workers

@@ -5,13 +5,16 @@ from pathlib import Path
 from sspir.data.crop import Pixels
 from sspir.images.io import MAX_PIXELS, read_image
 
+MISSING = "missing"
+"""The mark of a link to nowhere."""
+
 
 def mark_of(path: Path) -> str:
-    """A photo's size in bytes, for a manifest; a link to nowhere is told when it is read."""
+    """A photo's size in bytes, for a manifest; a link to nowhere is told when it is read, or before a validation."""
     try:
         return str(path.stat().st_size)
     except OSError:
-        return "missing"
+        return MISSING
 
 
 class PhotoReader:
