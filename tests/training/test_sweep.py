@@ -125,6 +125,14 @@ def test_choices_of_one_group_in_a_package_name_their_runs(tmp_path: Path, monke
     assert same_for("out", ["--multirun", varied[0], out]) == []
 
 
+@pytest.mark.parametrize(
+    "params", ["hydra.sweeper.params={batch_size: '1,2'}", "hydra.sweeper.params.batch_size='1,2'"]
+)
+def test_what_varies_is_not_written_as_hydras_own_setting(params: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--multirun", "experiments=tiny", params]) == 2
+    assert "vary a setting by KEY=A,B, or write hydra.sweeper.params in an experiment's" in capsys.readouterr().err
+
+
 def test_what_an_experiments_file_varies_names_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "experiments").mkdir(parents=True)

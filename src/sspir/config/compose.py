@@ -224,10 +224,16 @@ def varied_by_file(overrides: Sequence[str]) -> list[str]:
         overrides: of a training, of which some may vary.
 
     Raises:
-        UserError: a key, a choice or a value is not known.
+        UserError: a key, a choice or a value is not known, or an override adds to what no file varies.
     """
     with _hydra(overrides) as present:
-        config = GlobalHydra.instance().config_loader().load_configuration("train", present, RunMode.MULTIRUN)
+        try:
+            config = GlobalHydra.instance().config_loader().load_configuration("train", present, RunMode.MULTIRUN)
+        except (AssertionError, AttributeError) as error:  # OmegaConf's, of a key in a mapping that is null
+            raise UserError(
+                "hydra.sweeper.params is null, to which a command line adds nothing: vary a setting by KEY=A,B, or "
+                "write hydra.sweeper.params in an experiment's file."
+            ) from error
     return [f"{key}={value}" for key, value in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items()]
 
 
