@@ -77,7 +77,7 @@ class RestorationDataModule(pl.LightningDataModule):
         for name, photos in self.validation.items():  # it would be told hours later, at the first validation
             if isinstance(photos, PairedFolder):
                 photos.require_fit(f"dataset.validation.{name}.crop.size")
-            if gone := [file for file, mark in photos.contents() if MISSING in mark.split()]:
+            if gone := [file for file, mark in photos.contents() if MISSING in str(mark).split()]:
                 raise UserError(
                     f"dataset.validation.{name} has links to nowhere, first {gone[0]}; mend or delete them."
                 )
