@@ -97,6 +97,7 @@ def test_one_step_needs_its_distance_and_room_for_its_judges(
     assert not [line for line in asked if "lpips" in line]  # what is switched off needs nothing
 
 
+@pytest.mark.thorough
 def test_what_judges_pictures_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
     lacking = ["discriminator@objective.adversary.network=efficientnet_lite0", "objective.adversary.weight=0.02"]
@@ -129,6 +130,7 @@ def test_the_model_to_begin_with_is_looked_for() -> None:
         assert len(lines) == advice
 
 
+@pytest.mark.thorough
 def test_pairs_to_be_named_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", "finetune_pairs", f"dataset.photos.roots={tmp_path}/none"]) == 1
     told = capsys.readouterr().out

@@ -76,6 +76,7 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert "Traceback" not in told
 
 
+@pytest.mark.thorough
 def test_each_job_of_a_multirun_that_fails_is_told_at_once_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -167,6 +167,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "neither a per_image.csv nor a metrics.jsonl" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_an_open_page_renews_itself_where_it_stands(browser: Any, page: Path, tmp_path: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 

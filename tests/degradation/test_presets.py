@@ -164,6 +164,7 @@ def test_lockstep_batches_of_devices_agree_with_single_images(name: str) -> None
     assert (together - alone).abs().mean() < 1e-4
 
 
+@pytest.mark.thorough
 def test_another_process_draws_and_degrades_the_same() -> None:
     code = (
         "import torch; from tests.degradation.presets import preset; from tests.degradation.test_laws import images\n"

@@ -279,6 +279,7 @@ def test_what_has_no_gradient_is_replayed_without(graphs: type[FakeGraph]) -> No
     assert [graph.replays for graph in graphs.made] == [2]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [

@@ -366,6 +366,7 @@ def test_more_metrics_are_measured_and_fewer_are_taken_from_what_was(run: Path, 
     assert times(out / "restored") == before
 
 
+@pytest.mark.thorough
 def test_another_evaluation_in_the_folder_is_replaced(run: Path, captioned: list[str], tmp_path: Path) -> None:
     def call(*changes: str) -> dict:
         return evaluate(

@@ -30,6 +30,7 @@ def test_the_folder_says_what_differs_from_the_default(overrides: list[str], nam
     assert settings_of(config) == settings
 
 
+@pytest.mark.thorough
 def test_what_has_no_short_name_is_told_apart_by_digits() -> None:
     def out(*overrides: str) -> str:
         return compose_config("evaluate", ["run=runs/a", "benchmark=set14", *overrides]).out

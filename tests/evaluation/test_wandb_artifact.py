@@ -64,6 +64,7 @@ def test_the_client_sends_the_whole_run(online: StandIn, trained: Path) -> None:
     assert not (trained / "wandb" / "artifacts").exists()  # it is sent
 
 
+@pytest.mark.thorough
 def test_a_run_is_fetched_once_and_evaluated_as_any(
     online: StandIn, trained: Path, cache: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_what_is_damaged_or_no_run_does_not_enter_the_cache(
     assert not list(cache.parent.parent.rglob("*.ckpt"))
 
 
+@pytest.mark.thorough
 def test_several_runs_are_of_one_kind(online: StandIn, trained: Path, cache: Path, photo_folder: Path) -> None:
     assert main([*given(photo_folder, f"{RUN}:best,{RUN}:last")]) == 2
     assert main([*given(photo_folder, f"{RUN}:best,{trained}"), "checkpoint=best"]) == 0

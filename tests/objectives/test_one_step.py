@@ -248,6 +248,7 @@ class Broken(PixelLoss):
         return super().__call__(pictures, target) * (float("nan") if self.calls == 2 else 1)
 
 
+@pytest.mark.thorough
 def test_a_step_that_is_left_out_leaves_both_networks_sound(photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     loss = "{_target_:tests.objectives.test_one_step.Broken}"

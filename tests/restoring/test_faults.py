@@ -94,6 +94,7 @@ def test_odd_but_good_photos_are_restored(tmp_path: Path, weights: Path) -> None
     assert any("profile" in warning for warning in told["profile.png"]["warnings"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_process_that_is_told_to_stop_stops_and_goes_on(
     tmp_path: Path, weights: Path, number: signal.Signals

@@ -386,6 +386,7 @@ class Down(Captioner):
         return ["a barn"] * len(images)
 
 
+@pytest.mark.thorough
 def test_what_was_restored_while_the_captioner_was_down_is_not_done(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -456,6 +457,7 @@ def test_what_is_described_is_a_choice(tmp_path: Path, weights: Path, capsys: py
     assert result.captions == pipeline.caption(lq, (96, 80), "processor")
 
 
+@pytest.mark.thorough
 def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "a.png")
     for flags, done in ((["none"], 1), (["measured"], 1), (["measured"], 0)):
@@ -466,6 +468,7 @@ def test_another_captioner_is_another_result(tmp_path: Path, weights: Path, caps
         assert "0 restored" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_other_words_of_ones_own_captioner_are_another_result(tmp_path: Path, weights: Path) -> None:
     write_photo(tmp_path / "a.png")
     names = ("Saying", "Saying", "Versioned", "Versioned")
@@ -617,6 +620,7 @@ def test_a_result_that_cannot_be_written_fails_and_leaves_nothing_half(tmp_path:
     assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "restore.jsonl"}
 
 
+@pytest.mark.thorough
 def test_another_checkpoint_of_a_run_is_another_model(
     photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

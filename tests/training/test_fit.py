@@ -105,6 +105,7 @@ ACCUMULATED = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=
 EARLY = ["+callbacks.early={_target_: sspir.training.EarlyStopping, monitor: psnr_y, patience: 9}"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("place", "error", "end", "changes"),
     [
@@ -206,6 +207,7 @@ def test_killed_within_the_last_validation_ends_as_unbroken(
         assert state["best_model_score"] == told[0]["val/psnr_y"]
 
 
+@pytest.mark.thorough
 def test_a_moved_run_keeps_its_best_checkpoint(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(finished, tmp_path / "moved"))
     for path in (moved / "checkpoints").glob("*.ckpt"):  # as if it had validated better than it ever will again
@@ -468,6 +470,7 @@ def test_the_losses_of_a_step_are_those_of_all_its_batches(photo_folder: Path, t
         assert told[0][name] == pytest.approx(told[1][name], rel=1e-4), name
 
 
+@pytest.mark.thorough
 def test_a_run_and_its_continuation_warn_of_nothing_that_is_so_on_purpose(photo_folder: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -103,6 +103,7 @@ def test_the_checkpoint_says_which_run_it_is_of(run: Path, photo_folder: Path) -
     assert begin(run, photo_folder, "trainer.max_steps=3") == run / "checkpoints" / LAST
 
 
+@pytest.mark.thorough
 def test_a_command_that_failed_before_its_first_step_can_be_corrected(photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NotApplicableError, match="residual needs a Processor with a front"):
         tiny_run(tmp_path / "run", photo_folder, "processor.front_features=0")
@@ -180,6 +181,7 @@ def test_a_longer_schedule_says_that_the_rate_jumps_and_holds_it_if_asked(
     assert steps_of(held) == list(range(1, 7))
 
 
+@pytest.mark.thorough
 def test_another_schedule_goes_on_at_the_runs_step(run: Path, photo_folder: Path) -> None:
     """From a cosine to none, and back to a longer one."""
     shape = ["module.structure_steps=2", "schedule.num_warmup_steps=1", "trainer.limit_val_batches=0"]
@@ -204,6 +206,7 @@ STEPPED, CYCLE = (
 COSINE = {"_target_": "sspir.training.cosine", "_partial_": True, "num_warmup_steps": 2, "num_training_steps": 9}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "schedules",
     [
@@ -288,6 +291,7 @@ class Stopping(Callback):
             optimizer.step = torn  # type: ignore[method-assign]  # of this one alone
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     "moment",
@@ -321,6 +325,7 @@ def test_a_signal_amid_a_step_loses_nothing_of_it(
     assert steps_of(tmp_path / "run") == [1, 2, 3]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("update", [2, pytest.param(3, marks=pytest.mark.thorough)])  # an epoch's last, and first
 def test_ctrl_c_at_an_epochs_ends_loses_nothing(photo_folder: Path, tmp_path: Path, update: int) -> None:
@@ -469,6 +474,7 @@ def test_a_run_that_was_stopped_beyond_the_steps_asked_for_says_so_and_stays(run
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.thorough
 def test_what_followed_an_earlier_checkpoint_is_kept(
     photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,6 +569,7 @@ def test_a_checkpoint_of_other_parts_takes_no_run_apart(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
+@pytest.mark.thorough
 def test_a_finished_run_goes_back_once(photo_folder: Path, tmp_path: Path) -> None:
     run, clip = tmp_path / "run", "trainer.gradient_clip_val"
     shape = ["schedule.num_training_steps=${trainer.max_steps}", "schedule.after=hold", "trainer.max_steps=2"]
@@ -584,6 +591,7 @@ def test_a_checkpoint_to_go_on_from_is_a_name_in_the_run(name: str, run: Path, p
             tiny_run(run, photo_folder, f"trainer.max_steps={steps}", f"resume={resume}")
 
 
+@pytest.mark.thorough
 def test_another_number_of_processes_is_said(run: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As `trainer.devices=-1` takes what torchrun starts."""
     assert json.loads((run / "environment.json").read_text())["processes"] == 1
@@ -595,6 +603,7 @@ def test_another_number_of_processes_is_said(run: Path, photo_folder: Path, capl
     assert sentence in caplog.text
 
 
+@pytest.mark.thorough
 def test_other_photos_stay_on_record(photo_folder: Path, tmp_path: Path) -> None:
     photos, run = Path(shutil.copytree(photo_folder, tmp_path / "photos")), tmp_path / "run"
     counts = []

@@ -153,6 +153,7 @@ def test_broken_steps_alert_once_a_run_and_are_counted_on(
     assert "3 steps in a row" in first.alerts[1].text
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_stopped_says_so_and_the_next_gets_its_own(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
