@@ -210,11 +210,12 @@ def from_wheel(package: str, members: Mapping[str, str]) -> dict[str, bytes]:
 class Journal:
     """A file of JSON lines that is only appended to, a whole line at a time; of lines about one result the last counts.
 
-    A line that a crash has cut off is passed over.
+    A line that a crash has cut off is passed over. One of the status "begun" comes before a result is written.
 
     Attributes:
         entries: result -> its line.
-        made: result -> the line with which it was made, whatever failed later.
+        made: result -> the line with which it was made or begun, whatever failed later.
+        files: all that was made or begun: results, and what the lines name under "files". No other file is ours.
         captions: result -> the line with its caption, written before the photo is restored; its status is "described".
 
     Args:
@@ -227,6 +228,7 @@ class Journal:
         self.entries: dict[str, dict[str, Any]] = {}
         self.made: dict[str, dict[str, Any]] = {}
         self.captions: dict[str, dict[str, Any]] = {}
+        self.files: set[str] = set()
         self._torn = False
         if self.path.is_file():
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -237,10 +239,13 @@ class Journal:
 
     def _keep(self, entry: dict[str, Any]) -> None:
         status = entry.get("status")
-        kept = self.captions if status == "described" else self.entries
-        kept[entry["output"]] = entry
+        output = entry["output"]
+        if status != "begun":
+            kept = self.captions if status == "described" else self.entries
+            kept[output] = entry
         if status not in ("described", "failed"):
-            self.made[entry["output"]] = entry
+            self.made[output] = entry
+            self.files |= {output, *entry.get("files", ())}
 
     def photos(self) -> dict[str, str]:
         """Result -> path of its photo."""

@@ -89,6 +89,11 @@ def test_sheet_shows_the_photo_and_every_draw(photos: Path, tmp_path: Path, caps
     )  # rounding of the centre
     cells = [sheet[6:38, 6 + i * 38 : 38 + i * 38].float() for i in range(4)]
     assert all((a - b).abs().mean() > 1 for a, b in pairwise(cells))
+    before = (tmp_path / "sheet.png").read_bytes()
+    assert main([*arguments, "--count", "2", "--crop", "32"]) == 2
+    assert "sheet.png is there already; name another file, or" in capsys.readouterr().err
+    assert (tmp_path / "sheet.png").read_bytes() == before
+    assert main([*arguments, "--count", "2", "--crop", "32", "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize(

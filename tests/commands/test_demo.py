@@ -66,6 +66,18 @@ def test_the_demos_own_pictures_are_no_bad_photos_and_ones_own_stay(
         assert main(given) == 0
         assert [path.name for path in (tmp_path / "bad").rglob("*.png")] == ["a.png"]
     assert not (tmp_path / "bad" / "evaluation").exists()
+    Image.new("RGB", (16, 12)).save(tmp_path / "b.png")
+    Image.new("RGB", (16, 12), "red").save(tmp_path / "bad" / "b.png")
+    before = (tmp_path / "bad" / "b.png").read_bytes()
+    assert main(given) == 1
+    assert (tmp_path / "bad" / "b.png").read_bytes() == before
+    (tmp_path / "demo.jsonl").unlink()
+    before = (tmp_path / "panels.png").read_bytes()
+    assert main(given) == 2
+    assert "panels.png exists and was not written by the demo; move it" in capsys.readouterr().err
+    assert (tmp_path / "panels.png").read_bytes() == before
+    for name in ("b.png", "panels.png"):
+        (tmp_path / name).unlink()
     (tmp_path / "a.png").unlink()
     assert main(given) == 2
     assert "holds no photos to restore but those of the demo" in capsys.readouterr().err

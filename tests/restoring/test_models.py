@@ -16,7 +16,8 @@ from tests.pipelines import write_photo
 
 
 def lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+    told = [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
+    return [line for line in told if line["status"] != "begun"]
 
 
 @pytest.mark.thorough
@@ -56,7 +57,7 @@ def test_a_diffusion_model_and_a_peer_side_by_side_and_once(
     assert "pipeline: 0 restored, 2 were done before" in told
     assert "rrdb: 1 restored, 1 were done before" in told
     assert (out / "sheets" / "a.png").stat().st_mtime_ns == before
-    assert len((out / "sheets" / "sheets.jsonl").read_text().splitlines()) == 3
+    assert len((out / "sheets" / "sheets.jsonl").read_text().splitlines()) == 2 * 3
 
 
 def test_models_of_different_scales_and_a_photo_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -154,6 +155,16 @@ def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.Captur
     assert main(command) == 2
     assert "sheets/a.png exists and was not written by this command" in capsys.readouterr().err
     assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == mine
+    (tmp_path / "out" / "sheets" / "sheets.jsonl").touch()  # of other sheets there
+    write_photo(tmp_path / "in" / "b.png", 8, 8)
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "sheets/a.png exists and was not written by this command" in told.err
+    assert "2 restored, 0 were done before, 0 failed" in told.out
+    assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == mine
+    assert (tmp_path / "out" / "sheets" / "b.png").exists()
+    assert main([*command, "--overwrite"]) == 0
+    assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() != mine
 
 
 def test_what_one_of_several_refuses_is_said_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

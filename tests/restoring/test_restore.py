@@ -39,7 +39,7 @@ def restore(*arguments: object) -> int:
 def lines(out: Path) -> list[dict]:
     """What became of the photos."""
     told = [json.loads(line) for line in (out / "restore.jsonl").read_text().splitlines()]
-    return [line for line in told if line["status"] != "described"]
+    return [line for line in told if line["status"] not in ("described", "begun")]
 
 
 def test_a_folder_is_mirrored_and_a_broken_photo_stops_nothing(
@@ -91,6 +91,34 @@ def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: Path, 
     assert "3 restored, 0 were done before" in capsys.readouterr().out
     assert restore(*command, "--skip-existing", "--seed", 5) == 0
     assert "0 restored, 3 were done before" in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_files_of_others_in_a_folder_of_results_fail_alone_and_stay(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, command = tmp_path / "out", [tmp_path / "in", "--out", tmp_path / "out", "--weights", weights]
+    write_photo(tmp_path / "in" / "a.png", 8, 8)
+    assert restore(*command) == 0
+    for name in ("b", "c"):
+        write_photo(tmp_path / "in" / f"{name}.png", 8, 8)
+    mine = {name: write_photo(out / name, 9, 9).read_bytes() for name in ("b.png", "c.compare.png")}
+    for _ in range(2):  # that it failed makes the file no result
+        assert restore(*command, "--compare", "--dry-run") == 1
+        assert restore(*command, "--compare") == 1
+        told = capsys.readouterr()
+        assert f"failed: b.png: {out}/b.png exists and was not written by this command; choose another" in told.err
+        assert f"failed: c.png: {out}/c.compare.png exists and was not written by this command" in told.err
+        assert {name: (out / name).read_bytes() for name in mine} == mine
+    assert (out / "a.compare.png").exists()
+    assert restore(*command, "--skip-existing", "--compare") == 1
+    told = capsys.readouterr()
+    assert "out/b.png is left as found, not made by this command" in told.err
+    assert "failed: c.png: " in told.err
+    assert {name: (out / name).read_bytes() for name in mine} == mine
+    assert restore(*command, "--compare", "--overwrite") == 0
+    assert restore(*command, "--seed", "1") == 0
+    assert restore(*command, "--seed", "2", "--compare") == 0
 
 
 def test_a_result_is_kept_from_a_photo_of_the_same_name(

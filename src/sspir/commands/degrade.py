@@ -35,6 +35,8 @@ def run(arguments: list[str]) -> int:
     degradation = load_degradation(options.preset, options.scale)
     paths = _photos(options.photos)
     if options.grid:
+        if options.grid.exists() and not options.overwrite:
+            raise UserError(f"{options.grid} is there already; name another file, or replace it by --overwrite.")
         return _grid(degradation, paths[0][0], options.grid, options.count, options.seed, options.crop)
     if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
         raise UserError(
@@ -166,7 +168,7 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=SEED, default=0, help="another number, other draws (default 0)")
     parser.add_argument("--scale", type=COUNT, help="shrink by this instead of the preset's scale")
     parser.add_argument("--sharpen", action="store_true", help="sharpen the truth first, as Real-ESRGAN does")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the sheet, or what is in the output folder")
     parser.add_argument("--count", type=COUNT, default=11, help="draws on the sheet (default 11)")
     parser.add_argument(
         "--crop", type=COUNT, default=256, help="side of the photo's centre on the sheet, pixels (default 256)"

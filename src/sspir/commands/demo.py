@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from sspir.files import Journal
     from sspir.restoring.jobs import Job
     from sspir.sampling.pipeline import RestorationPipeline
 
 SIDE = 320  # pixels of a column, so that a panel is no wider than a screen
 COLUMNS = {"lq": "bicubic", "processor": "processor", "restored": "restored", "hq": "truth"}
 PANELS, EVALUATION = "panels.png", "evaluation"  # in the folder
+MADE = "demo.jsonl"  # that the panels are the demo's
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +68,15 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
 
     from sspir.config.compose import compose_config
     from sspir.evaluation.evaluate import evaluate
+    from sspir.files import Journal
     from sspir.images.io import Picture, write_image
     from sspir.images.panel import stack
     from sspir.training.saved import SHIPPED
 
     jobs = _jobs(bad, out) if bad else []
+    journal, picture = Journal(out, MADE), out / PANELS
+    if picture.exists() and PANELS not in journal.files:
+        raise UserError(f"{picture} exists and was not written by the demo; move it, or choose another --out.")
     root = photos or os.environ.get("SSPIR_PHOTOS", "")
     os.environ["SSPIR_PHOTOS"] = root
     log.info("Photos: %s", root or "the few that scikit-image carries")
@@ -85,7 +91,7 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
     panels = [_degraded(evaluation, name, caption) for name, caption in captions.items()]
     shown = _shown(jobs, out) if jobs else []
     panels += shown
-    picture = out / PANELS
+    journal.append({"output": PANELS, "status": "begun"})
     write_image(picture, Picture(np.asarray(stack(panels))))
     folders = " and ".join(str(folder) for folder in (evaluation / "restored", *([out / "bad"] if bad else [])))
     log.info("Look at %s; the restored files are in %s.", picture, folders)
@@ -132,17 +138,20 @@ def _shown(jobs: Sequence["Job"], out: Path) -> list["Image.Image"]:
     from sspir.restoring.jobs import JOURNAL
     from sspir.weights.load import load_pipeline
 
-    Journal(out / "bad", JOURNAL).begin()  # which tells the next demo whose files these are
+    journal = Journal(out / "bad", JOURNAL)
+    journal.begin()  # which tells the next demo whose files these are
     pipeline, panels = load_pipeline(), []
     for job in jobs:
         try:
-            panels.append(_bad(pipeline, job))
+            if job.target.exists() and job.output not in journal.files:
+                raise UserError(f"{job.target} was not written by the demo; move it, or choose another --out.")
+            panels.append(_bad(pipeline, job, journal))
         except UserError as error:
             log.warning("Left out: %s", error)
     return panels
 
 
-def _bad(pipeline: "RestorationPipeline", job: "Job") -> "Image.Image":
+def _bad(pipeline: "RestorationPipeline", job: "Job", journal: "Journal") -> "Image.Image":
     """A photo as it is, beside its restoration."""
     from sspir.images.io import read_image, write_image
     from sspir.images.panel import to_picture
@@ -150,6 +159,7 @@ def _bad(pipeline: "RestorationPipeline", job: "Job") -> "Image.Image":
 
     photo = read_image(job.source)
     restored = pipeline(photo.tensor(), output_type="pt")
+    journal.append({**job.names(), "status": "begun"})
     write_image(job.target, to_picture(restored.images[0]))
     size = (restored.images[0].shape[-2], restored.images[0].shape[-1])
     columns = {"bicubic": upscale(photo.tensor()[None], size)[0], "restored": restored.images[0]}

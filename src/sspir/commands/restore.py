@@ -48,7 +48,8 @@ EXAMPLES = """examples:
     sspir restore photos/ --out restored --weights checkpoint-100000 --stable-diffusion sd15 --clip clip-vit-l14
 
 restore.jsonl beside the results gets a line per photo: caption, settings, seed, seconds, peak memory, warnings, error;
-and before it one for each caption that a model was asked for, so that it is asked once. The same command again restores
+before it one that says what files are begun, as no others are replaced, and one for each caption that a model was asked
+for, so that it is asked once. The same command again restores
 only what is missing, has changed, or failed. Exit status: 0 all done, 1 some photos failed (they are named), 2 nothing
 could be done, 130 or 143 interrupted.
 """
@@ -109,8 +110,10 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
         gc.collect()  # the next model needs the memory
     if not options.dry_run:
         made = {name: (jobs[name], journals[name]) for name in models}
-        count = write_sheets(options.out, made, options.max_pixels * 1_000_000)
+        count, refused = write_sheets(options.out, made, options.max_pixels * 1_000_000, options.overwrite)
         sys.stdout.write(f"{count} photos are side by side in {place}.\n")
+        sys.stderr.writelines(f"failed: {sentence}\n" for sentence in refused)
+        states += [1] * bool(refused)
     return states[0] if len(set(states)) == 1 else 1
 
 
@@ -142,7 +145,7 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
     from tqdm import tqdm
 
     from sspir.files import alone_in
-    from sspir.restoring.checks import require_room_for_one
+    from sspir.restoring.checks import left_as_found, require_room_for_one
     from sspir.restoring.jobs import is_file
 
     prefix = name and f"{name}: "
@@ -154,6 +157,8 @@ def _restore_with(options: argparse.Namespace, jobs: "list[Job]", journal: "Jour
     with tqdm(desc=name, total=0, unit="photo", disable=None, bar_format=_BAR) as bar:
         restorer = _restorer(options, pipeline, request, journal, caption_of, bar)
         left = [job for job in jobs if not _skipped(job, restorer, options)]
+        if options.skip_existing and (sentence := left_as_found(jobs, journal)):
+            sys.stderr.write(f"{prefix}{sentence}\n")
         require_room_for_one(left, request.scale, pipeline.max_output_pixels)
         if options.dry_run:
             return _foretell(restorer, left, len(jobs), prefix)
@@ -241,7 +246,11 @@ def _restorer(
     from sspir.restoring.runner import JobRunner
 
     most = options.max_pixels * 1_000_000
-    return JobRunner(pipeline, request, journal, caption_of, options.batch, most, lambda share, step: bar.update(share))
+
+    def on_progress(share: float, step: Any) -> None:
+        bar.update(share)
+
+    return JobRunner(pipeline, request, journal, caption_of, options.batch, most, on_progress, options.overwrite)
 
 
 def _described(restorer: "JobRunner", left: "list[Job]", options: argparse.Namespace) -> "list[Job]":

@@ -14,9 +14,10 @@ from sspir.restoring.jobs import Job, side_files, with_place
 def require_own(
     jobs: Sequence[Job], out: Path, journal: Journal, compare: bool, samples: int, may_replace: bool
 ) -> None:
-    """Refuse an output folder that cannot be written, that holds files of others, or a file for two photos.
+    """Refuse an output folder that cannot be written, that holds files of others alone, or a file for two photos.
 
-    The result of another photo that is still there is kept, too.
+    The result of another photo that is still there is kept, too. A file of others in a folder of ours is refused by
+    `JobRunner` in its turn.
 
     Args:
         jobs: what is to be restored.
@@ -32,12 +33,8 @@ def require_own(
     folder = journal.path.parent
     ours = may_replace or (folder == out and journal.path.exists())
     for job in jobs:
-        for file in (job.target, *side_files(job.target, compare, samples).values()):
-            if file.exists() and not (ours or job.output in journal.entries):
-                raise UserError(
-                    f"{file} exists and was not written by this command; choose another --out, keep what is there "
-                    f"with --skip-existing, or replace it with --overwrite."
-                )
+        if not ours and (sentence := not_ours(job, journal, compare, samples)):
+            raise UserError(sentence)
         if not may_replace and (sentence := belongs_to_another(job, journal)):
             raise UserError(sentence)
     taken = {job.target: job for job in jobs}
@@ -53,6 +50,31 @@ def require_own(
         raise UserError(f"The folder {folder} cannot be made, as {above} is a file; choose another --out.")
     if not os.access(above, os.W_OK):
         raise UserError(f"The folder {above} cannot be written; choose another --out or change its rights.")
+
+
+def not_ours(job: Job, journal: Journal, compare: bool, samples: int) -> str:
+    """The sentence about a file that lies where one of a job's is written, and is not of the journal; "" for none."""
+    output, made = Path(job.output), journal.made.get(job.output, {})
+    before = side_files(output, made.get("compare", False), made.get("samples", 1))  # lines of before name no files
+    ours = journal.files | {side.as_posix() for side in before.values()}
+    for name in (output, *side_files(output, compare, samples).values()):
+        file = job.target.with_name(name.name)
+        if name.as_posix() not in ours and file.exists():
+            keep = "keep what is there with --skip-existing" if file == job.target else "move it"
+            return (
+                f"{file} exists and was not written by this command; choose another --out, {keep}, or replace it with "
+                f"--overwrite."
+            )
+    return ""
+
+
+def left_as_found(jobs: Sequence[Job], journal: Journal) -> str:
+    """The sentence that says which results --skip-existing leaves though the journal has not made them; "" for none."""
+    found = [str(job.target) for job in jobs if job.output not in journal.files and job.target.exists()]
+    if not found:
+        return ""
+    files = f"{found[0]} is" if len(found) == 1 else f"{len(found)} files, such as {found[0]}, are"
+    return f"{files} left as found, not made by this command."
 
 
 def belongs_to_another(job: Job, journal: Journal) -> str:

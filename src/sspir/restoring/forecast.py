@@ -9,7 +9,7 @@ import torch
 
 from sspir.errors import UserError
 from sspir.images.io import read_size
-from sspir.images.room import enlarged, require_room
+from sspir.images.room import enlarged
 from sspir.restoring.jobs import Job
 from sspir.restoring.runner import JobRunner
 from sspir.sampling.loop import Step
@@ -63,7 +63,7 @@ def forecast(runner: JobRunner, jobs: Sequence[Job], rate: float | None = None) 
     refused: list[tuple[Job, str]] = []
     for job in jobs:
         try:
-            require_room(job.source, scale, most, job.target.suffix)
+            runner.require_place(job)
             given = read_size(job.source)
             if given[0] * given[1] > runner.max_pixels:
                 raise UserError(f"its {given[1]} x {given[0]} pixels are more than --max-pixels allows")

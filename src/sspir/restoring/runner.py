@@ -1,12 +1,11 @@
 """A folder of photos restored one by one: nothing is done twice, and no photo's trouble is another's."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,14 @@ from sspir.files import Journal, is_full
 from sspir.images.exif import without_gps
 from sspir.images.io import MAX_PIXELS, Picture, read_image, write_image
 from sspir.images.panel import panel
-from sspir.images.room import Size, recorded, require_room
+from sspir.images.room import require_room
 from sspir.memory import is_memory, peak_bytes, released, reset_peak, unheld_bytes
 from sspir.models.latent import upscale
+from sspir.restoring.checks import not_ours
 from sspir.restoring.describing import Describer
 from sspir.restoring.jobs import Job, side_files, with_place
 from sspir.restoring.peer import PeerPipeline, Tiles
+from sspir.restoring.request import Request as Request
 from sspir.restoring.samples import write_samples
 from sspir.sampling.loop import Step
 from sspir.sampling.output import RestorationOutput
@@ -34,38 +35,6 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[float, Step], object]
 _GAIN_BY_BATCHES = {"cuda"}
 _MOST, _SHARE = 16, 0.7  # photos together, and of the free memory
-
-
-@dataclass(frozen=True)
-class Request:
-    """How photos are restored; two equal requests give equal results.
-
-    Args:
-        settings: of the sampler, or of a peer.
-        scale: upscaling, or the rule for it.
-        seed: of the noise of every photo, so that a result depends on neither order nor batch.
-        samples: restorations of each photo, under the seeds that follow.
-        compare: write what was given and what came out side by side, too.
-        dtype: of the denoiser.
-        weights: what the pipeline was made of, for the record.
-        captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
-        drop_gps: leave the place out of the results, where a photo names it.
-    """
-
-    settings: Sampler | Tiles
-    scale: float | Size
-    seed: int = 0
-    samples: int = 1
-    compare: bool = False
-    dtype: str = "float32"
-    weights: str = ""
-    captioner_input: str = "lq"
-    drop_gps: bool = False
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The request as JSON holds it."""
-        return json.loads(json.dumps({**asdict(self), "scale": recorded(self.scale)}))
 
 
 @dataclass
@@ -101,6 +70,7 @@ class JobRunner:
             first photo of a size took, else one.
         max_pixels: larger photos are refused.
         on_progress: called after each step with the share of a photo that was done since the last call, and the step.
+        overwrite: whether files that the journal does not know may be replaced.
     """
 
     def __init__(
@@ -112,6 +82,7 @@ class JobRunner:
         batch: int | None = 1,
         max_pixels: int = MAX_PIXELS,
         on_progress: OnProgress = lambda share, step: None,
+        overwrite: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.request = request
@@ -121,6 +92,7 @@ class JobRunner:
         self._room: dict[tuple[int, int], int] = {}  # photos of a size that there is memory for
         self.max_pixels = max_pixels
         self.on_progress = on_progress
+        self.overwrite = overwrite
         self.describer = Describer(
             pipeline, journal, request.scale, request.captioner_input, request.weights, max_pixels
         )
@@ -177,8 +149,8 @@ class JobRunner:
         return self.pipeline.size_of(opened.lq, self.request.scale)
 
     def _open(self, job: Job) -> Opened:
-        """Read a job's photo, unless its result would be too large."""
-        require_room(job.source, self.request.scale, self.pipeline.max_output_pixels, job.target.suffix)
+        """Read a job's photo, unless its result would be too large or replace a file of somebody's."""
+        self.require_place(job)
         content: dict[str, Any] = {}
         with suppress(OSError):  # reading it says what is wrong
             content = job.content()
@@ -186,6 +158,17 @@ class JobRunner:
         if self.request.drop_gps:
             picture = replace(picture, exif=without_gps(picture.exif))
         return Opened(job, picture, picture.tensor(), content, self.caption_of(job), list(picture.warnings))
+
+    def require_place(self, job: Job) -> None:
+        """Refuse a job whose result would be too large, or where a file lies that this command has not written.
+
+        Raises:
+            UserError: see above.
+        """
+        require_room(job.source, self.request.scale, self.pipeline.max_output_pixels, job.target.suffix)
+        sentence = not_ours(job, self.journal, self.request.compare, self.request.samples)
+        if sentence and not self.overwrite:
+            raise UserError(sentence)
 
     def _attempt(self, group: list[Opened]) -> Iterator[tuple[Opened, Exception]]:
         """Restore a group, and if that fails each photo alone; yields the photos that failed, with their errors."""
@@ -275,6 +258,8 @@ class JobRunner:
     def _write(self, opened: Opened, images: Tensor) -> list[str]:
         """Write one photo's results; images (N, 3, H, W) are its samples. Returns sentences about what was lost."""
         job, picture = opened.job, opened.picture
+        sides = side_files(Path(job.output), self.request.compare, self.request.samples).values()
+        self.journal.append({**job.names(), "status": "begun", "files": [side.as_posix() for side in sides]})
         if self.request.compare:
             size = (images.shape[-2], images.shape[-1])
             columns = {"given": upscale(opened.lq[None], size)[0], "restored": images[0].cpu()}

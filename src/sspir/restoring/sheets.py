@@ -12,6 +12,7 @@ from sspir.images.io import NO_LIMIT, read_image, write_image
 from sspir.images.panel import panel
 from sspir.images.picture import Picture
 from sspir.models.latent import upscale
+from sspir.restoring.checks import not_ours
 from sspir.restoring.jobs import Job
 
 SHEETS = "sheets"
@@ -39,7 +40,9 @@ def sheet_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
     return sheets
 
 
-def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]], max_pixels: int) -> int:
+def write_sheets(
+    out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]], max_pixels: int, overwrite: bool = False
+) -> tuple[int, list[str]]:
     """Write a sheet for each photo that a model has restored: what was given, and each result under its model's name.
 
     All are shown as large as the largest of them. A sheet of the same files is not made again.
@@ -48,11 +51,12 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
         out: the sheets go into its folder `SHEETS`.
         models: name -> the jobs, which are the same photos in the same order, and the journal of what became of them.
         max_pixels: of the photos, see `read_image`.
+        overwrite: whether files that the journal of the sheets does not know may be replaced.
 
     Returns:
-        How many sheets there are.
+        How many sheets there are, and a sentence for each whose place a file of somebody's has.
     """
-    sheets, count = sheets_journal(out), 0
+    sheets, count, refused = sheets_journal(out), 0, []
     journals = [journal for _, journal in models.values()]
     first = next(iter(models.values()))[0]
     for sheet, *jobs in zip(sheet_jobs(first, out), *(jobs for jobs, _ in models.values()), strict=True):
@@ -63,6 +67,9 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
         }
         if not made:
             continue
+        if not overwrite and (sentence := not_ours(sheet, sheets, False, 1)):
+            refused.append(sentence)
+            continue
         count += 1
         written = {name: path.stat().st_mtime_ns for name, path in made.items()}
         line = {**sheet.names(), "results": written}
@@ -72,6 +79,8 @@ def write_sheets(out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]],
         columns = {"given": given} | {name: read_image(path, NO_LIMIT).tensor() for name, path in made.items()}
         height, width = (max(column.shape[side] for column in columns.values()) for side in (1, 2))
         columns = {name: upscale(column[None], (height, width))[0] for name, column in columns.items()}
+        sheets.begin()
+        sheets.append({**sheet.names(), "status": "begun"})
         write_image(sheet.target, Picture(np.asarray(panel(columns, sheet.name))))
         sheets.append(line)
-    return count
+    return count, refused
