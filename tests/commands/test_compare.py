@@ -196,6 +196,33 @@ def test_only_suffixes_that_part_a_photo_from_its_counterpart_are_ignored(tmp_pa
     assert len(match({"first": given, "second": truth}, ignore_scale=True)[0]) == 5
 
 
+@pytest.mark.parametrize(
+    ("truth", "made", "pairs", "told"),
+    [
+        ("a a_x4", "a a_x4_x4", {"a": "a", "a_x4": "a_x4_x4"}, []),
+        ("a a_x4", "a_x4 a_x4_x4", {"a": "a_x4", "a_x4": "a_x4_x4"}, []),
+        ("a_x2 a_x4", "a_x2_SR a_x4_SR", {"a_x2": "a_x2_SR", "a_x4": "a_x4_SR"}, []),
+        ("a_HR b_HR", "a_LR4_x4 b", {"a": "a_LR4_x4", "b": "b"}, []),
+        ("a", "a_x2 a_x4", {"a": "a_x2"}, ["a_x4.png and a_x2.png have one name, a; the former is left out"]),
+        ("a a_x4 b", "a_x4 b_x4", {"a": "a_x4", "a_x4": "", "b": "b_x4"}, ["of a_x4 (a_x4.png there is taken for a)"]),
+        ("a_x2 a_x4", "a_x8", {"a_x2": "", "a_x4": ""}, ["of a_x2;", "of a_x4;", "a_x8.png has no counterpart"]),
+    ],
+)
+def test_suffixes_are_taken_away_one_at_a_time_and_doubts_are_told(
+    truth: str, made: str, pairs: dict[str, str], told: list[str], tmp_path: Path
+) -> None:
+    for role, names in (("hq", truth), ("made", made)):
+        (tmp_path / role).mkdir()
+        for name in names.split():
+            (tmp_path / role / f"{name}.png").touch()
+    matches, unmatched = match({"made": tmp_path / "made"}, tmp_path / "hq", None, ignore_scale=True)
+    stems = {found.name: found.restored["made"].stem if found.restored else "" for found in matches}
+    assert stems == pairs
+    assert len(unmatched) == len(told)
+    for lost, words in zip(unmatched, told, strict=True):
+        assert words in lost.problem.replace(f"{tmp_path}/made/", "")
+
+
 def test_noise_control_matches_the_psnr(folders: Path) -> None:
     assert main([*arguments(folders, "--lq", f"{folders}/lq"), "--noise-control", "good"]) == 0
     methods = summary_of(folders)["methods"]

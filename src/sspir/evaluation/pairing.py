@@ -1,7 +1,8 @@
 """Find the pictures that belong together in several folders, by their names."""
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,8 @@ from pathlib import Path
 from sspir.captioners.tables import same_name
 from sspir.images.io import ImageError, list_images, read_size
 
-Names = dict[str, dict[Path, str]]
 SCALE_SUFFIX = re.compile(
-    r"((?:[_-]|(?<=\d))x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)+$", re.IGNORECASE
+    r"((?:[_-]|(?<=\d))x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)$", re.IGNORECASE
 )
 AFTER_LETTER = re.compile(r"(?<=[^\W\d_])x\d+$", re.IGNORECASE)  # of babyx4, but of box1 and index1 too
 
@@ -51,8 +51,8 @@ def match(
         methods: method -> folder of its pictures.
         hq: folder of the truth; without it the first method's folder says which images there are.
         lq: folder of what the methods were given.
-        ignore_scale: also ignore endings such as `_x4`, `x4`, `_LR4`, `_HR`, `_SRF_4_HR`, but of names that all
-            folders have, and `x4` after a letter only where another folder has the name without it.
+        ignore_scale: also ignore endings such as `_x4`, `x4`, `_LR4`, `_HR`, `_SRF_4_HR`, one at a time and as few as
+            it takes, and `x4` after a letter only where the other folder has the name without it.
 
     Raises:
         ImageError: a folder is missing or holds no images.
@@ -63,26 +63,31 @@ def match(
     if hq is not None:
         folders["hq"] = hq
     unmatched: list[Unmatched] = []
-    paths = {role: _names(folder) for role, folder in folders.items()}
-    if ignore_scale:
-        paths = _shortened(_shortened(paths, SCALE_SUFFIX, sure=True), AFTER_LETTER, sure=False)
-    found = {role: _by_name(role, names, unmatched) for role, names in paths.items()}
+    found = {role: _by_name(role, folder, unmatched) for role, folder in folders.items()}
     leader = "hq" if hq is not None else next(iter(methods))
+    pairs = {role: _pairs(found[leader], names, ignore_scale) for role, names in found.items()}
+    called = _called(found[leader], pairs.values())
     for role, folder in folders.items():
-        for name in sorted(found[leader].keys() - found[role].keys()):
-            text = f"{folder} has no picture of {name}; it counts for {role} nowhere."
-            unmatched.append(Unmatched(name, role, text))
-        for name in sorted(found[role].keys() - found[leader].keys()):
+        taken = {other: name for name, (other, _) in pairs[role].items()}
+        for name in sorted(found[leader].keys() - pairs[role].keys()):
+            known = f" ({found[role][name].name} there is taken for {called[taken[name]]})" if name in taken else ""
+            text = f"{folder} has no picture of {called[name]}{known}; it counts for {role} nowhere."
+            unmatched.append(Unmatched(called[name], role, text))
+        for name in sorted(found[role].keys() - taken.keys()):
             text = f"{found[role][name]} has no counterpart in {folders[leader]}; it is left out."
+            alike = [other for other, of in taken.items() if ignore_scale and called[of] in dict(_forms(name))]
+            if alike:
+                text = f"{found[role][name]} and {found[role][alike[0]]} have one name, {called[taken[alike[0]]]}; "
+                text += "the former is left out."
             unmatched.append(Unmatched(name, role, text))
     matches = [
         Match(
-            name,
+            called[name],
             found["hq"][name] if hq is not None else None,
-            found["lq"].get(name) if lq is not None else None,
-            {method: found[method][name] for method in methods if name in found[method]},
+            found["lq"][pairs["lq"][name][0]] if lq is not None and name in pairs["lq"] else None,
+            {method: found[method][pairs[method][name][0]] for method in methods if name in pairs[method]},
         )
-        for name in sorted(found[leader])
+        for name in sorted(found[leader], key=lambda name: called[name])
     ]
     return matches, unmatched
 
@@ -104,34 +109,70 @@ def unequal(path: Path, size: Sequence[int], truth: Sequence[int]) -> str:
     return f"{path} is {sizes[0]}, its truth {sizes[1]} pixels; make them equal, nothing is cropped."
 
 
-def _names(folder: Path) -> dict[Path, str]:
-    return {path: same_name(path.relative_to(folder).with_suffix("").as_posix()) for path in list_images(folder)}
-
-
-def _shortened(paths: Mapping[str, Mapping[Path, str]], suffix: re.Pattern[str], sure: bool) -> Names:
-    """Role -> path -> name without the suffix, but for names that all folders have, which come first.
-
-    Unless it is `sure` to be one, another folder must have the shortened name.
-    """
-    every = [set(names.values()) for names in paths.values()]
-    whole, known = set.intersection(*every), set.union(*every)
-    found: Names = {}
-    for role, names in paths.items():
-        others = known - set(names.values())
-        found[role] = {}
-        for path, name in sorted(names.items(), key=lambda item: item[1] not in whole):
-            folder, slash, last = name.rpartition("/")
-            short = folder + slash + (suffix.sub("", last) or last)
-            found[role][path] = short if name not in whole and (sure or short in others) else name
-    return found
-
-
-def _by_name(role: str, names: Mapping[Path, str], unmatched: list[Unmatched]) -> dict[str, Path]:
+def _by_name(role: str, folder: Path, unmatched: list[Unmatched]) -> dict[str, Path]:
+    """Name below the folder, without the ending -> picture."""
     paths: dict[str, Path] = {}
-    for path, name in names.items():
+    for path in list_images(folder):
+        name = same_name(path.relative_to(folder).with_suffix("").as_posix())
         if name in paths:
             text = f"{path} and {paths[name]} have one name, {name}; the former is left out."
             unmatched.append(Unmatched(name, role, text))
         else:
             paths[name] = path
     return paths
+
+
+def _forms(name: str) -> list[tuple[str, bool]]:
+    """A name, and what is left of it as its endings are taken away one at a time; and whether that is a mere guess."""
+    folder, slash, last = name.rpartition("/")
+    forms = [(name, False)]
+    while (short := SCALE_SUFFIX.sub("", last)) not in ("", last):
+        last = short
+        forms.append((folder + slash + last, False))
+    if (short := AFTER_LETTER.sub("", last)) != last:
+        forms.append((folder + slash + short, True))
+    return forms
+
+
+def _pairs(first: Collection[str], second: Collection[str], ignore_scale: bool) -> dict[str, tuple[str, int]]:
+    """Name of the first folder -> its counterpart's, and how many endings it lost for that.
+
+    As many endings are taken from all names of a folder as pair most of them without doubt, so that `a_x4` and
+    `a_x4_x4` are of `a` and `a_x4`; those that are left pair by as few as they can.
+    """
+    forms = {name: _forms(name) if ignore_scale else [(name, False)] for name in {*first, *second}}
+    most = max(map(len, forms.values()), default=0)
+    rounds = sorted(itertools.product(range(most), repeat=2), key=sum)
+
+    def shortened(names: Iterable[str], lost: int) -> dict[tuple[str, bool], list[str]]:
+        found: dict[tuple[str, bool], list[str]] = {}
+        for name in sorted(names):
+            found.setdefault(forms[name][min(lost, len(forms[name]) - 1)], []).append(name)
+        return found
+
+    def alike(ones: Iterable[str], others: Iterable[str], lost: tuple[int, ...], guess: bool) -> list[list[list[str]]]:
+        left, right = shortened(ones, lost[0]), shortened(others, lost[1])
+        keys = [((short, a), (short, b)) for short, a in left for b in (False, True)]
+        return [[left[a], right[b]] for a, b in keys if b in right and a[1] + b[1] <= guess]  # two guesses are no pair
+
+    def without_doubt(lost: tuple[int, ...]) -> int:
+        return sum(len(ones) == len(others) == 1 for ones, others in alike(first, second, lost, guess=False))
+
+    pairs: dict[str, tuple[str, int]] = {}
+    left_over, surest = set(second), max(rounds, key=without_doubt, default=(0, 0))
+    for lost, guess in [(surest, False), *((lost, True) for lost in rounds)]:
+        for ones, others in alike(set(first) - pairs.keys(), left_over, lost, guess):
+            if len(ones) == 1 and ones[0] not in pairs and others[0] in left_over:
+                pairs[ones[0]] = others[0], min(lost[0], len(forms[ones[0]]) - 1)
+                left_over.remove(others[0])
+    return pairs
+
+
+def _called(names: Collection[str], pairs: Collection[Mapping[str, tuple[str, int]]]) -> dict[str, str]:
+    """Name -> what its image is called: without the endings that it lost for a pair, unless another is called so."""
+    called: dict[str, str] = {}
+    lost = {name: max(found[name][1] if name in found else 0 for found in pairs) for name in names}
+    for name in sorted(names, key=lambda name: lost[name]):
+        short = _forms(name)[lost[name]][0]
+        called[name] = name if short in called.values() else short
+    return called
