@@ -254,6 +254,23 @@ def test_noise_that_cannot_be_added_is_said(folders: Path, capsys: pytest.Captur
     assert "no control" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("evaluate.jsonl", ""),
+        ("summary.json", '{"comparisons": [], "evaluation": {}}'),
+        ("images.csv", "mine"),
+    ],
+)
+def test_tables_of_others_are_kept(name: str, text: str, folders: Path, capsys: pytest.CaptureFixture) -> None:
+    (folders / "out").mkdir()
+    (folders / "out" / name).write_text(text)
+    assert main(arguments(folders)) == 2
+    assert f"{folders}/out/{name} is there and not of a comparison; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in (folders / "out").iterdir()] == [name]
+    assert (folders / "out" / name).read_text() == text
+
+
 def test_without_a_truth_only_judges_of_one_picture(folders: Path) -> None:
     big = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
     save(folders / "photos/a.png", big)
@@ -341,5 +358,19 @@ def test_peers_restore_what_the_methods_were_given(
     assert summary_of(folders)["methods"]["rrdb"]["psnr_y"]["n"] == 6
     assert not (folders / "out" / "peers" / "rrdb" / "photo 3.png").exists()
     folder = folders / "out" / "peers" / "rrdb"
+    (folders / "lq" / "photo 4.png").rename(folders / "photo 4.png")
+    assert main([*given, *lq]) == 1  # nor where the truth is still there
+    assert "has no picture of photo 4" in capsys.readouterr().err
+    (folders / "photo 4.png").rename(folders / "lq" / "photo 4.png")
+    for half in ("lq", "hq"):
+        (folders / half / "new.png").write_bytes((folders / half / "photo 4.png").read_bytes())
+    save(folder / "new.png", np.zeros((8, 8, 3), np.uint8))
+    mine = (folder / "new.png").read_bytes()
+    assert main([*given, *lq]) == 2
+    assert "rrdb/new.png is there and not of a comparison; choose another --out" in capsys.readouterr().err
+    assert (folder / "new.png").read_bytes() == mine
+    for place in (folder, folders / "lq", folders / "hq"):
+        (place / "new.png").unlink()
+    assert main([*given, *lq]) == 0
     assert main([*given, "--method", f"rrdb={folder}"]) == 0  # what a peer made before is a method like any
     assert len(list(folder.iterdir())) == 6

@@ -59,17 +59,22 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"--noise-control {options.noise_control} is none of {known}; name one of them.")
     if options.noise_control and options.hq is None:
         raise UserError("--noise-control matches the PSNR, which needs the truth; give --hq.")
+    _require_own(options.out)
 
     import torch
     from tqdm import tqdm
 
     from sspir.evaluation.costs import costs_of_peers
     from sspir.evaluation.pairing import match, of_other_size
+    from sspir.evaluation.peer_pictures import peer_pictures
     from sspir.evaluation.results import Results
     from sspir.evaluation.table import comparison_text, summary_table
 
     metrics, unavailable = _usable(options)
-    methods |= _restored_by(peers, options)
+    if peers:
+        methods |= peer_pictures(
+            peers, options.lq, options.hq, options.out / "peers", options.device, options.ignore_scale_suffix
+        )
     torch.set_num_threads(1)  # images, not operations, are spread over the cores
     results = Results(metrics, unavailable, options.seed, options.crop_border)
     results.peers = {name: peer.record() for name, peer in peers.items()}
@@ -94,6 +99,22 @@ def run(arguments: list[str]) -> int:
     return 1 if results.problems or unavailable.keys() & set(options.metrics) else 0
 
 
+def _require_own(out: Path) -> None:
+    """Refuse a folder with an evaluation, or with files that no comparison has written."""
+    import json
+
+    from sspir.evaluation.results import FILES, JOURNAL, SUMMARY
+
+    there = [out / name for name in (JOURNAL, *FILES) if (out / name).exists()]
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        ours = "comparisons" in summary and "evaluation" not in summary and out / JOURNAL not in there
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if there and not ours:
+        raise UserError(f"{there[0]} is there and not of a comparison; choose another --out, or move it away.")
+
+
 def _peers(names: list[str], methods: "Mapping[str, Path]") -> "dict[str, Peer]":
     if not names:
         return {}
@@ -103,50 +124,6 @@ def _peers(names: list[str], methods: "Mapping[str, Path]") -> "dict[str, Peer]"
     if both := peers.keys() & methods.keys():
         raise UserError(f"The method name {min(both)!r} is taken by a peer; choose another.")
     return peers
-
-
-def _restored_by(peers: "Mapping[str, Peer]", options: Namespace) -> dict[str, Path]:
-    """Restore what the methods were given with each peer, to the truth's size where there is one; name -> folder.
-
-    A journal tells the pictures that a peer has made of the same file before; they are not made again.
-    """
-    from tqdm import tqdm
-
-    from sspir.evaluation.pairing import match
-    from sspir.files import Journal, sha256
-    from sspir.images.io import ImageError, read_image, write_image
-    from sspir.images.panel import to_picture
-    from sspir.memory import choose_device
-    from sspir.peers import restored
-    from sspir.peers.base import identity
-
-    device, journal = choose_device(options.device), Journal(options.out / "peers", "peers.jsonl")
-    folders = {name: options.out / "peers" / name for name in peers}
-    given, _ = match({"lq": options.lq}, options.hq, None, options.ignore_scale_suffix) if peers else ([], [])
-    if peers and not any(found.restored for found in given):
-        raise UserError(
-            "No picture of --lq has the name of one of --hq; name them alike, or try --ignore-scale-suffix."
-        )
-    for found in tqdm(given, desc="peers", unit="image", disable=None if peers else True):
-        try:
-            lq = read_image(found.restored["lq"]).tensor()[None]
-            height, width = read_image(found.hq).tensor().shape[-2:] if found.hq else (None, None)
-        except (ImageError, KeyError):  # measuring says so
-            continue
-        of = {"lq": sha256(found.restored["lq"]), "size": [height, width], "device": device.type}
-        for name, peer in peers.items():
-            target, made = folders[name] / f"{found.name}.png", {"peer": identity(peer), **of}
-            entry = journal.entries.get(f"{name}/{found.name}", {})
-            if target.is_file() and made.items() <= entry.items() and sha256(target) == entry["picture"]:
-                continue
-            image = restored(peer, lq.to(device), (height, width) if height and width else None)
-            write_image(target, to_picture(image[0]))
-            journal.append({"output": f"{name}/{found.name}", **made, "picture": sha256(target)})
-    wanted = {f"{name}/{found.name}" for name in peers for found in given}
-    for output in journal.entries.keys() - wanted:  # of other photos that --lq had before
-        if output.partition("/")[0] in peers:  # those of other peers may be asked for again, or be a method
-            (options.out / "peers" / f"{output}.png").unlink(missing_ok=True)
-    return folders
 
 
 def _usable(options: Namespace) -> "tuple[dict[str, ImageMetric], dict[str, str]]":

@@ -21,7 +21,7 @@ from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.costs import costs_of_run
 from sspir.evaluation.measure import BICUBIC, NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, picture_name, record_of
-from sspir.evaluation.results import FILES, SUMMARY, Results
+from sspir.evaluation.results import FILES, JOURNAL, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, lacking, summary_table
 from sspir.files import Journal, alone_in, json_bytes, write_bytes
 from sspir.images.io import ImageError, write_image
@@ -40,7 +40,6 @@ from sspir.training.loggers import log_evaluation
 from sspir.weights.load import load_pipeline, weights_time
 
 log = logging.getLogger(__name__)
-JOURNAL = "evaluate.jsonl"
 CAPTIONS = "captions.json"
 
 

@@ -18,7 +18,7 @@ from sspir.files import json_bytes, write_bytes
 from sspir.images.io import images_below
 from sspir.metrics.base import FolderMetric, ImageMetric
 
-SUMMARY = "summary.json"
+JOURNAL, SUMMARY = "evaluate.jsonl", "summary.json"  # the former of an evaluation alone
 FILES = ("per_image.csv", "images.csv", SUMMARY)
 STRUCTURE = ("vif", "haarpsi", "gmsd")  # noise improves none of them: one must be won beside NIQE
 
