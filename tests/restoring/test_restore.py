@@ -356,16 +356,27 @@ def test_captions_from_every_source(tmp_path: Path, weights: Path) -> None:
             assert told == caption or (caption is None and told.startswith("a "))
 
 
-def test_a_table_that_fits_no_photo_is_refused_and_an_empty_caption_is_none(tmp_path: Path, weights: Path) -> None:
+@pytest.mark.thorough
+def test_a_table_that_fits_no_photo_is_refused_null_asks_and_an_empty_caption_is_no_words(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
     write_photo(tmp_path / "in" / "a.png")
     table = tmp_path / "captions.jsonl"
     flags = ["--out", tmp_path / "out", "--weights", weights, "--captions", table]
-    table.write_text(json.dumps({"file_name": "elsewhere.png", "caption": "a red barn"}) + "\n")
+    table.write_text(json.dumps({"file_name": "in/a.png", "caption": "a red barn"}) + "\n")
     assert restore(tmp_path / "in", *flags) == 2
+    assert "in/a.png, a photo is called a.png; file_name must be the path below" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert restore(f"{tmp_path}/*/*.png", *flags, "--dry-run") == 0
     table.write_text(json.dumps({"file_name": "a.png", "caption": None}) + "\n")
     assert restore(tmp_path / "in", *flags) == 0
     assert lines(tmp_path / "out")[-1]["caption"].startswith("a ")  # the captioner's
+    table.write_text(json.dumps({"file_name": "a.png", "caption": ""}) + "\n")
+    assert restore(tmp_path / "in", *flags) == 0
+    assert lines(tmp_path / "out")[-1]["caption"] == ""
+    (tmp_path / "in" / "a.txt").touch()
+    assert restore(tmp_path / "in", *flags[:-1], "beside", "--seed", 1) == 0
+    assert lines(tmp_path / "out")[-1]["caption"] == ""
 
 
 class Recorded(Captioner):

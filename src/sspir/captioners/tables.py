@@ -22,8 +22,8 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-Captions = Callable[[Path, str], str]
-"""(path of a photo, its name below its root) -> its caption, "" if there is none."""
+Captions = Callable[[Path, str], str | None]
+"""(path of a photo, its name below its root) -> its caption, "" for no words, None if nothing is said of it."""
 
 
 def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Captions:
@@ -31,7 +31,7 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
 
     Args:
         source: None for none; "beside" for `photo.txt` beside `photo.jpg`; otherwise a JSON Lines or Parquet file
-            with the columns `file_name` (the image's path below its root) and `caption`.
+            with the columns `file_name` (the image's path below its root) and `caption`, null where nothing is said.
         names: of the photos, against which a file is checked; empty for no check.
 
     Raises:
@@ -46,15 +46,15 @@ def find_captions(source: str | Path | None, names: Iterable[str] = ()) -> Capti
     return partial(_caption_in, table)
 
 
-def _no_caption(path: Path, name: str) -> str:
-    return ""
+def _no_caption(path: Path, name: str) -> None:
+    return None
 
 
-def _caption_in(table: Mapping[str, str], path: Path, name: str) -> str:
-    return table.get(same_name(name), "")
+def _caption_in(table: Mapping[str, str | None], path: Path, name: str) -> str | None:
+    return table.get(same_name(name))
 
 
-def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
+def _check(source: Path, table: dict[str, str | None], names: list[str]) -> None:
     """Warn where some names do not match, refuse where all do not; a photo without a caption alone is no error."""
     found = sum(name in table for name in names)
     if found == len(names):
@@ -64,26 +64,31 @@ def _check(source: Path, table: dict[str, str], names: list[str]) -> None:
     if not found:
         raise UserError(
             f"The captions {source} fit none of {len(names)} photos: the first line is of {first}, a photo is called "
-            f"{names[0]}; file_name must be the path below the photos' folder, with its suffix."
+            f"{names[0]}; file_name must be the path below the folder of photos that is given, with its suffix; give "
+            f"the folder that the lines are of."
         )
     log.warning("captions %s: %d of %d photos have one; unmatched lines: first %s", source, found, len(names), first)
 
 
-def _caption_beside(path: Path, name: str) -> str:
+def _caption_beside(path: Path, name: str) -> str | None:
     text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else ""
+    return text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else None
 
 
-def _read_table(path: Path) -> dict[str, str]:
+def _read_table(path: Path) -> dict[str, str | None]:
     if not path.is_file():
         raise UserError(f"The captions {path} are missing; give a .jsonl or .parquet file, or `beside`.")
     try:
         rows = _read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
-        return {same_name(str(row["file_name"])): whole_characters(str(row["caption"] or "")) for row in rows}
+        return {same_name(str(row["file_name"])): _words(row["caption"]) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"The captions {path} cannot be read ({error!r}); every row needs file_name and caption."
         ) from error
+
+
+def _words(caption: object) -> str | None:
+    return None if caption is None else whole_characters(str(caption))
 
 
 def _read_json_lines(path: Path) -> list[dict[str, object]]:

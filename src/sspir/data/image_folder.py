@@ -60,7 +60,7 @@ class ImageFolder(CroppedPhotos):
     def load(self, index: int) -> Photo:
         """Read a photo."""
         path, name = self.files[index]
-        return Photo(name, self.captions(path, name), self.read(path))
+        return Photo(name, self.captions(path, name) or "", self.read(path))
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every photo's name and size in bytes."""

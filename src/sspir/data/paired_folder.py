@@ -69,7 +69,7 @@ class PairedFolder(CroppedPhotos):
         if self.align:
             hq, lq = self._aligned(index, hq, lq)
         name = path.relative_to(self.root).as_posix()
-        return Photo(name, self.captions(path, name), hq, lq)
+        return Photo(name, self.captions(path, name) or "", hq, lq)
 
     def _aligned(self, index: int, hq: Pixels, lq: Pixels) -> tuple[Pixels, Pixels]:
         """Cut the shift of a pair away.

@@ -207,7 +207,7 @@ def pack(
         except ImageError as error:
             broken.append(str(error))
             continue
-        writer.add(name, path.read_bytes(), captions(path, name))
+        writer.add(name, path.read_bytes(), captions(path, name) or "")
     writer.close()
     return broken
 

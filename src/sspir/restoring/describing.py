@@ -22,7 +22,7 @@ _TOGETHER = 8  # photos in memory, for captioners that answer several at a time
 
 
 def given_captions(caption: str | None, source: str | None, names: Sequence[str] = ()) -> CaptionOf:
-    """What people say of their photos; None where the captioner is to be asked.
+    """What people say of their photos, "" for no words; None where the captioner is to be asked.
 
     Args:
         caption: of every photo.
@@ -44,7 +44,7 @@ def given_captions(caption: str | None, source: str | None, names: Sequence[str]
             f"The captions {source} are missing; give a .jsonl or .parquet file, a folder of .txt or beside."
         )
     find = find_captions(source, names)
-    return lambda job: find(job.source, job.name) or None
+    return lambda job: find(job.source, job.name)
 
 
 def _text(path: Path) -> str | None:
