@@ -1,8 +1,11 @@
 """The pipeline from Python: what it takes, what it gives, and the laws that its results keep."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 import sspir
 from sspir.captioners.base import NoCaption
 from sspir.errors import UserError
+from sspir.sampling.look import look
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
 LONG = "a house with a red roof" + ", a red roof" * 30
@@ -41,6 +45,24 @@ def test_a_pipeline_with_another_sampler_and_captioner_can_be_saved(tmp_path: Pa
     pipeline.save_config(tmp_path)
     saved = json.loads((tmp_path / "model_index.json").read_text())
     assert (saved["sampler"]["steps"], saved["captioner"]) == (3, "MeasuredCaptioner")
+
+
+@pytest.mark.thorough
+def test_a_pipeline_that_has_restored_can_be_pickled_and_copied() -> None:
+    pipeline = copy.deepcopy(tiny_pipeline())
+    first = pipeline(photo(), "a", output_type="pt").images[0]
+    for other in (pickle.loads(pickle.dumps(pipeline)), copy.deepcopy(pipeline), pipeline):
+        assert torch.equal(other(photo(), "a", output_type="pt").images[0], first)
+
+
+@pytest.mark.thorough
+def test_a_first_look_of_a_model_of_one_step_takes_its_step() -> None:
+    pipeline = copy.deepcopy(tiny_pipeline())
+    pipeline.register_to_config(one_step=True)
+    pipeline.sampler = replace(pipeline.sampler, steps=1, start=600)
+    lq = photo()[None]
+    shown = look(pipeline, lq, (96, 80), "restored")
+    assert torch.equal(shown, pipeline.restore(lq, [""], (96, 80)).images)
 
 
 @pytest.mark.slow

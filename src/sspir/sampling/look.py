@@ -24,7 +24,7 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
         size: (H, W) of the restored image, reduced to 1024 pixels on its longest side.
         captioner_input: "lq", the photo as it is, enlarged as in training; "processor", the Processor's clean image;
             "restored", a quick restoration that no words steer.
-        steps: denoising steps of the quick restoration.
+        steps: denoising steps of the quick restoration, but of a model that restores in one.
 
     Returns:
         (B, 3, H, W) in [0, 1].
@@ -37,7 +37,9 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
     if captioner_input == "lq":
         return upscale(lq, (height, width))
     if captioner_input == "restored":
-        sampler = replace(pipeline.sampler, steps=steps, guidance=1.0)
+        sampler = pipeline.sampler  # of a model of one step as it is, which knows no other
+        if not pipeline.config.one_step:
+            sampler = replace(sampler, steps=steps, guidance=1.0)
         restored: Tensor = pipeline.restore(lq, [""] * len(lq), (height, width), sampler=sampler).images
         return restored
     if captioner_input != "processor":
