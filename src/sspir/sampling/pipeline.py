@@ -28,6 +28,7 @@ from sspir.pretrained.load import require_whole, unmapped
 from sspir.sampling.look import captions_of, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.output import RestorationOutput, grouped
+from sspir.sampling.pickled import Pickled
 from sspir.sampling.precision import networks_of
 from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
@@ -39,7 +40,7 @@ ABSENT = (NoAttention, NoControlNet, NoProcessor)
 WEIGHTLESS = {kind.__name__: kind for kind in (NoCaption, Precomputed, MeasuredCaptioner)}  # what a saved one names
 
 
-class RestorationPipeline(DiffusionPipeline):
+class RestorationPipeline(Pickled, DiffusionPipeline):
     """Restores images under three priors: caption, image embedding, structure.
 
     A diffusers pipeline in its own file format. A part that an ablation switched off is None.
