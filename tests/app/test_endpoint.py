@@ -97,13 +97,26 @@ def test_the_answer_is_that_of_the_command_line(server: Server, photos: Path, tm
         (["response_format=gif"], "response_format"),
         (["scle=2"], "scle"),
         (["seed=1", "seed=2"], "seed"),
+        (["scale="], "scale"),
+        (["seed= "], "seed"),
+        (["steps=@{one}"], "steps"),
+        (["response_format="], "response_format"),
     ],
 )
 def test_a_wrong_parameter_is_422_and_named(server: Server, photos: Path, fields: list[str], param: str) -> None:
+    fields = [field.format(one=photos / "one.png") for field in fields]
     error = refusal(upscale(server, f"image=@{photos / 'one.png'}", *fields), 422)
     assert error["param"] == param
     assert param in error["message"]
     assert "sspir restore" not in error["message"]
+
+
+def test_a_parameter_of_the_address_is_refused_and_an_empty_caption_is_no_words(server: Server, photos: Path) -> None:
+    image = f"image=@{photos / 'one.png'}"
+    error = refusal(curl(server, f"{UPSCALES}?scale=2", *BEARER, "-F", image), 422)
+    assert (error["param"], "send it as a field" in error["message"]) == ("scale", True)
+    status, body = upscale(server, image, "caption=", "response_format=json", "scale=1")
+    assert (status, json.loads(body)["caption"]) == (200, "")
 
 
 @pytest.mark.thorough

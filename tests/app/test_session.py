@@ -11,6 +11,7 @@ from PIL import Image
 from sspir.app.restorer import _together
 from sspir.restoring.jobs import find_jobs
 from sspir.restoring.runner import Request
+from sspir.sampling.sampler import Sampler
 from tests.needs import needs
 from tests.pipelines import tiny_pipeline
 
@@ -102,3 +103,18 @@ def test_photos_of_one_stem_have_results_of_their_own(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(path)
     jobs = find_jobs([str(path) for path in _together(handed_in, tmp_path / "job")], tmp_path / "out", "png")
     assert [(job.name, job.output) for job in jobs] == [("a.jpg", "a.png"), ("a.png", "a.png.png")]
+
+
+@pytest.mark.parametrize("own", [0.0, 0.35])
+def test_the_fidelity_that_is_shown_is_the_one_that_is_used(own: float) -> None:
+    needs("gradio", "app")
+    from sspir.app.fields import AS_TRAINED, Model, flags, settings_of
+
+    pipeline = SimpleNamespace(
+        config=SimpleNamespace(scale=4, one_step=False, noised=True), sampler=Sampler(fidelity=own)
+    )
+    model = Model.of(pipeline)
+    assert settings_of(model)[2].value == own
+    for shown in (0.0, 0.35, 1.0):
+        sent = flags(model, "times as large", "4", shown, "", 1, "0", AS_TRAINED, "", "", "", "png")
+        assert float(sent.get("fidelity", own)) == shown

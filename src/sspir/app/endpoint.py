@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,13 +112,10 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
         asked = {"scale": scale, "size": size, "fidelity": fidelity, "steps": steps, "seed": seed, "samples": samples}
         settings = {name: value for name, value in asked.items() if value is not None}
         known = {"image", "caption", "response_format", *asked}
-        for name, times in Counter(name for name, _ in (await request.form()).multi_items()).items():
-            if name not in known:
-                raise ProblemError(422, f"{name}: there is no such parameter.", name)
-            if times > 1:
-                raise ProblemError(
-                    422, f"{name}: given {times} times; give it once, and ask once for each photo.", name
-                )
+        form = (await request.form()).multi_items()
+        _refuse_fields(request, form, known)
+        if ("caption", "") in form:  # no words, where FastAPI has the captioner asked
+            caption = ""
         if caption is not None and isinstance(restorer.pipeline, PeerPipeline):
             raise ProblemError(422, "caption: this model reads no words; leave it out.", "caption")
         _require_room(restorer)  # before a photo is decoded
@@ -137,6 +134,19 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
         raise ProblemError(405, f"{UPSCALES} takes POST, not {request.method}.", Allow="POST")
 
     return router
+
+
+def _refuse_fields(request: Request, form: Sequence[tuple[str, Any]], known: Container[str]) -> None:
+    """Refuse what FastAPI passes over: parameters in the address, strange ones, empty ones, and several of one name."""
+    for name in request.query_params.keys() - {"token"}:
+        raise ProblemError(422, f"{name}: the address takes no parameters; send it as a field of the form.", name)
+    for name, times in Counter(name for name, _ in form).items():
+        if name not in known:
+            raise ProblemError(422, f"{name}: there is no such parameter.", name)
+        if times > 1:
+            raise ProblemError(422, f"{name}: given {times} times; give it once, and ask once for each photo.", name)
+        if name != "caption" and (name, "") in form:
+            raise ProblemError(422, f"{name}: it is empty; give a value, or leave it out.", name)
 
 
 def _answers() -> dict[int | str, dict[str, Any]]:

@@ -26,12 +26,14 @@ class Model:
         is_peer: whether it has neither words nor noise.
         many_steps: whether it restores in steps, by a sampler.
         noised: whether its samples differ.
+        fidelity: that it has where none is asked for.
     """
 
     scale: float
     is_peer: bool
     many_steps: bool
     noised: bool
+    fidelity: float = 0.0
 
     @classmethod
     def of(cls, pipeline: Any) -> Self:
@@ -39,7 +41,7 @@ class Model:
         if isinstance(pipeline, PeerPipeline):
             return cls(pipeline.peer.scale, True, False, False)
         config = pipeline.config
-        return cls(config.scale, False, not config.one_step, config.noised)
+        return cls(config.scale, False, not config.one_step, config.noised, pipeline.sampler.fidelity)
 
 
 def words_of(model: Model) -> list[Any]:
@@ -59,7 +61,7 @@ def settings_of(model: Model) -> list[Any]:
     rule = gr.Radio(list(RULES), value="times as large", label="Size of the result", elem_id="rule")
     size = gr.Textbox(f"{model.scale:g}", label=MEANT["scale"], elem_id="size")
     fidelity = gr.Slider(
-        0, 1, 0, step=0.05, label="Fidelity", info="0: as realistic as it can; 1: as faithful as it can",
+        0, 1, model.fidelity, step=0.05, label="Fidelity", info="0: as realistic as it can; 1: as faithful as it can",
         visible=not model.is_peer, elem_id="fidelity",
     )  # fmt: skip
     return [rule, size, fidelity]
@@ -121,7 +123,7 @@ def flags(
         "negative": negative,
         "format": form,
     }
-    usual = {"scale": f"{model.scale:g}", "fidelity": "0", "samples": "1", "seed": "0"}
+    usual = {"scale": f"{model.scale:g}", "fidelity": f"{model.fidelity:g}", "samples": "1", "seed": "0"}
     usual |= {"sampler": AS_TRAINED, "format": "png"}
     given = {name: value.strip() for name, value in asked.items()}
     return {name: value for name, value in given.items() if value and value != usual.get(name)}

@@ -107,7 +107,7 @@ def _parser() -> Parser:
     meaning = "what is described: the photo as it is, the Processor's clean image, or a quick restoration"
     add_captioner_input(parser, meaning)
     add("--weights", metavar="DIR", help="what restores: run folder or saved pipeline")
-    add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of a quick restoration (default 8, of a one-step model 1)")
+    add("--steps", type=STEPS, default=8, metavar="N", help="denoising steps of a quick restoration (default 8)")
     add("--device", default="auto", help="of --weights: auto (a GPU if there is one), cpu, cuda, ...")
     add("--batch", type=COUNT, default=8, metavar="N", help="photos handed to the captioner together (default 8)")
     add("--overwrite", action="store_true", help="caption anew, all but what a person edited")

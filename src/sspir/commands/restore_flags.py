@@ -72,7 +72,8 @@ def _of_the_look(group: "argparse._ArgumentGroup") -> None:
     size.add_argument("--long-side", type=COUNT, metavar="N", help="pixels of the longer side")
     size.add_argument("--short-side", type=COUNT, metavar="N", help="pixels of the shorter side")
     add("--max-side", type=COUNT, metavar="N", help="pixels of the longer side at most, whatever the size above says")
-    add("--fidelity", type=SHARE, metavar="F", help="0: as realistic as it can (default) to 1: as faithful as it can")
+    faithful = "0: as realistic as it can to 1: as faithful as it can (default: the model's own, mostly 0)"
+    add("--fidelity", type=SHARE, metavar="F", help=faithful)
     add(
         "--sampler",
         metavar="NAME",
