@@ -4,6 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
 
 from sspir.errors import UserError
 
@@ -30,7 +31,7 @@ def require_batches(trainer: pl.Trainer, data: Any) -> None:
         UserError: to be raised before a run is touched.
     """
     data.trainer = trainer
-    epoch, interval = _taken("train", len(data.train_dataloader()), trainer), trainer.val_check_interval
+    epoch, interval = _epoch(trainer, data), trainer.val_check_interval
     for loader in data.val_dataloader():
         _taken("val", len(loader), trainer)
     in_epochs = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches > 0
@@ -39,6 +40,49 @@ def require_batches(trainer: pl.Trainer, data: Any) -> None:
             f"An epoch of {epoch} batches ends before the validation that comes every {interval}: lower "
             f"trainer.val_check_interval, or count beyond epochs by trainer.check_val_every_n_epoch=null."
         )
+
+
+class Recount(Callback):
+    """Has a run go on at its place in the epoch, and validate at the same steps, when other batches are accumulated."""
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Correct Lightning's counts, and those of the data, which have been loaded by now."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        recount(checkpoint, trainer, data)
+        place = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
+        data.load_state_dict({"epoch": checkpoint["epoch"], "batch": place})
+
+
+def recount(checkpoint: dict[str, Any], trainer: pl.Trainer, data: Any) -> None:
+    """Count a checkpoint's batches as this training counts, whose steps and epochs may have another number of them.
+
+    Args:
+        checkpoint: in which they are changed.
+        trainer: of the training.
+        data: its `RestorationDataModule`.
+
+    Raises:
+        UserError: the place in the epoch lies amid a step of this training.
+    """
+    counts, epoch = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], _epoch(trainer, data)
+    done, accumulated = counts["current"]["processed"], trainer.accumulate_grad_batches
+    before = checkpoint["config"]["trainer"].get("accumulate_grad_batches", 1)
+    if counts["is_last_batch"] or done >= epoch:
+        counts["is_last_batch"], done = True, epoch
+    elif done % accumulated:
+        raise UserError(
+            f"The run has done {done} batches of its epoch, no whole steps of trainer.accumulate_grad_batches="
+            f"{accumulated}; give a divisor of {done}, or train on with {before} to a step where it fits."
+        )
+    steps = checkpoint["global_step"] * accumulated
+    for part, batches in (("current", done), *([("total", steps)] if before != accumulated else [])):
+        more = batches - counts[part]["processed"]
+        counts[part] = {count: number + more for count, number in counts[part].items()}
+
+
+def _epoch(trainer: pl.Trainer, data: Any) -> int:
+    """Batches of an epoch on each process."""
+    return _taken("train", len(data.train_dataloader()), trainer)
 
 
 def _taken(kind: str, batches: int, trainer: pl.Trainer) -> int:

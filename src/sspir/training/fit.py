@@ -34,7 +34,7 @@ from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import COUNT, SEED
-from sspir.training.batches import interval_of, require_batches
+from sspir.training.batches import Recount, interval_of, recount, require_batches
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
@@ -113,7 +113,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         require_pretrained(module.backbone)
     warm = {} if start.checkpoint else {"init": warm_start(module, config.init, config.init_skip)}
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule()]
+    own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule(), Recount()]
     callbacks = [*own, *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -131,7 +131,9 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     require_processes(trainer)
     require_batches(trainer, data)
     if start.checkpoint:
-        require_own(module, glance(start.checkpoint))
+        known = glance(start.checkpoint)
+        require_own(module, known)
+        recount(known, trainer, data)
     checkpoint = put_in_order(folder, start, config.resume)
     _write_record(folder, config, manifest, like, bool(checkpoint), **warm)
     say_processes(folder, start.checkpoint, trainer.world_size)
