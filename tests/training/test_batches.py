@@ -70,3 +70,22 @@ def test_a_place_amid_a_step_is_refused_before_the_run_is_touched(photo_folder: 
     with pytest.raises(UserError, match=r"done 3 batches .* no whole steps of trainer.accumulate_grad_batches=2; give"):
         leg(tmp_path, photo_folder, 4, "trainer.limit_val_batches=0", "trainer.accumulate_grad_batches=2")
     assert (tmp_path / "summary.json").read_bytes() == before
+
+
+@pytest.mark.thorough
+def test_a_share_of_an_epoch_is_validated_after_whole_steps(photo_folder: Path, tmp_path: Path) -> None:
+    share = ["trainer.val_check_interval=0.25", "trainer.check_val_every_n_epoch=1"]  # 3 of 12 batches
+    leg(tmp_path, photo_folder, 4, "trainer.accumulate_grad_batches=2", *share)
+    assert validated(tmp_path) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("trainer.val_check_interval='00:00:10:00'", "is no number; give steps"),
+        pytest.param("+trainer.limit_train_batches=5", "=5 ends an epoch after 5 batches", marks=pytest.mark.thorough),
+    ],
+)
+def test_what_would_end_amid_a_step_is_refused(change: str, sentence: str, photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        leg(tmp_path, photo_folder, 4, "trainer.accumulate_grad_batches=2", change)

@@ -13,18 +13,20 @@ def interval_of(trainer: DictConfig) -> Any:
     """Batches between validations, which Lightning counts, of optimizer steps; a share of an epoch stays one.
 
     Raises:
-        UserError: it is 0.
+        UserError: it is 0, or a time, after which no run that goes on would validate at the same steps.
     """
     if (steps := trainer.get("val_check_interval")) == 0:
         raise UserError("trainer.val_check_interval=0 is no interval; trainer.limit_val_batches=0 validates never.")
+    if not isinstance(steps, int | float | None):
+        raise UserError(f"trainer.val_check_interval={steps} is no number; give steps, or a share of an epoch.")
     return steps * trainer.get("accumulate_grad_batches", 1) if isinstance(steps, int) else steps
 
 
 def require_batches(trainer: pl.Trainer, data: Any) -> None:
-    """Refuse a training or a validation without a batch, and validations in epochs that are too short for one.
+    """Refuse a training or a validation without a batch, and epochs that end amid a step or before a validation.
 
     Args:
-        trainer: of the training.
+        trainer: of the training; where it validates after a share of an epoch, that becomes a number of whole steps.
         data: its `RestorationDataModule`.
 
     Raises:
@@ -32,6 +34,13 @@ def require_batches(trainer: pl.Trainer, data: Any) -> None:
     """
     data.trainer = trainer
     epoch, interval = _epoch(trainer, data), trainer.val_check_interval
+    if epoch % (accumulated := trainer.accumulate_grad_batches):
+        raise UserError(
+            f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch after {epoch} batches, amid a "
+            f"step of trainer.accumulate_grad_batches={accumulated}; give a multiple of {accumulated}."
+        )
+    if isinstance(interval, float) and interval < 1:
+        trainer.val_check_interval = max(1, int(epoch * interval) // accumulated) * accumulated
     for loader in data.val_dataloader():
         _taken("val", len(loader), trainer)
     in_epochs = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches > 0
