@@ -1,14 +1,19 @@
 import itertools
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.optim import SGD
 from torch.optim import lr_scheduler as torchs
 
-from sspir.training.schedule import cosine, rate_at
+from sspir.errors import UserError
+from sspir.training.fit import train
+from sspir.training.schedule import cosine, rate_at, say_rate
+from tests.runs import tiny_config
 
 
 def rates(**settings: float) -> list[float]:
@@ -65,3 +70,56 @@ def test_a_rate_is_told_as_training_comes_to_it(schedule: Any) -> None:
             assert told == pytest.approx(optimizer.param_groups[0]["lr"]), step
             optimizer.step()
             scheduler.step()
+
+
+TORCHS = "torch.optim.lr_scheduler."
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length", "sentence"),
+    [
+        ({"_target_": f"{TORCHS}ReduceLROnPlateau"}, "trainer.max_steps=4", "Plateau, which asks for a metric"),
+        (
+            {"_target_": f"{TORCHS}OneCycleLR", "max_lr": 1.0, "total_steps": 3},
+            "trainer.max_steps=4",
+            "ends at step 3, before the training; set schedule.total_steps=4",
+        ),
+        (
+            {"_target_": f"{TORCHS}OneCycleLR", "max_lr": 1.0, "total_steps": 20},
+            "trainer.max_epochs=2",
+            "total_steps=24",  # an epoch has 24 photos, two at a time
+        ),
+    ],
+)
+def test_a_schedule_that_cannot_be_stepped_to_the_end_is_refused(
+    schedule: dict[str, Any], length: str, sentence: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, photo_folder, "data.passes=8", "trainer.max_steps=-1", length)
+    config.schedule = {**schedule, "_partial_": True}
+    with pytest.raises(UserError, match=sentence):
+        train(config)
+
+
+COSINE = {"_target_": "sspir.training.cosine", "num_warmup_steps": 2, "num_training_steps": 8, "_partial_": True}
+LONGER = {**COSINE, "num_training_steps": 20}
+STEPPED = {"_target_": f"{TORCHS}StepLR", "step_size": 1, "_partial_": True}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "remedy"),
+    [
+        (COSINE, LONGER, "; schedule.after=hold goes on"),
+        (COSINE, None, "; the schedule of before with schedule.after=hold goes on"),
+        (None, COSINE, "; schedule=null goes on at the rate that it had."),
+        (STEPPED, COSINE, "is another one now."),
+    ],
+)
+def test_what_is_said_of_a_rate_that_jumps_fits_both_schedules(
+    before: dict[str, Any] | None, now: dict[str, Any] | None, remedy: str,
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    config = tiny_config(tmp_path, photo_folder)
+    old = {**OmegaConf.to_container(config, resolve=True), "schedule": before}
+    config.schedule = now
+    say_rate(old, config, 6)
+    assert remedy in caplog.text

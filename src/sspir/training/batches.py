@@ -1,5 +1,6 @@
 """Batches that a training counts: what Lightning refuses of them after its start is refused before it."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -87,6 +88,14 @@ def recount(checkpoint: dict[str, Any], trainer: pl.Trainer, data: Any) -> None:
     for part, batches in (("current", done), *([("total", steps)] if before != accumulated else [])):
         more = batches - counts[part]["processed"]
         counts[part] = {count: number + more for count, number in counts[part].items()}
+
+
+def planned_steps(trainer: pl.Trainer, data: Any) -> float:
+    """Optimizer steps that a training makes at most, by its number of steps or of epochs; infinity without both."""
+    most = trainer.max_steps if trainer.max_steps > 0 else math.inf
+    if (epochs := trainer.max_epochs or 0) > 0:
+        most = min(most, epochs * _epoch(trainer, data) // trainer.accumulate_grad_batches)
+    return most
 
 
 def _epoch(trainer: pl.Trainer, data: Any) -> int:

@@ -34,7 +34,7 @@ from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import COUNT, SEED
-from sspir.training.batches import Recount, interval_of, recount, require_batches
+from sspir.training.batches import Recount, interval_of, planned_steps, recount, require_batches
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
@@ -54,7 +54,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
-from sspir.training.schedule import OtherSchedule
+from sspir.training.schedule import OtherSchedule, require_optimizer, say_rate
 from sspir.training.strategy import launch_forgotten, require_accelerator, require_processes, require_whole
 from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
@@ -130,10 +130,12 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     )
     require_processes(trainer)
     require_batches(trainer, data)
+    require_optimizer(module, config.optimizer.get("_target_"), planned_steps(trainer, data))
     if start.checkpoint:
         known = glance(start.checkpoint)
         require_own(module, known)
         recount(known, trainer, data)
+        say_rate(known["config"], config, start.step)
     checkpoint = put_in_order(folder, start, config.resume)
     _write_record(folder, config, manifest, like, bool(checkpoint), **warm)
     say_processes(folder, start.checkpoint, trainer.world_size)
@@ -238,24 +240,10 @@ def _note(folder: Path, **facts: Any) -> None:
 
 
 def _built_module(config: DictConfig) -> Any:
-    """Build the module, and see whether its optimizer can be made."""
     try:
-        module = build_module(config)
-        _require_optimizer(module, config)
-        return module
+        return build_module(config)
     except InstantiationException as error:
         raise refusal(error) from error
-
-
-def _require_optimizer(module: Any, config: DictConfig) -> None:
-    """Refuse settings that the optimizer or its schedule does not take, before Lightning comes to make them."""
-    try:
-        optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
-        if module.schedule is not None:
-            module.schedule(optimizer)
-    except (TypeError, ValueError) as error:
-        target = config.optimizer.get("_target_")
-        raise UserError(f"optimizer ({target}), or its schedule, cannot be made: {error}.") from error
 
 
 def _best_checkpoint(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:

@@ -17,7 +17,6 @@ from sspir.training.checkpoint import LAST, VALIDATION_DUE, glance, link_or_copy
 from sspir.training.history import cut_history
 from sspir.training.replaced import keep_what_follows, set_aside, step_of
 from sspir.training.run import CHECKPOINTS, CONFIG, METRICS, SUMMARY, find_checkpoint, is_first_process
-from sspir.training.schedule import say_rate
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,6 @@ def starting_point(folder: Path, config: DictConfig) -> Start:
             f"{checkpoint} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
             f"more steps, or start anew with resume=never."
         )
-    say_rate(before, config, step)
     return Start(checkpoint, step, due)
 
 

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from sspir.config.trust import check_record, present_record, targets
 from sspir.errors import UserError
@@ -125,6 +125,29 @@ class OtherSchedule(Callback):
             group.update({name: value for name, value in others.items() if name != "params"})
 
 
+def require_optimizer(module: Any, name: str, steps: float) -> None:
+    """Refuse settings that the optimizer or its schedule does not take, before Lightning comes to make them.
+
+    Args:
+        module: of the training.
+        name: of the optimizer's class.
+        steps: that the training makes at most.
+
+    Raises:
+        UserError: one of them cannot be made, or the schedule cannot be stepped as often.
+    """
+    try:
+        optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        schedule = module.schedule(optimizer) if module.schedule is not None else None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer ({name}), or its schedule, cannot be made: {error}.") from error
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise UserError("schedule is a ReduceLROnPlateau, which asks for a metric at every step; choose another one.")
+    if isinstance(schedule, OneCycleLR) and schedule.total_steps < steps < math.inf:
+        end = schedule.total_steps
+        raise UserError(f"schedule ends at step {end}, before the training; set schedule.total_steps={steps}.")
+
+
 def say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
     """Say that the learning rate jumps, where another schedule goes on from a step of the old one.
 
@@ -138,6 +161,7 @@ def say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
     Raises:
         UserError: the new schedule is refused.
     """
+    before = present_record(before)
     now: Any = OmegaConf.to_container(config, resolve=True)
     if step == 0 or _same_schedule(before, now):
         return
@@ -151,9 +175,20 @@ def say_rate(before: dict[str, Any], config: DictConfig, step: int) -> None:
         return
     if abs(new - old) > 0.1 * max(new, old):
         log.warning(
-            "The learning rate jumps from %.2g to %.2g at step %d, as the schedule is another one now; "
-            "schedule.after=hold goes on at the rate that it had come to.", old, new, step,
+            "The learning rate jumps from %.2g to %.2g at step %d, as the schedule is another one now%s.",
+            old, new, step, _remedy(before["schedule"], now["schedule"]),
         )  # fmt: skip
+
+
+def _remedy(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
+    """How a run would go on at the rate that it had come to, where there is such a way."""
+    if before is None:
+        return "; schedule=null goes on at the rate that it had"
+    cosine_before, cosine_now = ((each or {}).get("_target_") == "sspir.training.cosine" for each in (before, now))
+    if not cosine_before:
+        return ""
+    kept = "" if cosine_now else "the schedule of before with "
+    return f"; {kept}schedule.after=hold goes on at the rate that it had come to"
 
 
 def _same_schedule(before: dict[str, Any], now: dict[str, Any]) -> bool:
