@@ -228,3 +228,35 @@ def test_what_cannot_be_monitored_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         tiny_run(tmp_path / "run", photo_folder, *another_set(tmp_path / "set", name), f"monitor={monitor}")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["workers=0"], None),
+        (["sampler.steps=3", "trainer.limit_val_batches=1"], "differ in sampler, trainer.limit_val_batches."),
+        pytest.param(["dataset.validation.photos.crop.size=16"], "in dataset.validation.", marks=pytest.mark.slow),
+        pytest.param(["monitor=ssim_y"], "differ in monitor, metric.", marks=pytest.mark.slow),
+    ],
+)
+def test_the_best_is_chosen_anew_under_another_validation(
+    changes: list[str], said: str | None, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopping = ["callbacks=early_stopping"]
+    tiny_run(tmp_path, photo_folder, "trainer.max_steps=2", *stopping)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    for known in state["callbacks"].values():  # out of reach, and no patience left
+        if known.get("monitor") == "val/psnr_y":
+            known |= {"best_model_score": torch.tensor(99.0), "kth_value": torch.tensor(99.0)}
+            known["best_k_models"] = dict.fromkeys(known["best_k_models"], torch.tensor(99.0))
+        elif "wait_count" in known:
+            known |= {"best_score": torch.tensor(99.0), "wait_count": 9}
+    torch.save(state, last)
+    tiny_run(tmp_path, photo_folder, "trainer.max_steps=4", *stopping, *changes)
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (best["global_step"] > 2) is (said is not None)
+    states = torch.load(last, weights_only=True)["callbacks"].values()
+    assert any(known.get("wait_count", 99) < 2 for known in states) is (said is not None)
+    assert "begin anew" not in caplog.text if said is None else said in caplog.text

@@ -1,16 +1,24 @@
-"""Callbacks of training: averaged weights, stopping early."""
+"""Callbacks of training: averaged weights, stopping early, and what the best checkpoint is chosen by."""
 
+import json
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
 
+from sspir.config.trust import dotted, leaves
+from sspir.data.manifest import Manifest
 from sspir.numbers import DECAY
 from sspir.training.parts import trained_weights
 from sspir.training.strategy import full_tensor, shared_as
+
+log = logging.getLogger(__name__)
+_PLACES = ("root", "roots", "lq", "hq", "folder", "cache", "cache_gb")  # of validation photos, which the manifest tells
 
 
 class EMA(Callback):
@@ -109,3 +117,40 @@ class EarlyStopping(LightningEarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, with the patience of this run instead of the checkpoint's."""
         super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+class Choice(Callback):
+    """Begins anew with the best checkpoint and with patience where values cannot be compared with those of before.
+
+    Args:
+        config: of the training.
+        manifest: of its photos.
+    """
+
+    def __init__(self, config: DictConfig, manifest: Manifest) -> None:
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        sets = resolved["data"]["validation"] or {}
+        settings = {dotted(key): leaf for key, leaf in leaves(sets) if not set(key) & set(_PLACES)}
+        measured = {
+            "monitor": config.monitor,
+            "metric": resolved["metric"].get(config.monitor.rpartition("/")[2]),
+            "sampler": resolved["sampler"],
+            "dataset.validation": [settings, {name: manifest[name] for name in sets}],
+            "trainer.limit_val_batches": resolved["trainer"].get("limit_val_batches"),
+        }
+        self.by = {name: json.dumps(value, sort_keys=True, default=str) for name, value in measured.items()}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what values are measured by."""
+        checkpoint["chosen_by"] = self.by
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Forget the best value where it was measured otherwise; one of before this was noted is kept."""
+        before = checkpoint.get("chosen_by", self.by)
+        changed = [name for name, value in self.by.items() if before.get(name) != value]
+        if not changed:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a list
+            if isinstance(callback, ModelCheckpoint | LightningEarlyStopping) and callback.monitor:
+                checkpoint["callbacks"].pop(callback.state_key, None)
+        log.warning("The best checkpoint, and patience, begin anew, as validations differ in %s.", ", ".join(changed))

@@ -35,6 +35,7 @@ from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import COUNT, SEED
 from sspir.training.batches import Recount, interval_of, planned_steps, recount, require_batches
+from sspir.training.callbacks import Choice
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
@@ -113,7 +114,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         require_pretrained(module.backbone)
     warm = {} if start.checkpoint else {"init": warm_start(module, config.init, config.init_skip)}
     good_end = module.validation.good_end(config.monitor, data.validation_names)
-    own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule(), Recount()]
+    own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule(), Recount(), Choice(config, manifest)]
     callbacks = [*own, *build_all("callbacks", config, Callback), *more]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
