@@ -24,6 +24,7 @@ from sspir.data.reader import MISSING
 from sspir.data.sample import Photos, photos_of
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
+from sspir.numbers import LIMIT
 
 
 class RestorationDataModule(pl.LightningDataModule):
@@ -71,6 +72,7 @@ class RestorationDataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1 or passes < 1:
             raise UserError(f"batch_size is {batch_size} and passes {passes}: give 1 or more.")
+        LIMIT.require("workers", workers)
         self.train = photos_of(train)
         self.validation = {name: photos_of(photos) for name, photos in (validation or {}).items()}
         self.validation_names = list(self.validation)

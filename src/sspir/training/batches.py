@@ -23,6 +23,19 @@ def interval_of(trainer: DictConfig) -> Any:
     return steps * trainer.get("accumulate_grad_batches", 1) if isinstance(steps, int) else steps
 
 
+def require_training(trainer: DictConfig) -> None:
+    """Refuse settings of Lightning's with which nothing, or nothing that is kept, would be trained.
+
+    Raises:
+        UserError: to be raised before a folder is made.
+    """
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise UserError(f"trainer.{name}=0 trains nothing; give more, or leave it out.")
+    if trainer.get("fast_dev_run"):
+        raise UserError("trainer.fast_dev_run keeps nothing; for a trial set trainer.max_steps=1, and a folder=FOLDER.")
+
+
 def require_batches(trainer: pl.Trainer, data: Any) -> None:
     """Refuse a training or a validation without a batch, and epochs that end amid a step or before a validation.
 

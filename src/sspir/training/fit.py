@@ -34,7 +34,7 @@ from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
 from sspir.models.attention_processor import cpu_attention
 from sspir.numbers import COUNT, SEED
-from sspir.training.batches import Recount, interval_of, planned_steps, recount, require_batches
+from sspir.training.batches import Recount, interval_of, planned_steps, recount, require_batches, require_training
 from sspir.training.callbacks import Choice
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
@@ -80,6 +80,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
     SEED.require("seed", config.seed)
     COUNT.require("trainer.accumulate_grad_batches", config.trainer.get("accumulate_grad_batches", 1))
     require_arguments(config)
+    require_training(config.trainer)
     name_variant(config)
     if config.init and folder_of(config.init) == SHIPPED:
         config.init = f"shipped/{SHIPPED.name}"  # what `shipped` means changes with time

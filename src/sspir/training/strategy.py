@@ -34,7 +34,7 @@ def require_accelerator(trainer: DictConfig) -> None:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name, precision = trainer.get("accelerator"), str(trainer.get("precision"))
-    if precision in ("bf16-true", "16-true") and (name == "cpu" or not any(there.values())):
+    if precision in ("bf16-true", "16-true", "16-mixed", "16") and (name == "cpu" or not any(there.values())):
         raise UserError(f"trainer.precision={precision} takes a GPU; on a CPU train in bf16-mixed or 32-true.")
     if name in ("gpu", *there) and not there.get(name, any(there.values())):
         raise UserError(
