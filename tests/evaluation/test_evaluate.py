@@ -301,13 +301,16 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def test_a_stopped_evaluation_goes_on_and_a_finished_one_is_left_alone(
-    run: Path, captioned: list[str], caplog: pytest.LogCaptureFixture
+    run: Path, captioned: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
     config = compose_config("evaluate", [f"run={run}", "wandb=null", *captioned])
     summary, out = evaluate(config), Path(config.out)
     before = times(out)
     assert evaluate(config) == summary
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(run.parent)
+        assert evaluate(compose_config("evaluate", [f"run={run.name}", "wandb=null", *captioned])) == summary
     assert times(out) == before
     assert "is finished; nothing to do" in caplog.text
     lines = (out / "evaluate.jsonl").read_bytes()

@@ -161,6 +161,20 @@ def test_a_photo_is_the_same_from_every_folder(
     assert "0 restored, 1 were done before" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
+def test_weights_are_the_same_from_every_folder(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_photo(tmp_path / "a.png", 8, 8)
+    (tmp_path / "x" / "deep").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "x" / "deep"):
+        monkeypatch.chdir(folder)
+        given = [os.path.relpath(path, folder) for path in (tmp_path / "a.png", tmp_path / "out", weights)]
+        assert restore(given[0], "--out", given[1], "--weights", given[2]) == 0
+    assert "0 restored, 1 were done before" in capsys.readouterr().out
+    assert lines(tmp_path / "out")[0]["weights"].startswith(f"{weights} of ")
+
+
 def test_a_photo_that_fails_claims_no_result(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "one" / "a.png")
     (tmp_path / "two").mkdir()

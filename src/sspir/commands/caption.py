@@ -57,9 +57,11 @@ def _caption(options: argparse.Namespace) -> int:
     texts = alone_in(options.folder, "FOLDER") if options.beside else nullcontext()
     with alone_with(path, "--out"), texts, closing(_captioner(options.captioner, options.set)) as captioner:
         from sspir.captioners.folder import CaptionTable, FolderCaptioner
+        from sspir.commands.restore_model import whole_path
 
         table, shown = CaptionTable(path), options.captioner_input
-        by = f"{options.weights}, {options.steps} steps" if shown == "restored" else options.weights or ""
+        weights = whole_path(options.weights) if options.weights else ""
+        by = f"{weights}, {options.steps} steps" if shown == "restored" else weights
         work = FolderCaptioner(
             options.folder, table, captioner, _look(options), shown, by, options.beside, options.batch,
             options.max_pixels * 1_000_000,

@@ -131,7 +131,8 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
     if isinstance(pipeline, PeerPipeline):
         refuse_for_peer(options)
         tile = Tiles.tile if options.tile in (None, "auto") else None if options.tile == "off" else options.tile
-        size, made_of = size_asked(options, pipeline.peer.scale), f"{options.weights} {identity(pipeline.peer)}"
+        size = size_asked(options, pipeline.peer.scale)
+        made_of = f"{whole_path(options.weights)} {identity(pipeline.peer)}"
         return Request(Tiles(tile), size, compare=options.compare, weights=made_of, drop_gps=options.drop_gps)
 
     from sspir.training.saved import SHIPPED
@@ -147,7 +148,7 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
         options.samples,
         options.compare,
         options.dtype,
-        ", ".join([f"{weights} of {weights_time(weights)}", *_parts(options)]),
+        ", ".join([f"{whole_path(weights)} of {weights_time(weights)}", *_parts(options)]),
         options.captioner_input,
         options.drop_gps,
     )
@@ -155,8 +156,16 @@ def request_of(options: argparse.Namespace, pipeline: "RestorationPipeline | Pee
 
 def _parts(options: argparse.Namespace) -> list[str]:
     """What of a model is chosen beside its folder, for the record: another choice is another model."""
-    chosen = {"checkpoint": options.checkpoint, "stable diffusion": options.stable_diffusion, "clip": options.clip}
+    chosen: dict[str, str | None] = {"checkpoint": options.checkpoint}
+    for name, part in (("stable diffusion", options.stable_diffusion), ("clip", options.clip)):
+        chosen[name] = part and whole_path(part)
     return [f"{name} {value}" for name, value in chosen.items() if value not in (None, "last")]
+
+
+def whole_path(weights: str | Path) -> str:
+    """Weights as a record names them: a file or folder by its place, which is one from every current folder."""
+    path = Path(weights).expanduser()
+    return str(path.resolve()) if path.exists() else str(weights)
 
 
 def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":

@@ -72,7 +72,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     record["inputs"] = as_before(record["inputs"], done.get("evaluation", {}).get("inputs"))
     evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record, peers)
     left = evaluation.left()
-    if not left and named(done.get("evaluation")) == named(record):
+    as_named = {**done.get("evaluation", {}), "run": config.run}  # from another current folder it is named otherwise
+    if not left and named(as_named) == named(record):
         log.info("%s is finished; nothing to do. Delete it to evaluate again.", out)
         _tell(done)
         return done
