@@ -215,7 +215,8 @@ class Journal:
     Attributes:
         entries: result -> its line.
         made: result -> the line with which it was made or begun, whatever failed later.
-        files: all that was made or begun: results, and what the lines name under "files". No other file is ours.
+        files: all that was made or begun -> its result: results, and what the lines name under "files". Others are not
+            ours.
         captions: result -> the line with its caption, written before the photo is restored; its status is "described".
 
     Args:
@@ -228,7 +229,7 @@ class Journal:
         self.entries: dict[str, dict[str, Any]] = {}
         self.made: dict[str, dict[str, Any]] = {}
         self.captions: dict[str, dict[str, Any]] = {}
-        self.files: set[str] = set()
+        self.files: dict[str, str] = {}
         self._torn = False
         if self.path.is_file():
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -245,7 +246,7 @@ class Journal:
             kept[output] = entry
         if status not in ("described", "failed"):
             self.made[output] = entry
-            self.files |= {output, *entry.get("files", ())}
+            self.files |= dict.fromkeys([output, *entry.get("files", ())], output)
 
     def photos(self) -> dict[str, str]:
         """Result -> path of its photo."""

@@ -167,6 +167,23 @@ def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() != mine
 
 
+def test_what_is_left_of_another_photo_is_on_no_sheet_of_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for seed, folder in enumerate(("one", "two")):
+        write_photo(tmp_path / folder / "a.png", 8, 8, seed=seed)
+    write_photo(tmp_path / "two" / "b.png", 8, 8)
+    command = ["--out", f"{tmp_path}/out", "--skip-existing"]
+    for name in ("x", "y"):
+        command += ["--weights", str(rrdbnet_file(tmp_path / f"{name}.pth"))]
+    assert main(["restore", f"{tmp_path}/one", *command]) == 0
+    before = (tmp_path / "out" / "sheets" / "a.png").read_bytes()
+    assert main(["restore", f"{tmp_path}/two", *command]) == 0
+    assert "1 restored, 1 were done before" in capsys.readouterr().out
+    assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == before
+    assert (tmp_path / "out" / "sheets" / "b.png").is_file()
+
+
 def test_what_one_of_several_refuses_is_said_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "a.png", 8, 8)
     both = ["--weights", "shipped", "--weights", "shipped/tiny"]

@@ -117,6 +117,9 @@ def test_files_of_others_in_a_folder_of_results_fail_alone_and_stay(
     assert "failed: c.png: " in told.err
     assert {name: (out / name).read_bytes() for name in mine} == mine
     assert restore(*command, "--compare", "--overwrite") == 0
+    write_photo(tmp_path / "other" / "a.compare.jpg", 8, 8)
+    assert restore(tmp_path / "other", *command[1:]) == 2
+    assert f"{out}/a.compare.png exists and belongs to a.png; choose another --out" in capsys.readouterr().err
     assert restore(*command, "--seed", "1") == 0
     assert restore(*command, "--seed", "2", "--compare") == 0
 

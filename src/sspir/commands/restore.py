@@ -103,7 +103,8 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
     from sspir.restoring.sheets import SHEETS, sheet_jobs, sheets_journal, write_sheets
 
     place = options.out / SHEETS
-    require_own(sheet_jobs(found, options.out), place, sheets_journal(options.out), False, 1, options.overwrite)
+    kept = options.skip_existing or options.overwrite
+    require_own(sheet_jobs(found, options.out), place, sheets_journal(options.out), False, 1, kept)
     states = []
     for name, model in models.items():
         states.append(_restore_with(model, jobs[name], journals[name], name))

@@ -62,7 +62,7 @@ def peer_pictures(
             journal.append({"output": output, "status": "begun"})
             write_image(target, to_picture(image[0]))
             journal.append({"output": output, **made, "picture": sha256(target)})
-    for output in journal.files - current:  # of other photos that --lq had before
+    for output in journal.files.keys() - current:  # of other photos that --lq had before
         if output.partition("/")[0] in peers:  # those of other peers may be asked for again, or be a method
             (out / f"{output}.png").unlink(missing_ok=True)
     return folders

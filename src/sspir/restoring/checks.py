@@ -53,18 +53,17 @@ def require_own(
 
 
 def not_ours(job: Job, journal: Journal, compare: bool, samples: int) -> str:
-    """The sentence about a file that lies where one of a job's is written, and is not of the journal; "" for none."""
+    """The sentence about a file that lies where one of a job's is written, and is not its own; "" for none."""
     output, made = Path(job.output), journal.made.get(job.output, {})
     before = side_files(output, made.get("compare", False), made.get("samples", 1))  # lines of before name no files
-    ours = journal.files | {side.as_posix() for side in before.values()}
+    ours = {side.as_posix(): job.output for side in before.values()} | journal.files
     for name in (output, *side_files(output, compare, samples).values()):
         file = job.target.with_name(name.name)
-        if name.as_posix() not in ours and file.exists():
+        of = ours.get(name.as_posix())
+        if of != job.output and file.exists():
+            whose = f"belongs to {of}" if of else "was not written by this command"
             keep = "keep what is there with --skip-existing" if file == job.target else "move it"
-            return (
-                f"{file} exists and was not written by this command; choose another --out, {keep}, or replace it with "
-                f"--overwrite."
-            )
+            return f"{file} exists and {whose}; choose another --out, {keep}, or replace it with --overwrite."
     return ""
 
 

@@ -13,7 +13,7 @@ from sspir.images.panel import panel
 from sspir.images.picture import Picture
 from sspir.models.latent import upscale
 from sspir.restoring.checks import not_ours
-from sspir.restoring.jobs import Job
+from sspir.restoring.jobs import Job, with_place
 
 SHEETS = "sheets"
 """Folder of the sheets, beside those of the models."""
@@ -40,6 +40,12 @@ def sheet_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
     return sheets
 
 
+def _made(job: Job, journal: Journal) -> bool:
+    """Whether a model's result is there, and of this photo: --skip-existing leaves those of others."""
+    entry = with_place(journal.entries.get(job.output, {}))
+    return entry.get("status") == "done" and entry["place"] == job.names()["place"] and job.target.is_file()
+
+
 def write_sheets(
     out: Path, models: Mapping[str, tuple[Sequence[Job], Journal]], max_pixels: int, overwrite: bool = False
 ) -> tuple[int, list[str]]:
@@ -61,9 +67,7 @@ def write_sheets(
     first = next(iter(models.values()))[0]
     for sheet, *jobs in zip(sheet_jobs(first, out), *(jobs for jobs, _ in models.values()), strict=True):
         made = {
-            name: job.target
-            for name, job, journal in zip(models, jobs, journals, strict=True)
-            if journal.entries.get(job.output, {}).get("status") == "done" and job.target.is_file()
+            name: job.target for name, job, journal in zip(models, jobs, journals, strict=True) if _made(job, journal)
         }
         if not made:
             continue
