@@ -97,6 +97,24 @@ def test_done_photos_are_skipped_and_new_ones_are_not(tmp_path: Path, capsys: py
     assert len(rows(folder)) == 2
 
 
+def test_other_settings_and_empty_answers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos(tmp_path / "in", (24, 20), (9, 30))
+    assert caption(folder, captioner="none") == 0
+    told = capsys.readouterr()
+    assert f"no text: the captioner answered 2 photos, such as {folder}/0.png, with nothing." in told.err
+    before = rows(folder)
+    assert caption(folder) == 0
+    told = capsys.readouterr().err
+    assert "The caption of 2 photos, such as " in told
+    assert "was made by another captioner or under other settings; --overwrite makes such captions anew" in told
+    assert rows(folder) == before
+    assert caption(folder, "--overwrite") == 0
+    assert caption(folder) == 0
+    told = capsys.readouterr().err
+    assert "no text" not in told
+    assert "--overwrite" not in told
+
+
 def test_what_a_person_edits_stays(tmp_path: Path, picky: str) -> None:
     folder = photos(tmp_path / "in", (24, 20), (9, 30), (9, 31), (9, 32))
     (folder / "3.txt").write_text("written before\n")

@@ -193,6 +193,12 @@ def test_what_one_of_several_refuses_is_said_with_its_name(tmp_path: Path, capsy
     assert capsys.readouterr().err.startswith(
         "sspir restore: --steps: This model restores in one step and takes no steps"
     )
+    single = ["restore", f"{tmp_path}/a.png", "--out", f"{tmp_path}/out"]
+    assert main([*single, "--sampler", "ddim"]) == 2
+    assert "--sampler ddim: This model restores in one step and takes no " in capsys.readouterr().err
+    (tmp_path / "captioner.yaml").write_text("_target_: sspir.captioners.NoCaption")
+    assert main([*single, "--weights", "shipped/tiny", "--sampler", f"{tmp_path}/captioner.yaml"]) == 2
+    assert "is no sspir.sampling.Sampler; correct its _target_, or choose one of ddim" in capsys.readouterr().err
 
 
 def test_what_only_one_of_several_has_a_use_for_is_left_to_it(tmp_path: Path) -> None:

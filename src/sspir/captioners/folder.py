@@ -165,6 +165,17 @@ class FolderCaptioner:
                 self._write_beside(photo, row)
         return missing
 
+    def made_otherwise(self, photos: Sequence[Path]) -> list[Path]:
+        """The photos whose caption is another captioner's, or was made under other settings, and is not edited."""
+        rows = {photo: self.table.rows.get(same_name(self._name(photo))) for photo in photos}
+        now = self._origin().items()
+        return [photo for photo, row in rows.items() if row and not is_edited(row) and not now <= row.items()]
+
+    def without_words(self, photos: Sequence[Path]) -> list[Path]:
+        """The photos of which the table says nothing: an empty text."""
+        rows = self.table.rows
+        return [photo for photo in photos if not rows.get(same_name(self._name(photo)), {"caption": "?"})["caption"]]
+
     def run(self, photos: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """Caption photos; yields each when it is done, with "" or the sentence that says why it has no caption.
 

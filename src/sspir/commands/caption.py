@@ -79,6 +79,9 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
     from sspir.captioners.base import CaptionerUnavailableError
 
     left = work.left(photos, overwrite)
+    if others := work.made_otherwise([photo for photo in photos if photo not in {*left}]):
+        told = "was made by another captioner or under other settings; --overwrite makes such captions anew"
+        sys.stderr.write(f"The caption of {_named(others)} {told}.\n")
     done, failed = 0, 0
     try:
         for photo, trouble in tqdm(work.run(left), total=len(photos), initial=len(photos) - len(left), unit="photo"):
@@ -93,9 +96,15 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
         return 130
+    if silent := work.without_words(left):
+        sys.stderr.write(f"no text: the captioner answered {_named(silent)} with nothing.\n")
     kept = len(photos) - len(left)
     sys.stdout.write(f"{done} captioned, {kept} had a caption, {failed} failed; see {work.table.path}.\n")
     return 0 if not failed else 1 if done or kept else 2
+
+
+def _named(photos: list[Path]) -> str:
+    return str(photos[0]) if len(photos) == 1 else f"{len(photos)} photos, such as {photos[0]},"
 
 
 def _parser() -> Parser:

@@ -195,12 +195,9 @@ def _pipeline(options: argparse.Namespace) -> "RestorationPipeline":
 
 def _settings(options: argparse.Namespace, pipeline: "RestorationPipeline") -> "Sampler":
     """The settings of the model's own sampler, changed by the flags."""
-    from sspir.config.build import build
-    from sspir.config.compose import load_choice
-
     changes: dict[str, Any] = {}
     if options.sampler:
-        preset = build(load_choice("sampler", options.sampler))
+        preset = _preset(options.sampler)
         changes |= {name: getattr(preset, name) for name in preset.OF_THE_SOLVER}
     if options.colour:
         changes["colour"], changes["colour_strength"] = options.colour
@@ -215,5 +212,26 @@ def _settings(options: argparse.Namespace, pipeline: "RestorationPipeline") -> "
     try:
         return pipeline.settings(**changes)
     except UserError as error:
-        refused = [flag for flag, field in flags.items() if field in changes and f" {field}" in str(error)]
-        raise UserError(f"--{refused[0]}: {error}" if refused else str(error)) from error
+        given = [flag for flag in flags if getattr(options, flag) is not None]
+        refused = [f"--{flag}: " for flag in given if f" {flags[flag]}" in str(error)]
+        by_solver = [f"--sampler {options.sampler}: "] if options.sampler else []
+        raise UserError(f"{[*refused, *by_solver, ''][0]}{error}") from error
+
+
+def _preset(name: str) -> "Sampler":
+    """The settings that --sampler names.
+
+    Raises:
+        UserError: it names none.
+    """
+    from sspir.config.build import build
+    from sspir.config.compose import choices, load_choice
+    from sspir.sampling.sampler import Sampler
+
+    preset = build(load_choice("sampler", name))
+    if not isinstance(preset, Sampler):
+        known = ", ".join(choices("sampler"))
+        raise UserError(
+            f"--sampler {name} is no sspir.sampling.Sampler; correct its _target_, or choose one of {known}."
+        )
+    return preset
