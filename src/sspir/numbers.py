@@ -1,4 +1,4 @@
-"""Ranges of numbers, by which numbers of users are checked where they come in."""
+"""Ranges of numbers, by which numbers of users are checked where they come in; and counts in words."""
 
 import math
 import operator
@@ -77,3 +77,8 @@ WEIGHT = Numbers(float, 0.0, 1e9)
 GUIDANCE = Numbers(float, 1.0, 1e6)
 POSITIVE = Numbers(float, 0.0, 1e9, above=True)
 REAL = Numbers(float, -1e6, 1e6)
+
+
+def counted(count: int, noun: str) -> str:
+    """A count in words: "1 photo", "2 photos"."""
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -303,7 +303,7 @@ def test_a_captioner_that_is_gone_ends_it_in_one_sentence(
     folder = photos(tmp_path / "in", (24, 20), (9, 200), (9, 30))
     assert caption(folder, "--batch", "1", captioner=picky) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.endswith("The server is gone. 1 photos were captioned before; the same command goes on from there.")
+    assert last.endswith("The server is gone. 1 photo captioned before; the same command goes on from there.")
     assert len(rows(folder)) == 1
 
 

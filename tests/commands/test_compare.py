@@ -130,7 +130,7 @@ def test_what_is_missing_or_broken_is_named_and_the_rest_measured(folders: Path,
     assert "140 x 120" in size
     told = capsys.readouterr().err
     assert "photo 2" in told
-    assert told.startswith(f"1 pictures will be left out, such as: {size}\n")  # before the rest is measured
+    assert told.startswith(f"1 picture will be left out, such as: {size}\n")  # before the rest is measured
 
 
 def test_pictures_too_small_for_a_metric_are_one_line(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

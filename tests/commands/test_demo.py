@@ -29,6 +29,21 @@ def test_the_demo_says_in_words_what_it_restored(
     assert captions.keys() <= there
 
 
+@pytest.mark.thorough
+def test_files_beside_scikit_images_photos_are_nobodys_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSPIR_PHOTOS", "")
+    (tmp_path / "bad").mkdir()
+    Image.new("RGB", (16, 12)).save(tmp_path / "bad" / "a.png")
+    for name in ("README.md", "a.xmp", "Thumbs.db", "LICENSE", "b.mp4"):
+        (tmp_path / "bad" / name).touch()
+    demo(tmp_path / "demo", bad=Path("bad"), count=1)
+    told = [message for message in caplog.messages if "left out;" in message]
+    assert [message.partition(";")[0] for message in told] == ["bad: 1 .mp4, 1 other file left out"]
+
+
 def test_bad_photos_keep_their_own_files_and_a_broken_one_is_named(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

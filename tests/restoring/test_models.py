@@ -72,7 +72,7 @@ def test_models_of_different_scales_and_a_photo_that_fails(tmp_path: Path, capsy
     assert main(command) == 1
     told = capsys.readouterr()
     assert "four: failed: b.png: " in told.err
-    assert "1 photos are side by side" in told.out
+    assert "1 photo side by side" in told.out
     assert Image.open(tmp_path / "out" / "two" / "a.jpg").size == (16, 20)
     assert Image.open(tmp_path / "out" / "sheets" / "a.png").width == 3 * 32 + 2 * 6
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sspir.errors import UserError
+from sspir.numbers import counted
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,11 @@ def _check(source: Path, table: dict[str, str | None], names: list[str]) -> None
     unmatched = table.keys() - set(names)
     first = min(unmatched, default="none")
     if not found:
+        photos = counted(len(names), "photo")
         raise UserError(
-            f"The captions {source} fit none of {len(names)} photos: the first line is of {first}, a photo is called "
-            f"{names[0]}; file_name must be the path below the folder of photos that is given, with its suffix; give "
-            f"the folder that the lines are of."
+            f"The captions {source} fit none of {photos}: the first line is of {first}, a photo is called {names[0]}; "
+            f"file_name must be the path below the folder of photos that is given, with its suffix; give the folder "
+            f"that the lines are of."
         )
     log.warning("captions %s: %d of %d photos have one; unmatched lines: first %s", source, found, len(names), first)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sspir.commands.parser import Parser, add_captioner_input
 from sspir.errors import UserError
-from sspir.numbers import COUNT, STEPS
+from sspir.numbers import COUNT, STEPS, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
             else:
                 done += 1
     except CaptionerUnavailableError as error:
-        before = f" {done} photos were captioned before; the same command goes on from there." if done else ""
+        before = f" {counted(done, 'photo')} captioned before; the same command goes on from there." if done else ""
         raise UserError(f"{error}{before}") from error
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped; the same command goes on with what is left.\n")

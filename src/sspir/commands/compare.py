@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sspir.commands.parser import Parser
 from sspir.errors import UserError
-from sspir.numbers import COUNT, LIMIT, SEED
+from sspir.numbers import COUNT, LIMIT, SEED, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
     for lost in unmatched:
         results.add_problem(lost.image, lost.method, lost.problem)
     if misfits := of_other_size(matches):  # told before what takes long
-        sys.stderr.write(f"{len(misfits)} pictures will be left out, such as: {misfits[0]}\n")
+        sys.stderr.write(f"{counted(len(misfits), 'picture')} will be left out, such as: {misfits[0]}\n")
     measured = _measure_all(matches, metrics, options.noise_control, options.crop_border, options.workers)
     for rows, problems, found in tqdm(measured, total=len(matches), desc="measuring", unit="image", disable=None):
         results.add(rows, _files(found))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sspir.commands.parser import Parser
 from sspir.errors import UserError
-from sspir.numbers import COUNT, SEED
+from sspir.numbers import COUNT, SEED, counted
 
 if TYPE_CHECKING:
     from sspir.degradation import Degradation
@@ -92,7 +92,7 @@ def _folder(
             write_image(out / half / file, to_picture(image))
     for sentence in broken:
         sys.stderr.write(f"skipped: {sentence}\n")
-    sys.stdout.write(f"{len(photos) - len(broken)} photos are in {out}: lq, hq and {RECORD}.\n")
+    sys.stdout.write(f"{counted(len(photos) - len(broken), 'photo')} in {out}: lq, hq and {RECORD}.\n")
     return 1 if broken else 0
 
 
@@ -112,7 +112,7 @@ def _grid(degradation: "Degradation", path: Path, out: Path, count: int, seed: i
     photo = chw_tensor(Crop(crop).centre(read_image(path).pixels)[0])
     seeds = [sample_seed(seed, number, path.name) % 10**6 for number in range(count)]
     write_image(out, Picture(contact_sheet(degradation, photo, seeds)))
-    sys.stdout.write(f"{count} draws of {path}: see {out}.\n")
+    sys.stdout.write(f"{counted(count, 'draw')} of {path}: see {out}.\n")
     return 0
 
 

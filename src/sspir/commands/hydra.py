@@ -34,6 +34,7 @@ from sspir.config.sentence import sentence, ungiven
 from sspir.config.sweep import varied
 from sspir.errors import NotApplicableError, UserError
 from sspir.moved import present_overrides
+from sspir.numbers import counted
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
     if len(failed) > 1:
         count = Counter(failed)
         lines = (f"  {told}" + (f" ({count[told]} times)" if count[told] > 1 else "") for told in count)
-        raise UserError("\n".join([f"{len(failed)} runs failed:", *lines]))
+        raise UserError("\n".join([f"{counted(len(failed), 'run')} failed:", *lines]))
     if failed:
         raise UserError(failed[0])
     return 0

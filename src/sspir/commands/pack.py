@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sspir.commands.parser import Parser
 from sspir.errors import UserError
-from sspir.numbers import POSITIVE
+from sspir.numbers import POSITIVE, counted
 
 EXAMPLES = """examples:
   one folder:
@@ -51,7 +51,8 @@ def run(arguments: list[str]) -> int:
         broken = pack(iter(tqdm(files, unit="photo")), captions, writer)
     for sentence in broken:
         sys.stderr.write(f"left out: {sentence}\n")
-    sys.stdout.write(f"{options.out}: {len(writer.index)} photos in {len(writer.shards)} shards\n")
+    photos, shards = counted(len(writer.index), "photo"), counted(len(writer.shards), "shard")
+    sys.stdout.write(f"{options.out}: {photos} in {shards}\n")
     return 1 if broken else 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sspir.commands.parser import Parser
-from sspir.numbers import LIMIT, QUALITY, Numbers
+from sspir.numbers import LIMIT, QUALITY, Numbers, counted
 
 if TYPE_CHECKING:
     from sspir.report.collect import Collected
@@ -104,7 +104,7 @@ def _write(options: argparse.Namespace, found: "Collected", progress: str = "", 
 def _tell(options: argparse.Namespace, found: "Collected", size: int) -> None:
     for problem in [*found.problems, *(f"{each.name}: {text}" for each in found.results for text in each.problems)]:
         sys.stderr.write(f"{problem}\n")
-    counts = f"{len(found.results)} results, {len(found.runs)} runs"
+    counts = f"{counted(len(found.results), 'result')}, {counted(len(found.runs), 'run')}"
     if found.searches:
         counts += f", {len(found.searches)} searches"
     sys.stdout.write(f"{options.out}: {counts}, {size / 1e6:.1f} MB\n")

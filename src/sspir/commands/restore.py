@@ -13,6 +13,7 @@ from sspir.commands.restore_model import load as load
 from sspir.commands.restore_model import models_of
 from sspir.commands.restore_model import request_of as request_of
 from sspir.errors import UserError
+from sspir.numbers import counted
 
 if TYPE_CHECKING:
     from sspir.files import Journal
@@ -112,7 +113,7 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
     if not options.dry_run:
         made = {name: (jobs[name], journals[name]) for name in models}
         count, refused = write_sheets(options.out, made, options.max_pixels * 1_000_000, options.overwrite)
-        sys.stdout.write(f"{count} photos are side by side in {place}.\n")
+        sys.stdout.write(f"{counted(count, 'photo')} side by side in {place}.\n")
         sys.stderr.writelines(f"failed: {sentence}\n" for sentence in refused)
         states += [1] * bool(refused)
     return states[0] if len(set(states)) == 1 else 1

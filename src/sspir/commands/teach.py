@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sspir.commands.parser import Parser
-from sspir.numbers import COUNT, POSITIVE, SEED
+from sspir.numbers import COUNT, POSITIVE, SEED, counted
 
 EXAMPLES = """examples:
   750 samples of Real-ESRGAN, which fit a single shard of 20 MB:
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
                 bar.update(made - bar.n)
     for name in writer.about["left_out"]:
         sys.stderr.write(f"left out: {name} cannot be read\n")
-    sys.stdout.write(f"{options.out}: {options.count} samples in {len(writer.shards)} shards\n")
+    sys.stdout.write(f"{options.out}: {counted(options.count, 'sample')} in {counted(len(writer.shards), 'shard')}\n")
     return 1 if writer.about["left_out"] else 0
 
 

@@ -8,7 +8,7 @@ from sspir.data.crop import Crop
 from sspir.data.cropped import CroppedPhotos, Photo
 from sspir.data.reader import PhotoReader, mark_of
 from sspir.errors import UserError
-from sspir.images.io import MAX_PIXELS, ImageError, list_images, read_size
+from sspir.images.io import MAX_PIXELS, ImageError, images_below, list_images, read_size
 
 
 class ImageFolder(CroppedPhotos):
@@ -40,7 +40,8 @@ class ImageFolder(CroppedPhotos):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         roots = [roots] if isinstance(roots, str | Path) else list(roots)
-        files = [(path, path.relative_to(root).as_posix()) for root in map(Path, roots) for path in list_images(root)]
+        listed = [(path, root) for root in map(Path, roots) for path in _listed(root, names)]
+        files = [(path, path.relative_to(root).as_posix()) for path, root in listed]
         if names is not None:
             wanted = set(map(same_name, names))
             files = [(path, name) for path, name in files if same_name(name) in wanted]
@@ -65,6 +66,11 @@ class ImageFolder(CroppedPhotos):
     def contents(self) -> Iterator[tuple[str, str]]:
         """Every photo's name and size in bytes."""
         return ((name, mark_of(path)) for path, name in self.files)
+
+
+def _listed(root: Path, names: Sequence[str] | None) -> list[Path]:
+    """All photos of a folder; what else it holds is told, but where files are named nobody wonders about others."""
+    return list_images(root) if names is None or not root.is_dir() else images_below(root)
 
 
 def short_side(path: Path) -> int:

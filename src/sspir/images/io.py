@@ -29,7 +29,10 @@ OTHER_SUFFIXES = (
     ".pgm", ".raw", ".pdf", ".mov", ".mp4",
 )  # fmt: skip
 """Suffixes of pictures and films that are not written; most are not read from folders, see `photo_suffixes`."""
-_COMPANIONS = (".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".npy", ".yaml", ".html", ".tar")
+_COMPANIONS = (
+    ".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".npy", ".yaml", ".html", ".tar", ".rst", ".xmp",
+    ".ini", ".db",
+)  # fmt: skip
 NO_LIMIT = 2**62
 """Pixels that no image has: for results of our own."""
 MAX_PIXELS = 200_000_000

@@ -10,6 +10,7 @@ import torch
 from sspir.errors import UserError
 from sspir.images.io import read_size
 from sspir.images.room import enlarged
+from sspir.numbers import counted
 from sspir.restoring.jobs import Job
 from sspir.restoring.runner import JobRunner
 from sspir.sampling.loop import Step
@@ -46,7 +47,7 @@ class Forecast:
         for seconds, unit in ((3600, "hours"), (60, "minutes")):
             if self.seconds >= 2 * seconds:
                 return f"{self.seconds / seconds:.0f} {unit}"
-        return f"{self.seconds:.0f} seconds"
+        return counted(round(self.seconds), "second")
 
 
 def forecast(runner: JobRunner, jobs: Sequence[Job], rate: float | None = None) -> Forecast:
