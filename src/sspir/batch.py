@@ -1,5 +1,8 @@
 """The batch of images that a training or evaluation step receives."""
 
+import hashlib
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from sspir.errors import UserError
+
+LONGEST = 200  # bytes of a file's name, to which steps and endings are added
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Batch:
 def name_of(sample_id: Any) -> str:
     """An image's name, below whatever folder its pictures are written into: its id without drive, root and "..".
 
+    Control characters become "_", and a part that is too long for a file's name ends in a hash of it.
+
     Args:
         sample_id: a text, path or number, as a data set of one's own may give it.
 
@@ -53,4 +60,11 @@ def name_of(sample_id: Any) -> str:
     parts = [part for part in path.parts if part not in (path.anchor, "..")]
     if not parts:
         raise UserError(f"A sample's id is {str(sample_id)!r}, which names no picture; give it a name or a number.")
-    return Path(*parts).as_posix()
+    return Path(*map(_writable, parts)).as_posix()
+
+
+def _writable(part: str) -> str:
+    part = re.sub(r"[\x00-\x1f\x7f]", "_", part)
+    if len(encoded := os.fsencode(part)) <= LONGEST:
+        return part
+    return f"{Path(part).stem[:40]}-{hashlib.sha256(encoded).hexdigest()[:16]}{Path(part).suffix[:8]}"

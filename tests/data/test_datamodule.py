@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sspir.batch import Batch
+from sspir.batch import Batch, name_of
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, RestorationDataModule
 from sspir.data.order import EpochSampler, Position, Share
 from sspir.degradation import Blur, Degradation, GaussianNoise, Resize, Truth
@@ -214,3 +214,29 @@ def test_a_rank_reads_its_share_of_the_validation_photos_alone(folder: Path) -> 
         seen.append([batch["ids"][0] for batch in data.val_dataloader()[0]])
     whole = [batch["ids"][0] for batch in module(folder).val_dataloader()[0]]
     assert seen == [[whole[0], whole[2]], [whole[1], whole[0]]]
+
+
+@pytest.mark.parametrize(
+    ("sample_id", "name"),
+    [
+        ("/a/../b.png", "a/b.png"),
+        ("a\0b\nc/d.png", "a_b_c/d.png"),
+        ("n" * 200, "n" * 200),
+        ("a/" + "ä" * 120 + ".png", "a/" + "ä" * 40 + "-5ba38fdd00e99409.png"),
+    ],
+)
+def test_any_id_names_a_file_that_can_be_written(sample_id: str, name: str, tmp_path: Path) -> None:
+    assert name_of(sample_id) == name
+    assert name_of(name) == name
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / f"{name}-step0000001.png").touch()
+
+
+def test_whole_paths_as_ids_are_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = module(folder)
+    loaded = next(iter(data.val_dataloader()[0]))
+    data.on_after_batch_transfer(loaded, 0)
+    assert "whole path" not in caplog.text
+    for number in range(2):
+        data.on_after_batch_transfer({**loaded, "ids": [f"/photos/{number}.png"]}, 0)
+    assert caplog.text.count("A sample's id is the whole path /photos/0.png, of which its draws are seeded") == 1

@@ -1,6 +1,8 @@
 """Photos to training batches: degradation on the device, exact resumption in the middle of an epoch."""
 
+import logging
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,6 +27,8 @@ from sspir.data.sample import Photos, photos_of
 from sspir.degradation import Degradation, Sharpen
 from sspir.errors import UserError
 from sspir.numbers import LIMIT
+
+log = logging.getLogger(__name__)
 
 
 class RestorationDataModule(pl.LightningDataModule):
@@ -93,6 +97,7 @@ class RestorationDataModule(pl.LightningDataModule):
         self.passes = passes
         self.max_broken = max_broken
         self.shares: list[Share] = []  # of the validation sets, in their order
+        self._warned = False
         self._resumed = (0, 0)  # epoch and batch that a checkpoint was written at
 
     def train_dataloader(self) -> CountingLoader:
@@ -122,6 +127,13 @@ class RestorationDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Batch:
         """Turn a loaded batch into a `Batch`, on the device of the step; see `prepare`."""
+        absolute = next((each for each in batch["ids"] if PurePath(str(each)).is_absolute()), None)
+        if absolute is not None and not self._warned:
+            self._warned = True
+            log.warning(
+                "A sample's id is the whole path %s, of which its draws are seeded: on another machine they are others; "
+                "give it the path below a root.", absolute,
+            )  # fmt: skip
         training = self.trainer is not None and self.trainer.training
         return self.prepare(batch, training)
 
