@@ -11,6 +11,7 @@ from sspir.batch import Batch
 from sspir.config.compose import compose_config
 from sspir.errors import UserError
 from sspir.objectives import Diffusion
+from sspir.seeding import torch_seed
 from sspir.training.fit import train
 from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
@@ -157,3 +158,16 @@ def test_a_card_without_room_is_told_in_a_sentence(photo_folder: Path, tmp_path:
     config = tiny_config(tmp_path / "run", photo_folder)
     with pytest.raises(UserError, match="no room for a step of 2 images; lower batch_size"):
         train(config, callbacks=[Full()])
+
+
+def test_every_seed_begins_with_weights_of_its_own(photo_folder: Path, tmp_path: Path) -> None:
+    first = []
+    for seed in (1, 1 + 2**32, 2 + 2**32):
+        module = build_module(tiny_config(tmp_path, photo_folder, f"seed={seed}"))
+        first.append(torch.nn.utils.parameters_to_vector(module.backbone.parameters()))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[1], first[2])
+    torch.manual_seed(1)
+    ordinary = torch.rand(1)
+    torch.manual_seed(torch_seed(1))
+    assert torch.equal(torch.rand(1), ordinary)

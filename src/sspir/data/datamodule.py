@@ -131,8 +131,8 @@ class RestorationDataModule(pl.LightningDataModule):
         if absolute is not None and not self._warned:
             self._warned = True
             log.warning(
-                "A sample's id is the whole path %s, of which its draws are seeded: on another machine they are others; "
-                "give it the path below a root.", absolute,
+                "A sample's id is the whole path %s, of which its draws are seeded: elsewhere they are others; give "
+                "it the path below a root.", absolute,
             )  # fmt: skip
         training = self.trainer is not None and self.trainer.training
         return self.prepare(batch, training)

@@ -27,6 +27,7 @@ from sspir.config.trust import check_record, read_record
 from sspir.errors import UserError
 from sspir.files import write_text
 from sspir.models.lora import merge_lora
+from sspir.seeding import torch_seed
 
 CONFIG = "config.yaml"  # resolved: what ran
 COMPOSED = "composed.yaml"  # as composed, with references: what `sspir train --from` changes
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 
 def build_module(config: DictConfig) -> Any:
     """Instantiate the module of a training configuration and note the resolved configuration in it."""
-    torch.manual_seed(config.seed)  # of weights that are new
+    torch.manual_seed(torch_seed(config.seed))  # of weights that are new
     module = instantiate(config.module, _convert_="all")  # plain lists and dicts: parts are saved with their arguments
     module.config = OmegaConf.to_container(config, resolve=True)
     with_settings(module.captioner, module.config["module"].get("captioner", {}))
