@@ -96,6 +96,17 @@ def test_what_was_not_measured_is_said_with_its_reason(
         assert small.startswith("niqe was not measured on 3 pictures, such as 0 of restored: NIQE needs")
 
 
+def test_an_evaluation_that_would_measure_nothing_is_refused(
+    run: Path, captioned: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [each for each in captioned if each != "metric=fast"]
+    assert main(["evaluate", str(run), *given, "metric=learned", f"out={tmp_path}"]) == 2
+    told = capsys.readouterr().err
+    assert "None of these metrics can be measured here; choose others by metric=NAME.\n  fid: " in told
+    assert "  musiq: " in told
+    assert not (tmp_path / "restored").exists()
+
+
 def test_a_border_that_is_not_measured_is_an_evaluation_of_its_own(
     run: Path, captioned: list[str], tmp_path: Path
 ) -> None:

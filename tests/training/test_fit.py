@@ -369,6 +369,12 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
         (["+trainer.limit_train_batches=0.0"], "trainer.limit_train_batches=0 trains nothing"),
         (["+trainer.fast_dev_run=true"], "trainer.fast_dev_run keeps nothing; for a trial set trainer.max_steps=1"),
         (["workers=-1"], "workers: -1 is no whole number from 0"),
+        (["+metric.ms._target_=sspir.metrics.MSSSIM"], "set photos cannot be measured by ms, which ~metric.ms"),
+        (
+            ["+metric.own={_target_:torchmetrics.MeanSquaredError,num_outputs:3}"],
+            "set photos cannot be measured by own, .* MeanSquaredError does not give an image one number",
+        ),
+        (["~metric.psnr_y", "~metric.ssim_y", "~metric.lpips"], "psnr_y is not validated; no metric can be measured"),
         (["callbacks.nan.limit=0"], "callbacks.nan.limit: 0 is no whole number from 1"),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: 0 is no whole number from 1"),
         (["trainer.val_check_interval=0"], "val_check_interval=0 is no interval"),
@@ -406,6 +412,7 @@ def test_what_cannot_work_is_refused_before_training(
     told = error.value.__cause__ if isinstance(error.value, InstantiationException) else error.value
     assert isinstance(told, UserError)
     assert re.search(sentence, str(told)), told
+    assert not any(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_schedule_for_a_part_that_nothing_trains_is_said(

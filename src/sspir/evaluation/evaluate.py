@@ -65,6 +65,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     peers, benchmark = find_peers(config.peers), _built(config.benchmark)
     cropped = "it reads whole pictures; measure it without crop_border." if config.crop_border else ""
     metrics, unavailable = usable(build(config.metric), cropped)
+    if unavailable and not metrics:
+        reasons = "".join(f"\n  {name}: {why}" for name, why in unavailable.items())
+        raise UserError(f"None of these metrics can be measured here; choose others by metric=NAME.{reasons}")
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     record = record_of(config, pipeline, benchmark, sampler, device.type, peers)

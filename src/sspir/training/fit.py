@@ -132,6 +132,8 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     )
     require_processes(trainer)
     require_batches(trainer, data)
+    if trainer.limit_val_batches:
+        module.validation.require_measurable(data)
     require_optimizer(module, config.optimizer.get("_target_"), planned_steps(trainer, data))
     if start.checkpoint:
         known = glance(start.checkpoint)

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,11 +70,31 @@ class Validation:
         """
         known = self.names(sets)
         if monitor not in known:
-            choices = ", ".join(known)
-            raise UserError(f"monitor={monitor} is not validated; choose one of {choices}, or add it to metric.")
+            choices = f"choose one of {', '.join(known)}" if known else "no metric can be measured: get its weights"
+            raise UserError(f"monitor={monitor} is not validated; {choices}, or add it to metric.")
         if known[monitor].higher_is_better is None:
             raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
         return "max" if known[monitor].higher_is_better else "min"
+
+    @torch.no_grad()
+    def require_measurable(self, data: Any) -> None:
+        """Measure the first photo of every set once, as its own restoration: what fails would fail hours later.
+
+        Args:
+            data: a `RestorationDataModule`.
+
+        Raises:
+            UserError: a metric does not take these images.
+        """
+        with torch.random.fork_rng(devices=[]):  # networks that are loaded draw weights first
+            for self.current, photos in data.validation.items():
+                sample = photos[0]
+                hq = sample["hq"][None]
+                hq = hq if "lq" in sample else data.degrade_validation.degradation.cut(hq)
+                self.update({"val": hq}, hq)
+        self.rows["val"].reset()
+        self.measured.clear()
+        self.current = ""
 
     def enter(self, name: str, counts: bool = True, device: torch.device | str = "cpu") -> None:
         """Begin a batch of a set; the sets come one after the other.
