@@ -163,6 +163,8 @@ def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.Captur
     assert "2 restored, 0 were done before, 0 failed" in told.out
     assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == mine
     assert (tmp_path / "out" / "sheets" / "b.png").exists()
+    assert main([*command, "--skip-existing"]) == 0
+    assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() == mine
     assert main([*command, "--overwrite"]) == 0
     assert (tmp_path / "out" / "sheets" / "a.png").read_bytes() != mine
 

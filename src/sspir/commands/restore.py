@@ -114,8 +114,9 @@ def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace])
         made = {name: (jobs[name], journals[name]) for name in models}
         count, refused = write_sheets(options.out, made, options.max_pixels * 1_000_000, options.overwrite)
         sys.stdout.write(f"{counted(count, 'photo')} side by side in {place}.\n")
-        sys.stderr.writelines(f"failed: {sentence}\n" for sentence in refused)
-        states += [1] * bool(refused)
+        if not options.skip_existing:  # which leaves them as they are
+            sys.stderr.writelines(f"failed: {sentence}\n" for sentence in refused)
+            states += [1] * bool(refused)
     return states[0] if len(set(states)) == 1 else 1
 
 
