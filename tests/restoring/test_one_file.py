@@ -36,7 +36,8 @@ def test_the_result_is_the_file_and_all_else_stands_beside_it(
     assert files(place / "new") == {"b.jpg", *beside}
     with Image.open("new/b.jpg") as image:
         assert (image.format, image.size) == ("JPEG", (32, 32))
-    assert json.loads((place / "new" / "restore.jsonl").read_text())["output"] == "b.jpg"
+    told = [json.loads(line) for line in (place / "new" / "restore.jsonl").read_text().splitlines()]
+    assert [(line["output"], line["status"]) for line in told] == [("b.jpg", "begun"), ("b.jpg", "done")]
     assert restore(weights, *command) == 0
     assert "0 restored, 1 were done before" in capsys.readouterr().out
     before = (place / "new" / "b.jpg").read_bytes()
