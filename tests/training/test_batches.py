@@ -79,11 +79,12 @@ def test_a_share_of_an_epoch_is_validated_after_whole_steps(photo_folder: Path, 
     assert validated(tmp_path) == [1, 2, 3, 4]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ("trainer.val_check_interval='00:00:10:00'", "is no number; give steps"),
-        pytest.param("+trainer.limit_train_batches=5", "=5 ends an epoch after 5 batches", marks=pytest.mark.thorough),
+        ("+trainer.limit_train_batches=5", "=5 ends an epoch after 5 batches"),
     ],
 )
 def test_what_would_end_amid_a_step_is_refused(change: str, sentence: str, photo_folder: Path, tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_a_card_without_room_is_told_in_a_sentence(photo_folder: Path, tmp_path:
         train(config, callbacks=[Full()])
 
 
+@pytest.mark.thorough
 def test_every_seed_begins_with_weights_of_its_own(photo_folder: Path, tmp_path: Path) -> None:
     first = []
     for seed in (1, 1 + 2**32, 2 + 2**32):

@@ -75,6 +75,7 @@ def test_a_rate_is_told_as_training_comes_to_it(schedule: Any) -> None:
 TORCHS = "torch.optim.lr_scheduler."
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("schedule", "length", "sentence"),
     [

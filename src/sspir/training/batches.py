@@ -92,7 +92,7 @@ def recount(checkpoint: dict[str, Any], trainer: pl.Trainer, data: Any) -> None:
     before = checkpoint["config"]["trainer"].get("accumulate_grad_batches", 1)
     if counts["is_last_batch"] or done >= epoch:
         counts["is_last_batch"], done = True, epoch
-    elif done % accumulated:
+    elif before != accumulated and done % accumulated:
         raise UserError(
             f"The run has done {done} batches of its epoch, no whole steps of trainer.accumulate_grad_batches="
             f"{accumulated}; give a divisor of {done}, or train on with {before} to a step where it fits."
