@@ -86,7 +86,10 @@ def test_the_demos_own_pictures_are_no_bad_photos_and_ones_own_stay(
     before = (tmp_path / "bad" / "b.png").read_bytes()
     assert main(given) == 1
     assert (tmp_path / "bad" / "b.png").read_bytes() == before
+    (tmp_path / "demo.jsonl").unlink()  # as a demo of before leaves its folder
+    assert main(given) == 1
     (tmp_path / "demo.jsonl").unlink()
+    (tmp_path / "evaluation" / "evaluate.jsonl").unlink()
     before = (tmp_path / "panels.png").read_bytes()
     assert main(given) == 2
     assert "panels.png exists and was not written by the demo; move it" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Validation within training: it restores as users do, changes nothing that is trained, and never ends a run."""
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ def test_what_cannot_be_monitored_is_refused(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["workers=0"], None),
+        ([], None),  # with a copy of the photos
         (["sampler.steps=3", "trainer.limit_val_batches=1"], "differ in sampler, trainer.limit_val_batches."),
         pytest.param(["dataset.validation.photos.crop.size=16"], "in dataset.validation.", marks=pytest.mark.slow),
         pytest.param(["monitor=ssim_y"], "differ in monitor, metric.", marks=pytest.mark.slow),
@@ -254,7 +255,8 @@ def test_the_best_is_chosen_anew_under_another_validation(
         elif "wait_count" in known:
             known |= {"best_score": torch.tensor(99.0), "wait_count": 9}
     torch.save(state, last)
-    tiny_run(tmp_path, photo_folder, "trainer.max_steps=4", *stopping, *changes)
+    photos = photo_folder if changes else shutil.copytree(photo_folder, tmp_path.with_name("copied"))
+    tiny_run(tmp_path, photos, "trainer.max_steps=4", *stopping, *changes)
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert (best["global_step"] > 2) is (said is not None)
     states = torch.load(last, weights_only=True)["callbacks"].values()

@@ -116,7 +116,7 @@ def _router(restorer: Restorer, root: Path) -> APIRouter:
         _refuse_fields(request, form, known)
         if ("caption", "") in form:  # no words, where FastAPI has the captioner asked
             caption = ""
-        if caption is not None and isinstance(restorer.pipeline, PeerPipeline):
+        if caption and isinstance(restorer.pipeline, PeerPipeline):
             raise ProblemError(422, "caption: this model reads no words; leave it out.", "caption")
         _require_room(restorer)  # before a photo is decoded
         settings["format"] = "jpg" if response_format == "jpeg" else "png"

@@ -79,7 +79,8 @@ def _work(work: "FolderCaptioner", photos: list[Path], overwrite: bool) -> int:
     from sspir.captioners.base import CaptionerUnavailableError
 
     left = work.left(photos, overwrite)
-    if others := work.made_otherwise([photo for photo in photos if photo not in {*left}]):
+    missing = set(left)
+    if others := work.made_otherwise([photo for photo in photos if photo not in missing]):
         told = "was made by another captioner or under other settings; --overwrite makes such captions anew"
         sys.stderr.write(f"The caption of {_named(others)} {told}.\n")
     done, failed = 0, 0

@@ -68,6 +68,7 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
 
     from sspir.config.compose import compose_config
     from sspir.evaluation.evaluate import evaluate
+    from sspir.evaluation.results import JOURNAL
     from sspir.files import Journal
     from sspir.images.io import Picture, write_image
     from sspir.images.panel import stack
@@ -75,7 +76,8 @@ def demo(out: Path, photos: str | None = None, bad: Path | None = None, count: i
 
     jobs = _jobs(bad, out) if bad else []
     journal, picture = Journal(out, MADE), out / PANELS
-    if picture.exists() and PANELS not in journal.files:
+    ours = PANELS in journal.files or (not journal.path.exists() and (out / EVALUATION / JOURNAL).exists())  # as before
+    if picture.exists() and not ours:
         raise UserError(f"{picture} exists and was not written by the demo; move it, or choose another --out.")
     root = photos or os.environ.get("SSPIR_PHOTOS", "")
     os.environ["SSPIR_PHOTOS"] = root
@@ -139,11 +141,12 @@ def _shown(jobs: Sequence["Job"], out: Path) -> list["Image.Image"]:
     from sspir.weights.load import load_pipeline
 
     journal = Journal(out / "bad", JOURNAL)
+    known = bool(journal.files) or not journal.path.exists()  # one of before is empty, and all there is the demo's
     journal.begin()  # which tells the next demo whose files these are
     pipeline, panels = load_pipeline(), []
     for job in jobs:
         try:
-            if job.target.exists() and job.output not in journal.files:
+            if known and job.target.exists() and job.output not in journal.files:
                 raise UserError(f"{job.target} was not written by the demo; move it, or choose another --out.")
             panels.append(_bad(pipeline, job, journal))
         except UserError as error:

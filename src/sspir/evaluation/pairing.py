@@ -69,15 +69,15 @@ def match(
     called = _called(found[leader], pairs.values())
     for role, folder in folders.items():
         taken = {other: name for name, (other, _) in pairs[role].items()}
+        by_call = {called[name]: other for other, name in taken.items()} if ignore_scale else {}
         for name in sorted(found[leader].keys() - pairs[role].keys()):
             known = f" ({found[role][name].name} there is taken for {called[taken[name]]})" if name in taken else ""
             text = f"{folder} has no picture of {called[name]}{known}; it counts for {role} nowhere."
             unmatched.append(Unmatched(called[name], role, text))
         for name in sorted(found[role].keys() - taken.keys()):
             text = f"{found[role][name]} has no counterpart in {folders[leader]}; it is left out."
-            alike = [other for other, of in taken.items() if ignore_scale and called[of] in dict(_forms(name))]
-            if alike:
-                text = f"{found[role][name]} and {found[role][alike[0]]} have one name, {called[taken[alike[0]]]}; "
+            if alike := next((short for short, _ in _forms(name) if short in by_call), None):
+                text = f"{found[role][name]} and {found[role][by_call[alike]]} have one name, {alike}; "
                 text += "the former is left out."
             unmatched.append(Unmatched(name, role, text))
     matches = [
@@ -171,8 +171,10 @@ def _pairs(first: Collection[str], second: Collection[str], ignore_scale: bool) 
 def _called(names: Collection[str], pairs: Collection[Mapping[str, tuple[str, int]]]) -> dict[str, str]:
     """Name -> what its image is called: without the endings that it lost for a pair, unless another is called so."""
     called: dict[str, str] = {}
+    used: set[str] = set()
     lost = {name: max(found[name][1] if name in found else 0 for found in pairs) for name in names}
     for name in sorted(names, key=lambda name: lost[name]):
         short = _forms(name)[lost[name]][0]
-        called[name] = name if short in called.values() else short
+        called[name] = name if short in used else short
+        used.add(called[name])
     return called

@@ -55,11 +55,10 @@ def require_own(
 def not_ours(job: Job, journal: Journal, compare: bool, samples: int) -> str:
     """The sentence about a file that lies where one of a job's is written, and is not its own; "" for none."""
     output, made = Path(job.output), journal.made.get(job.output, {})
-    before = side_files(output, made.get("compare", False), made.get("samples", 1))  # lines of before name no files
-    ours = {side.as_posix(): job.output for side in before.values()} | journal.files
+    before = side_files(output, made.get("compare", False), made.get("samples", 1)).values()  # lines that name no files
     for name in (output, *side_files(output, compare, samples).values()):
         file = job.target.with_name(name.name)
-        of = ours.get(name.as_posix())
+        of = journal.files.get(name.as_posix(), job.output if name in before else None)
         if of != job.output and file.exists():
             whose = f"belongs to {of}" if of else "was not written by this command"
             keep = "keep what is there with --skip-existing" if file == job.target else "move it"

@@ -30,6 +30,7 @@ from sspir.sampling.loop import Step
 from sspir.sampling.output import RestorationOutput
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.sampling.sampler import Sampler
+from sspir.seeding import torch_seed
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[float, Step], object]
@@ -247,7 +248,7 @@ class JobRunner:
     def _sample(
         self, lq: Tensor, captions: list[str], size: tuple[int, int], number: int, settings: Any
     ) -> RestorationOutput:
-        seeds = [self.request.seed + number] * len(lq)
+        seeds = [torch_seed(self.request.seed + number)] * len(lq)
         shares = len(lq) / self.request.samples
 
         def on_step(step: Step) -> None:

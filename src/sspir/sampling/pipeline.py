@@ -33,6 +33,7 @@ from sspir.sampling.precision import networks_of
 from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.words import with_words_of_diffusers
+from sspir.seeding import torch_seed
 
 # diffusers loads classes of a saved pipeline only from modules that are imported.
 PARTS = (AttentionAdapter, BlockDCT, CLIPImageEncoder, RefineLayer, StructureProcessor)
@@ -159,7 +160,7 @@ class RestorationPipeline(Pickled, DiffusionPipeline):
         Args:
             image: a photo of any kind that `sspir.images.photo.to_tensor` takes, or a list of those.
             caption: what they show; None asks `self.captioner`.
-            seed: of the noise; one for all, or one per image. Its lowest 32 bits count, as torch takes no more.
+            seed: of the noise; one for all, or one per image.
             scale: upscaling, or a `sspir.images.room.Size`; the trained one by default.
             captioner_input: what of a photo a captioner describes, see `sspir.sampling.look.look`.
             output_type: "pil" pictures, "np" (H, W, 3) arrays or "pt" (3, H, W) tensors, both of floats in [0, 1].
@@ -182,7 +183,7 @@ class RestorationPipeline(Pickled, DiffusionPipeline):
         captions = [caption] * len(photos) if caption is None or isinstance(caption, str) else list(caption)
         if not len(photos) == len(seeds) == len(captions):
             raise UserError(f"{len(photos)} images came with {len(captions)} captions and {len(seeds)} seeds.")
-        seeds = [SEED.require("seed", each) for each in seeds]
+        seeds = [torch_seed(SEED.require("seed", each)) for each in seeds]
         COUNT.require("batch", batch)
         settings = self.settings(**changes)
         for photo in photos:

@@ -86,7 +86,7 @@ def _seed(generator: Any) -> int:
     """The seed that a generator was made with, whatever was drawn from it since."""
     if not isinstance(generator, torch.Generator):
         raise UserError(f"generator must be a torch.Generator or a list of them, not {type(generator).__name__}.")
-    return generator.initial_seed() % 2**63  # the lowest 32 bits alone count
+    return generator.initial_seed() % 2**32  # the CPU's draws by these bits alone
 
 
 def _on_step(pipeline: Any, callback: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]) -> OnStep:

@@ -18,7 +18,8 @@ from sspir.training.parts import trained_weights
 from sspir.training.strategy import full_tensor, shared_as
 
 log = logging.getLogger(__name__)
-_PLACES = ("root", "roots", "lq", "hq", "folder", "cache", "cache_gb")  # of validation photos, which the manifest tells
+# Of validation photos, which the manifest tells
+_PLACES = ("root", "other_root", "roots", "lq", "hq", "folder", "cache", "cache_gb")
 
 
 class EMA(Callback):

@@ -89,7 +89,7 @@ class Validation:
         with torch.random.fork_rng(devices=[]):  # networks that are loaded draw weights first
             for self.current, photos in data.validation.items():
                 sample = photos[0]
-                hq = sample["hq"][None]
+                hq = sample["hq"][None, :, :512, :512]  # a part of whole photos, as every start waits for it
                 hq = hq if "lq" in sample else data.degrade_validation.degradation.cut(hq)
                 self.update({"val": hq}, hq)
         self.rows["val"].reset()
