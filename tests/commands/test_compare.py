@@ -157,7 +157,7 @@ def test_alpha_is_not_measured(folders: Path) -> None:
     assert (folders / "out/per_image.csv").read_text() == before
 
 
-def test_suffixes_of_scale_pair_on_demand(folders: Path) -> None:
+def test_suffixes_of_scale_pair_on_demand(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(7):
         (folders / f"hq/photo {i}.png").rename(folders / f"hq/photo {i}_HR.png")
         (folders / f"good/photo {i}.png").rename(folders / f"good/photo {i}_x4.png")
@@ -166,6 +166,7 @@ def test_suffixes_of_scale_pair_on_demand(folders: Path) -> None:
     assert main(with_suffix) == 0
     assert summary_of(folders)["methods"]["bad"]["psnr_y"]["n"] == 7
     assert main(arguments(folders)) == 2  # without it nothing pairs
+    assert "--ignore-scale-suffix pairs them" in capsys.readouterr().err
 
 
 def test_only_suffixes_that_part_a_photo_from_its_counterpart_are_ignored(tmp_path: Path) -> None:

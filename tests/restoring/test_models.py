@@ -103,6 +103,7 @@ def test_short_names_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("flags", "sentence"),
     [
         (["--weights", "x.pth"], "--weights x.pth is given twice"),
+        (["--weights", "./x.pth"], "--weights x.pth is given twice"),
         (["--weights", "nowhere"], "nowhere is not there: name shipped or shipped/tiny"),
         (["--weights", "y.pth", "--out", "new.png"], "--out new.png is one picture, but there are 2 models"),
         (["--weights", "y.pth", "--steps", "4"], "--steps is for diffusion, which x.pth does without"),

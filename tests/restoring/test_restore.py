@@ -350,6 +350,10 @@ def test_samples_compare_and_format(tmp_path: Path, weights: Path) -> None:
     assert spread.mean() > 0
     compare = read_image(out / "a.compare.png").pixels.shape
     assert compare[1] > 2 * 80
+    (out / "a.own.png").touch()
+    assert restore(*arguments[:5], "--samples", 2, "--format", "webp", "--seed", 1) == 0  # of which the others are not
+    left = {path.name for path in out.iterdir()} - {"restore.jsonl"}
+    assert left == names - {"a.sample3.webp", "a.compare.png"} | {"a.own.png"}
 
 
 def test_captions_from_every_source(tmp_path: Path, weights: Path) -> None:

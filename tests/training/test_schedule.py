@@ -101,6 +101,14 @@ def test_a_schedule_that_cannot_be_stepped_to_the_end_is_refused(
         train(config)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", {"_target_": f"{TORCHS}StepLR", "step_size": 1}])
+def test_a_schedule_that_is_made_at_once_is_refused(schedule: Any, photo_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, photo_folder)
+    config.schedule = schedule
+    with pytest.raises(UserError, match=r"schedule is no class that is made later; set schedule\._target_"):
+        train(config)
+
+
 COSINE = {"_target_": "sspir.training.cosine", "num_warmup_steps": 2, "num_training_steps": 8, "_partial_": True}
 LONGER = {**COSINE, "num_training_steps": 20}
 STEPPED = {"_target_": f"{TORCHS}StepLR", "step_size": 1, "_partial_": True}

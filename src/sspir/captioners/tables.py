@@ -61,15 +61,16 @@ def _check(source: Path, table: dict[str, str | None], names: list[str]) -> None
     if found == len(names):
         return
     unmatched = table.keys() - set(names)
-    first = min(unmatched, default="none")
     if not found:
         photos = counted(len(names), "photo")
         raise UserError(
-            f"The captions {source} fit none of {photos}: the first line is of {first}, a photo is called {names[0]}; "
-            f"file_name must be the path below the folder of photos that is given, with its suffix; give the folder "
-            f"that the lines are of."
+            f"The captions {source} fit none of {photos}: the first line is of {min(unmatched, default='none')}, a "
+            f"photo is called {names[0]}; file_name must be the path below the folder of photos that is given, with "
+            f"its suffix; give the folder that the lines are of."
         )
-    log.warning("captions %s: %d of %d photos have one; unmatched lines: first %s", source, found, len(names), first)
+    others = f"; unmatched lines: first {min(unmatched)}" if unmatched else ""
+    lacking = next(name for name in names if name not in table)
+    log.warning("captions %s: %d of %d photos have one, not %s%s", source, found, len(names), lacking, others)
 
 
 def _caption_beside(path: Path, name: str) -> str | None:

@@ -83,6 +83,8 @@ def run(arguments: list[str]) -> int:
     matches, unmatched = match(methods, options.hq, options.lq, options.ignore_scale_suffix)
     for lost in unmatched:
         results.add_problem(lost.image, lost.method, lost.problem)
+    if unmatched and len(match(methods, options.hq, options.lq, ignore_scale=True)[1]) < len(unmatched):
+        sys.stderr.write("Names differ in endings such as _x4; --ignore-scale-suffix pairs them.\n")
     if misfits := of_other_size(matches):  # told before what takes long
         sys.stderr.write(f"{counted(len(misfits), 'picture')} will be left out, such as: {misfits[0]}\n")
     measured = _measure_all(matches, metrics, options.noise_control, options.crop_border, options.workers)

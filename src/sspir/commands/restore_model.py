@@ -25,7 +25,8 @@ def models_of(options: argparse.Namespace) -> dict[str, argparse.Namespace]:
         UserError: a model is named twice or is not there, or settings of diffusion are for none of them.
     """
     given: list[str] = options.weights or [SMALL]
-    if twice := next((text for text in given if given.count(text) > 1), None):
+    places = [whole_path(text) for text in given]
+    if twice := next((text for text, place in zip(given, places, strict=True) if places.count(place) > 1), None):
         raise UserError(f"--weights {twice} is given twice; name each model once.")
     models = {}
     for name, text in zip(_short_names(given), given, strict=True):
@@ -55,7 +56,7 @@ def _short_names(given: Sequence[str]) -> list[str]:
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         if len({name.lower() for name in names}) == len(names) and "sheets" not in names:
             break
-        names = ["-".join(path.parts[-depth:]).strip("/") for path in paths]
+        names = ["-".join(path.parts[-depth:]).strip("/-") for path in paths]
     return names
 
 

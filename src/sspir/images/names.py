@@ -43,6 +43,9 @@ def result_names(photos: Mapping[Path, tuple[Path, str]], known: Mapping[Path, s
         choice = next((choice for choice in own + free if choice not in used), None)
         first = used.get(choices[0], photo)
         if choice is None or first.parent != photo.parent:
-            raise UserError(f"{first} and {photo} would both be written to {choices[0]}; take them apart.")
+            raise UserError(
+                f"{first} and {photo} would both be written to {choices[0]}; restore "
+                f"them one after the other, each into a folder of its own."
+            )
         used[choice] = photo
     return {photo: result for result, photo in used.items()}

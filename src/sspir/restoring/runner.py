@@ -259,8 +259,13 @@ class JobRunner:
     def _write(self, opened: Opened, images: Tensor) -> list[str]:
         """Write one photo's results; images (N, 3, H, W) are its samples. Returns sentences about what was lost."""
         job, picture = opened.job, opened.picture
-        sides = side_files(Path(job.output), self.request.compare, self.request.samples).values()
-        self.journal.append({**job.names(), "status": "begun", "files": [side.as_posix() for side in sides]})
+        files = _beside(job, self.request.compare, self.request.samples)
+        before = self.journal.made.get(job.output, {})
+        made = {*before.get("files", _beside(job, before.get("compare", False), before.get("samples", 1)))}
+        for old in made.difference(files):  # it shows another restoration than the one to come
+            if self.journal.files.get(old, job.output) == job.output:
+                job.target.with_name(Path(old).name).unlink(missing_ok=True)
+        self.journal.append({**job.names(), "status": "begun", "files": files})
         if self.request.compare:
             size = (images.shape[-2], images.shape[-1])
             columns = {"given": upscale(opened.lq[None], size)[0], "restored": images[0].cpu()}
@@ -284,3 +289,8 @@ class JobRunner:
     def _fail(self, job: Job, error: Exception, failed: dict[str, str]) -> None:
         failed[job.name] = text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.journal.append({**job.names(), "status": "failed", "error": text})
+
+
+def _beside(job: Job, compare: bool, samples: int) -> list[str]:
+    """What is written beside a job's result, by the names that the journal has."""
+    return [side.as_posix() for side in side_files(Path(job.output), compare, samples).values()]

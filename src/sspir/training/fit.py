@@ -55,7 +55,7 @@ from sspir.training.run import (
     unwritable,
 )
 from sspir.training.saved import SHIPPED, folder_of
-from sspir.training.schedule import OtherSchedule, require_optimizer, say_rate
+from sspir.training.schedule import OtherSchedule, require_optimizer, require_partial, say_rate
 from sspir.training.strategy import launch_forgotten, require_accelerator, require_processes, require_whole
 from sspir.training.updates import require_finite
 from sspir.training.warm_start import warm_start
@@ -81,6 +81,7 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
     COUNT.require("trainer.accumulate_grad_batches", config.trainer.get("accumulate_grad_batches", 1))
     require_arguments(config)
     require_training(config.trainer)
+    require_partial(config)
     name_variant(config)
     if config.init and folder_of(config.init) == SHIPPED:
         config.init = f"shipped/{SHIPPED.name}"  # what `shipped` means changes with time

@@ -125,6 +125,23 @@ class OtherSchedule(Callback):
             group.update({name: value for name, value in others.items() if name != "params"})
 
 
+def require_partial(config: DictConfig) -> None:
+    """Refuse an optimizer or a schedule that would be made before there is anything to step.
+
+    Raises:
+        UserError: see above.
+    """
+    for name in ("optimizer", "schedule"):
+        part = config[name]
+        target = str(part.get("_target_") or "") if isinstance(part, DictConfig) else ""
+        made_now = target.startswith("torch.optim.") and not part.get("_partial_")
+        if part is not None and (not target or made_now):
+            raise UserError(
+                f"{name} is no class that is made later; set {name}._target_ and {name}._partial_=true, as the files "
+                f"of conf/optimizer do, which optimizer=NAME takes."
+            )
+
+
 def require_optimizer(module: Any, name: str, steps: float) -> None:
     """Refuse settings that the optimizer or its schedule does not take, before Lightning comes to make them.
 
