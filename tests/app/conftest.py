@@ -2,14 +2,12 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.needs import needs
+from tests.processes import Process, free_port, start
 
 TOKEN = "a-token-that-is-long"
 
@@ -25,7 +24,7 @@ TOKEN = "a-token-that-is-long"
 class Server:
     """A program that serves."""
 
-    process: subprocess.Popen[str]
+    process: Process
     port: int
     folder: Path  # for its temporary files
 
@@ -41,10 +40,17 @@ class Server:
     def files(self) -> list[str]:
         """What it keeps of people; Gradio leaves empty files behind."""
         found = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
-        return [str(path) for path in found if path.exists() and path.read_bytes()]
+        return [str(path) for path in found if size(path)]
 
     def until_idle(self, seconds: float = 60) -> None:
         wait_until(lambda: not self.queue(), seconds)
+
+
+def size(path: Path) -> int:
+    """In bytes; 0 of what has just been deleted."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
@@ -52,12 +58,6 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 MODEL = "shipped/tiny"
@@ -70,20 +70,19 @@ def serving(folder: Path, *flags: str) -> Iterator[Server]:
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     model = [] if "--weights" in flags else ["--weights", MODEL]
-    command = [sys.executable, "-m", "sspir", "app", "--port", str(port), *model, *flags]
-    environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "SSPIR_TOKEN": TOKEN}
-    log = (folder.parent / f"{folder.name}.log").open("w+")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=folder)
+    log = folder.parent / f"{folder.name}.log"
+    log.touch()
+    environment = {"TMPDIR": str(folder), "SSPIR_TOKEN": TOKEN}
+    command = ["app", "--port", port, *model, *flags]
+    process = start(*command, log=log, prepare=partial(os.chdir, folder), environment=environment)
     try:
-        assert process.stdout
-        line = process.stdout.readline()
-        log.seek(0)
-        assert f"http://localhost:{port}/?token={TOKEN}" in line, log.read()
+        wait_until(lambda: f"http://localhost:{port}/?token={TOKEN}" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
         yield Server(process, port, folder)
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.wait(60)
-        log.close()
 
 
 @pytest.fixture(scope="session")

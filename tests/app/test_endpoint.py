@@ -2,10 +2,8 @@
 
 import base64
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.conftest import MODEL, TOKEN, Server, free_port, serving, wait_until
+from tests.app.conftest import MODEL, TOKEN, Server, serving, wait_until
 from tests.peers.networks import rrdbnet_file
+from tests.processes import free_port, start
 
 UPSCALES = "/v1/images/upscales"
 BEARER = ("-H", f"Authorization: Bearer {TOKEN}")
@@ -68,19 +67,8 @@ def test_the_answer_is_that_of_the_command_line(server: Server, photos: Path, tm
     assert status == 200
     assert (answer["width"], answer["height"], answer["caption"], answer["seed"]) == (80, 64, "a wall", 3)
     flags = ["--scale=2", "--caption=a wall", "--seed=3", "--fidelity=.25", "--samples=2"]
-    command = [
-        sys.executable,
-        "-m",
-        "sspir",
-        "restore",
-        str(photos / "one.png"),
-        "--weights",
-        MODEL,
-        "--out",
-        str(tmp_path),
-        *flags,
-    ]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    restoring = start("restore", photos / "one.png", "--weights", MODEL, "--out", tmp_path, *flags)
+    assert restoring.wait(120) == 0
     for key, name in (("image", "one.png"), ("trust_map", "one.trust.png")):
         sent = np.asarray(Image.open(BytesIO(base64.b64decode(answer[key]))))
         assert np.array_equal(sent, np.asarray(Image.open(tmp_path / name))), name
@@ -264,11 +252,11 @@ def test_a_signal_ends_the_work_and_deletes_everything(photos: Path, tmp_path: P
 @pytest.mark.thorough
 def test_trouble_at_the_start_is_one_sentence(server: Server, tmp_path: Path) -> None:
     def words(*flags: str, **environment: str) -> str:
-        command = [sys.executable, "-m", "sspir", "app", *flags]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        return done.stderr
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        assert start("app", *flags, log=log, environment=environment).wait(60) == 2
+        assert log.read_text().count("\n") == 1
+        return log.read_text()
 
     assert f":{server.port} cannot be served" in words("--port", str(server.port))
     everybody = ("--host", "0.0.0.0", "--port", str(free_port()))

@@ -1,12 +1,12 @@
 """The page in a real browser, which reaches this machine alone: nine scenes."""
 
 import json
+import os
 import shlex
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.app.conftest import TOKEN, Server, wait_until
 from tests.browser import chromium
+from tests.processes import start
 
 pytestmark = pytest.mark.thorough
 
@@ -136,7 +137,7 @@ def test_restored_as_by_the_command_that_is_shown(page: Any, photos: Path, tmp_p
     shown = next(line for line in text(page, "#command").splitlines() if line.startswith("sspir restore"))
     program, *arguments = shlex.split(shown)
     assert program == "sspir"
-    subprocess.run([sys.executable, "-m", "sspir", *arguments], cwd=photos, check=True, capture_output=True)
+    assert start(*arguments, prepare=partial(os.chdir, photos)).wait(120) == 0
     try:
         assert np.array_equal(made, np.asarray(Image.open(photos / "restored" / "one.png")))
     finally:

@@ -18,6 +18,7 @@ from sspir.training.fit import _train, train
 from sspir.training.run import find_checkpoint
 from tests.devices import ACCELERATORS, DEVICES, TOLERANCE
 from tests.needs import needs
+from tests.processes import run_ranks
 from tests.runs import CONSISTENCY, ONE_STEP, OVERRIDES, SCORE, tiny_config, tiny_run
 
 PLAIN = [
@@ -56,12 +57,14 @@ def settings(device: str, photos: Path, processes: int) -> list[str]:
 
 
 def launch(device: str, folder: Path, photos: Path, *changes: str) -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir", "train",
-        *OVERRIDES, f"folder={folder}", f"dataset.train.root={photos}", *settings(device, photos, 2), *changes,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}  # float32 as a CPU knows it
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    arguments = ["train", *OVERRIDES, f"folder={folder}", f"dataset.train.root={photos}"]
+    arguments += [*settings(device, photos, 2), *changes]
+    if device == "cpu":
+        run_ranks(2, *arguments, log=folder.with_suffix(".log"))
+        return
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir"]
+    environment = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # float32 as a CPU knows it; read as libraries are loaded
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
