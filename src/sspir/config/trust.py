@@ -189,3 +189,9 @@ def _children(node: Any) -> dict[Any, Any]:
 def dotted(key: Key) -> str:
     """A place as text: "dataset.train.roots.0"."""
     return ".".join(map(str, key))
+
+
+def originals(key: str) -> tuple[str, ...]:
+    """The settings that a setting may copy: `data.train.root` is a copy of `dataset.train.root`."""
+    top, _, rest = key.partition(".")
+    return (rest, f"dataset.{rest}") if top in ("data", "module") else ()

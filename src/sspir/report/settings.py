@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sspir.config.trust import originals
+
 PLACES = ("folder", "name", "variant", "seed")  # of a run; paths in other settings may contain them
 PACE = (  # how fast and how safely a run goes, not what comes out
     "resume", "workers", "data.workers", "threads", "checkpoint_every", "callbacks.last.every_n_train_steps",
@@ -52,13 +54,7 @@ def unequal(trees: Sequence[Mapping[str, Any]]) -> dict[str, Values]:
         values = tuple("null" if (text := flat.get(key)) == "None" else text for flat in flats)
         if len(set(values)) > 1:
             found[key] = values
-    return {key: values for key, values in found.items() if not any(found.get(of) == values for of in _originals(key))}
-
-
-def _originals(key: str) -> tuple[str, ...]:
-    """The settings that a setting may copy: `data.train.root` is a copy of `dataset.train.root`."""
-    top, _, rest = key.partition(".")
-    return (rest, f"dataset.{rest}") if top in ("data", "module") else ()
+    return {key: values for key, values in found.items() if not any(found.get(of) == values for of in originals(key))}
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> list[Setting]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from sspir.config.trust import dotted, leaves, present_record, read_record
+from sspir.config.trust import dotted, leaves, originals, present_record, read_record
 from sspir.errors import UserError
 from sspir.files import NOT_APPLICABLE
 from sspir.moved import named
@@ -212,7 +212,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     added = new.keys() - old.keys()
     younger = {key for key in added if new[key] in (None, [], {}) or _weightless(key, old, new)}
     keys = sorted(key for key in (old.keys() | new.keys()) - younger if old.get(key) != new.get(key))
-    return [key for key in keys if not any(source in keys for source in _names(key)[1:])]
+    return [key for key in keys if not any(source in keys for source in originals(key))]
 
 
 def _weightless(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -222,14 +222,8 @@ def _weightless(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     return any(weight not in old and new.get(weight) == 0 for weight in weights)
 
 
-def _names(key: str) -> list[str]:
-    """A setting and the settings that it may copy: `data.train.root` is a copy of `dataset.train.root`."""
-    top, _, rest = key.partition(".")
-    return [key, rest, f"dataset.{rest}"] if top in ("data", "module") else [key]
-
-
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in _names(key) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for name in (key, *originals(key)) for pattern in patterns)
 
 
 def _flat(node: Any) -> dict[str, Any]:
