@@ -14,6 +14,7 @@ from sspir.device import constant
 from sspir.errors import UserError
 
 ColourMode = Literal["none", "adain", "wavelet", "ycbcr"]
+_LEVELS = 5  # blurs that separate low frequencies from high ones
 
 
 def fix_colour(restored: Tensor, reference: Tensor, mode: ColourMode, strength: float = 1.0) -> Tensor:
@@ -81,23 +82,22 @@ def match_moments(target: Tensor, source: Tensor, strength: float = 1.0) -> None
     target.mul_(gain).add_(shift).clamp_(0, 1)
 
 
-def wavelet(target: Tensor, source: Tensor, levels: int = 5) -> Tensor:
+def wavelet(target: Tensor, source: Tensor) -> Tensor:
     """The target's high frequencies over the source's low ones.
 
     Args:
         target: (B, 3, H, W) in [0, 1], the restored image.
         source: (B, 3, H, W) in [0, 1], the image whose colours are right.
-        levels: blurs that separate low from high; the i-th reaches 2^i pixels to each side.
 
     Returns:
         (B, 3, H, W), not clamped.
     """
-    return target - low_frequencies(target, levels) + low_frequencies(source, levels)
+    return target - low_frequencies(target) + low_frequencies(source)
 
 
-def low_frequencies(image: Tensor, levels: int = 5) -> Tensor:
+def low_frequencies(image: Tensor) -> Tensor:
     """An image (B, C, H, W) after the à-trous blurs of radius 1, 2, 4, ..., edges replicated."""
-    for level in range(levels):
+    for level in range(_LEVELS):
         image = blur(image, radius=2**level)
     return image
 

@@ -116,12 +116,11 @@ def alone_in(folder: Path, remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone_with(file: Path, remedy: str) -> Iterator[None]:
+def alone_with(file: Path) -> Iterator[None]:
     """Keep other processes that ask for a file out until the end, as `alone_in`; an empty one is gone then.
 
     Args:
         file: that is written; a link is followed.
-        remedy: what names another file, such as "--out".
 
     Raises:
         UserError: another process writes into it.
@@ -129,7 +128,7 @@ def alone_with(file: Path, remedy: str) -> Iterator[None]:
     """
     file = file.resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file, os.O_RDWR | os.O_CREAT, f"another file by {remedy}"):
+    with _locked(file, os.O_RDWR | os.O_CREAT, "another file by --out"):
         try:
             yield
         finally:

@@ -86,7 +86,7 @@ def test_done_photos_are_skipped_and_new_ones_are_not(tmp_path: Path, capsys: py
     caption(folder)
     first = (folder / "captions.jsonl").read_text()
     photos(folder, (24, 20), (9, 30))
-    with alone_with(folder / "captions.jsonl", "--out"):
+    with alone_with(folder / "captions.jsonl"):
         assert caption(folder) == 2
         assert f"Another process writes into {folder}/captions.jsonl; let it finish" in capsys.readouterr().err
         assert caption(folder, "--out", str(folder / "others.jsonl")) == 0  # a table of its own is nobody's concern
@@ -163,7 +163,7 @@ def test_a_table_elsewhere_is_of_one_folder(tmp_path: Path, capsys: pytest.Captu
     table = tmp_path / "all" / "k.jsonl"
     assert caption(one, "--out", str(table)) == 0
     assert caption(one, "--out", str(table)) == 0
-    with alone_with(table, "--out"):
+    with alone_with(table):
         assert caption(one, "--out", str(table)) == 2
     capsys.readouterr()
     assert caption(two, "--out", str(table)) == 2

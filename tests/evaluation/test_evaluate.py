@@ -13,7 +13,7 @@ from sspir.__main__ import main
 from sspir.captioners.base import Captioner, Images, NoCaption
 from sspir.commands.evaluate import spelt_out
 from sspir.config.compose import compose_config
-from sspir.config.sweep import same_for
+from sspir.config.sweep import sharing_out
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
@@ -206,9 +206,9 @@ def test_one_folder_for_several_evaluations_is_refused_before_the_first(
         assert shared in told
         assert f"'{remedy}'" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-    assert same_for("out", ["--multirun", "run=a", "out=x,y"]) == []
+    assert sharing_out(["--multirun", "run=a", "out=x,y"]) == []
     for out in (remedy, "out=${run}/${benchmark.name}/${checkpoint},y", "out=${hydra:job.num}"):
-        assert same_for("out", ["--multirun", "run=a,b", "benchmark=set5,set14", "checkpoint=last,best", out]) == []
+        assert sharing_out(["--multirun", "run=a,b", "benchmark=set5,set14", "checkpoint=last,best", out]) == []
     composed = compose_config("evaluate", ["run=a", "benchmark=set5", remedy])
     assert composed.out == "DIR/a/set5/last"
 

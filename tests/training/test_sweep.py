@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from sspir.__main__ import main
 from sspir.config.space import split_space
-from sspir.config.sweep import same_for, with_swept
+from sspir.config.sweep import sharing_out, with_swept
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import alone_in, find_checkpoint
 from tests.needs import needs
@@ -122,7 +122,7 @@ def test_choices_of_one_group_in_a_package_name_their_runs(tmp_path: Path, monke
     assert made == {"none-network-patch-s0", "none-network-unet-s0"}
     assert split_space(["discriminator@a=patch,unet", "discriminator@b=patch"])[0] == ["discriminator@b=patch"]
     out = "out=x/${objective.adversary.network._target_}"  # which says the package alone
-    assert same_for("out", ["--multirun", varied[0], out]) == []
+    assert sharing_out(["--multirun", varied[0], out]) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor
 from sspir.device import constant, kept_on_device
 
 _SIDE, _LAG = 128, 48  # pixels: the picture in which repetition is sought, and the longest period
+_MOST = 100_000  # values of a picture that are sorted
 
 # Name, hue from and to in degrees, for what black to brown (below) leave over
 _HUES = {
@@ -202,7 +203,7 @@ def _surroundings(grey: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), stride=1), (1, side), stride=1)
 
 
-def _thinned(grey: Tensor, most: int = 100_000) -> Tensor:
-    """At most `most` of each picture's values (B, n), evenly spaced."""
+def _thinned(grey: Tensor) -> Tensor:
+    """Some of each picture's values (B, n), evenly spaced."""
     values = grey.flatten(1)
-    return values[:, :: -(-values.shape[1] // most)]
+    return values[:, :: -(-values.shape[1] // _MOST)]

@@ -55,7 +55,7 @@ def _caption(options: argparse.Namespace) -> int:
     photos = list_images(options.folder)
     path = options.out or options.folder / "captions.jsonl"
     texts = alone_in(options.folder, "FOLDER") if options.beside else nullcontext()
-    with alone_with(path, "--out"), texts, closing(_captioner(options.captioner, options.set)) as captioner:
+    with alone_with(path), texts, closing(_captioner(options.captioner, options.set)) as captioner:
         from sspir.captioners.folder import CaptionTable, FolderCaptioner
         from sspir.commands.restore_model import whole_path
 

@@ -35,10 +35,10 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
-    from sspir.config.sweep import same_for
+    from sspir.config.sweep import sharing_out
 
     given = spelt_out(fetched(arguments))
-    if shared := same_for("out", given):
+    if shared := sharing_out(given):
         raise UserError(
             "out= is one folder for several evaluations, which would erase each other; leave it out, or name in it "
             f"what differs ({', '.join(shared)}), as 'out=DIR/${{run}}/${{benchmark.name}}/${{evaluation:}}' does."

@@ -9,9 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sspir.commands.restore_flags import parser
-from sspir.commands.restore_model import load as load
-from sspir.commands.restore_model import models_of
-from sspir.commands.restore_model import request_of as request_of
+from sspir.commands.restore_model import load, models_of, request_of
 from sspir.errors import UserError
 from sspir.numbers import counted
 

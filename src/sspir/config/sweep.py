@@ -38,19 +38,18 @@ def name_of(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
-def same_for(key: str, arguments: Sequence[str]) -> list[str]:
-    """The settings that a multirun varies and that another one, which is given, does not name, so that jobs share it.
+def sharing_out(arguments: Sequence[str]) -> list[str]:
+    """The settings that a multirun varies and that `out`, which is given, does not name, so that jobs share it.
 
     Values of its own, where it is varied itself, tell none of the others apart.
 
     Args:
-        key: of the other one, such as "out".
         arguments: Hydra's overrides and flags.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return []
     given = {name_of(each): each for each in _parsed(arguments)}
-    own = given.pop(key, None)
+    own = given.pop("out", None)
     text = own.input_line if own and own.input_line else "${hydra:"
     if "${hydra:" in text:  # which may say the job's number
         return []

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +16,7 @@ from sspir.images.panel import to_pil
 HIDDEN = ("operation", "seed", "mixing", "antialias")
 LINE = 13  # pixels of a line of text
 MARGIN = 6  # pixels between cells
+COLUMNS = 4  # cells beside each other
 
 
 def describe(step: Step) -> str:
@@ -25,22 +25,22 @@ def describe(step: Step) -> str:
     return " ".join([step["operation"], ", ".join(part for part in parts if part)]).strip()
 
 
-def contact_sheet(degradation: Degradation, photo: Tensor, seeds: Sequence[int], columns: int = 4) -> NDArray[Any]:
+def contact_sheet(degradation: Degradation, photo: Tensor, seeds: Sequence[int]) -> NDArray[Any]:
     """Show what a degradation does to a photo.
 
     Args:
         degradation: what is shown.
         photo: (3, H, W) in [0, 1]; H and W are multiples of the scale.
         seeds: one draw each.
-        columns: cells beside each other; the first cell is the photo itself.
 
     Returns:
-        (h, w, 3) uint8 sheet; low-quality images are enlarged to the photo's size pixel by pixel.
+        (h, w, 3) uint8 sheet that begins with the photo itself; low-quality images are enlarged to its size pixel by
+        pixel.
     """
     height, width = photo.shape[-2:]
     params = [degradation.draw(seed, (height, width)) for seed in seeds]
     lq = degradation.apply(photo.expand(len(seeds), -1, -1, -1), params)
-    shown = F.interpolate(torch.cat([lq]), (height, width), mode="nearest-exact")
+    shown = F.interpolate(lq, (height, width), mode="nearest-exact")
     labels = [
         ["the photo"],
         *([f"seed {seed}", *map(describe, steps)] for seed, steps in zip(seeds, params, strict=True)),
@@ -48,13 +48,13 @@ def contact_sheet(degradation: Degradation, photo: Tensor, seeds: Sequence[int],
     font = ImageFont.load_default(LINE - 3)
     labels = [[line for text in label for line in _wrapped(text, font, width)] for label in labels]
     text_height = LINE * max(map(len, labels)) + MARGIN
-    rows = -(-len(labels) // columns)
-    size = (columns * (width + MARGIN) + MARGIN, rows * (height + text_height + MARGIN) + MARGIN)
+    rows = -(-len(labels) // COLUMNS)
+    size = (COLUMNS * (width + MARGIN) + MARGIN, rows * (height + text_height + MARGIN) + MARGIN)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for place, (image, label) in enumerate(zip([photo, *shown], labels, strict=True)):
-        left = MARGIN + place % columns * (width + MARGIN)
-        top = MARGIN + place // columns * (height + text_height + MARGIN)
+        left = MARGIN + place % COLUMNS * (width + MARGIN)
+        top = MARGIN + place // COLUMNS * (height + text_height + MARGIN)
         sheet.paste(to_pil(image), (left, top))
         for number, line in enumerate(label):
             pen.text((left, top + height + 2 + number * LINE), line, fill="black", font=font)

@@ -46,7 +46,7 @@ class Estimate:
 
 
 def estimate_step(
-    module: Any, batch_size: int, size: int, precision: str, averaged: bool, states: int = 2, processes: int = 1
+    module: Any, batch_size: int, size: int, precision: str, averaged: bool, processes: int = 1
 ) -> Estimate:
     """Run a training step's forward and backward pass on fake tensors of a CPU.
 
@@ -56,7 +56,6 @@ def estimate_step(
         size: side of the images, pixels.
         precision: Lightning's name, such as "32-true" or "bf16-mixed".
         averaged: whether averaged weights are kept.
-        states: numbers that the optimizer keeps per parameter; 2 for Adam.
         processes: that share the denoiser and the Refine layer, as under trainer=fsdp; gradients are counted whole.
     """
     kept = list(trained_weights(module).values())
@@ -84,7 +83,7 @@ def estimate_step(
         trained=count,
         frozen=sum(parameter.numel() for parameter in everything) - count,
         weights=of_all - of_shared + of_shared // processes + of_judging,
-        optimizer=states * (of_trained // processes + of_taught),
+        optimizer=2 * (of_trained // processes + of_taught),  # Adam's two numbers per parameter
         averaged=_bytes(kept) // processes if averaged else 0,
         passing=max(live.peak, of_trained),
     )

@@ -10,7 +10,7 @@ from sspir.evaluation.statistics import orient
 from sspir.evaluation.table import number
 
 CURVE = "curve.json"
-METHOD = "restored"
+METHOD = "restored"  # what `sspir evaluate` calls a run's own pictures
 
 
 def read_curve(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sspir.errors import UserError
 
 LEAST = 32  # pixels of a side: below, the deepest features have none
+_STABLE = 1e-6  # added above and below where both may be 0
 
 # Channels, kernel, stride and padding of each convolution, and whether pooling comes before it
 _ALEXNET = (
@@ -191,7 +192,7 @@ class DISTS(PerceptualDistance):
         return 1 - weighted / (self.alpha.sum() + self.beta.sum())
 
 
-def _similarities(ours: Tensor, theirs: Tensor, stable: float = 1e-6) -> tuple[Tensor, Tensor]:
+def _similarities(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """How alike maps (B, C, H, W) are in their means and in their variations, each (B, C) up to 1."""
     means = [maps.mean(dim=(2, 3)) for maps in (ours, theirs)]
     variances = [
@@ -199,8 +200,8 @@ def _similarities(ours: Tensor, theirs: Tensor, stable: float = 1e-6) -> tuple[T
         for maps, mean in zip((ours, theirs), means, strict=True)
     ]
     covariance = (ours * theirs).mean(dim=(2, 3)) - means[0] * means[1]
-    texture = (2 * means[0] * means[1] + stable) / (means[0].square() + means[1].square() + stable)
-    structure = (2 * covariance + stable) / (variances[0] + variances[1] + stable)
+    texture = (2 * means[0] * means[1] + _STABLE) / (means[0].square() + means[1].square() + _STABLE)
+    structure = (2 * covariance + _STABLE) / (variances[0] + variances[1] + _STABLE)
     return texture, structure
 
 

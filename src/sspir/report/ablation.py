@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from sspir.evaluation.curve import METHOD
 from sspir.evaluation.statistics import Difference, Values, compare, orient
 from sspir.report.results import STEP, Evaluation, ResultSet
 from sspir.report.runs import Run, Trained, order
@@ -15,7 +16,6 @@ from sspir.report.settings import differing
 FULL = "none"  # the variant that is ablated
 Measured = tuple[Trained, ResultSet]
 T = TypeVar("T")
-METHOD = "restored"  # what `sspir evaluate` calls a run's own pictures
 
 
 class Kind(NamedTuple):
