@@ -186,13 +186,13 @@ def present(target: str) -> str:
     return ".".join([top, room, *rest[first:]])
 
 
-def named(node: Any) -> Any:
-    """A configuration, as plain mappings and lists, with the present name of every `_target_`: for comparing."""
+def named(node: Any, name: Callable[[str], str] = present) -> Any:
+    """A configuration, as plain mappings and lists, with the present (or another) name of every `_target_`."""
     if isinstance(node, list):
-        return [named(child) for child in node]
+        return [named(child, name) for child in node]
     if not isinstance(node, dict):
         return node
-    return {key: present(str(child)) if key == "_target_" else named(child) for key, child in node.items()}
+    return {key: name(str(child)) if key == "_target_" and child else named(child, name) for key, child in node.items()}
 
 
 def as_before(now: Any, before: Any) -> Any:

@@ -29,7 +29,7 @@ from sspir.config.sentence import sentence, unknown
 from sspir.config.sweep import ablated, swept
 from sspir.errors import UserError
 from sspir.files import is_full
-from sspir.moved import present_config, present_overrides, renamed
+from sspir.moved import named, present_config, present_overrides, renamed
 
 log = logging.getLogger(__name__)
 _SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
@@ -154,7 +154,7 @@ def load_choice(group: str, name: str) -> DictConfig:
 def modern(config: DictConfig) -> DictConfig:
     """A configuration, which may have settings of before, with today's settings; one of today is itself returned."""
     plain: Any = OmegaConf.to_container(config)
-    if (present := _with_new_names(present_config(plain))) == plain:
+    if (present := named(present_config(plain), _renamed)) == plain:
         return config
     made = OmegaConf.create(present)
     OmegaConf.set_struct(made, True)
@@ -177,30 +177,20 @@ def known(name: str, config: DictConfig, overrides: Sequence[str] = ()) -> DictC
     if name not in _SCHEMAS:
         return config
     settings = [setting.name for setting in fields(_SCHEMAS[name])]
-    named = re.findall(r"\$\{[^}]*", " ".join((OmegaConf.to_yaml(config), *overrides)))
-    words = {*re.findall(r"\w+", " ".join(named)), *config.get("sweep", ())}
+    references = re.findall(r"\$\{[^}]*", " ".join((OmegaConf.to_yaml(config), *overrides)))
+    words = {*re.findall(r"\w+", " ".join(references)), *config.get("sweep", ())}
     for key in map(str, config):
         if key not in settings and key not in words:
             raise UserError(unknown(key, settings))
     return config
 
 
-def _with_new_names(node: Any) -> Any:
-    """A configuration, as plain mappings and lists, with the new name of every `_target_`; old ones are told, once."""
-    if isinstance(node, list):
-        return [_with_new_names(child) for child in node]
-    if not isinstance(node, dict):
-        return node
-    made = {key: _with_new_names(child) for key, child in node.items()}
-    if (target := made.get("_target_")) and (new := renamed(str(target))) != target:
-        _tell(target, new)
-        made["_target_"] = new
-    return made
-
-
 @cache
-def _tell(old: str, new: str) -> None:
-    log.warning("The _target_ %s is now %s: write that, as the old name goes in version 0.3.", old, new)
+def _renamed(target: str) -> str:
+    """The new name of a `_target_`; an old one is told, once."""
+    if (new := renamed(target)) != target:
+        log.warning("The _target_ %s is now %s: write that, as the old name goes in version 0.3.", target, new)
+    return new
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
