@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from sspir.config.sentence import unknown
+from sspir.config.trust import dotted, nodes
 from sspir.errors import UserError
 
 NUMBERS = {"int", "float", "bool"}
@@ -25,7 +26,8 @@ def require_arguments(config: DictConfig) -> None:
     """
     container = OmegaConf.to_container(config)  # what is interpolated is judged where it stands
     assert isinstance(container, dict)
-    faults = [*_values(container), *(fault for key, node in _nodes(container) for fault in _faults(key, node))]
+    made = [(dotted(path), node) for path, node in nodes(container) if isinstance(node["_target_"], str)]
+    faults = [*_values(container), *(fault for key, node in made for fault in _faults(key, node))]
     if faults:
         raise UserError("\n".join(faults))
 
@@ -35,15 +37,6 @@ def _values(config: dict[Any, Any]) -> Iterator[str]:
         for name, node in (config.get(group) or {}).items():
             if "_target_" not in (node if isinstance(node, dict) else ()) and not (node is None and nullable):
                 yield f"{group}.{name}={node} names no class; give it a _target_, or leave it out by ~{group}.{name}."
-
-
-def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Every node with a `_target_`, by its dotted key."""
-    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-        yield key, node
-    below = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in below:
-        yield from _nodes(child, f"{key}.{name}".lstrip("."))
 
 
 def _faults(key: str, node: dict[Any, Any]) -> Iterator[str]:

@@ -152,13 +152,18 @@ def check_pipeline(folder: Path) -> None:
             )
 
 
-def targets(node: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Place and value of every `_target_` of a configuration, in lists and below others too."""
+def targets(node: Any) -> Iterator[tuple[Key, Any]]:
+    """Place and value of every `_target_` of a configuration."""
+    return ((path, found["_target_"]) for path, found in nodes(node))
+
+
+def nodes(node: Any, path: Key = ()) -> Iterator[tuple[Key, dict[Any, Any]]]:
+    """Place and content of every node of a configuration that has a `_target_`, in lists and below others too."""
     children = _children(node)
     if "_target_" in children:
-        yield path, children["_target_"]
+        yield path, children
     for key, child in children.items():
-        yield from targets(child, (*path, key))
+        yield from nodes(child, (*path, key))
 
 
 def _require_literal(record: Any, path: Path, may_refer: bool = False) -> None:
