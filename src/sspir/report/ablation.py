@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sspir.evaluation.curve import METHOD
 from sspir.evaluation.statistics import Difference, Values, compare, orient
+from sspir.evaluation.table import interval_text, number
 from sspir.report.results import STEP, Evaluation, ResultSet
 from sspir.report.runs import Run, Trained, order
 from sspir.report.settings import differing
@@ -53,6 +55,14 @@ class Row:
     spread: float | None
     gain: Difference | None = None
 
+    def texts(self) -> tuple[str, str]:
+        """Mean ± spread over seeds; and the gain with its interval, "" where there is none."""
+        text = number(self.mean) + (f" ± {number(self.spread, self.mean)}" if self.spread is not None else "")
+        if self.gain is None:
+            return text, ""
+        gain = self.gain.gain
+        return text, number(gain.mean) + interval_text(gain.mean, gain.low, gain.high)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -67,6 +77,12 @@ class Study:
     title: str
     metrics: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, Sequence[Row]]
+
+
+def by_variant(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row | None]]:
+    """Variant -> its row of each metric, None where it has none."""
+    found = [{row.variant: row for row in of_metric} for of_metric in rows.values()]
+    return {variant: [each.get(variant) for each in found] for variant in dict.fromkeys(chain.from_iterable(found))}
 
 
 def studies(results: Sequence[ResultSet]) -> list[Study]:

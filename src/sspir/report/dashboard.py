@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from sspir.evaluation.table import heading, interval_text, number
-from sspir.report.ablation import FULL, Row, studies, validations
+from sspir.evaluation.table import heading
+from sspir.report.ablation import FULL, Row, by_variant, studies, validations
 from sspir.report.collect import Collected
 from sspir.report.runs import VALIDATION, Run
 
@@ -108,10 +108,8 @@ def tables(found: Collected) -> list[tuple[str, str]]:
 
 def _table(rows: Mapping[str, Sequence[Row]]) -> str:
     """Markdown of a table: heading of a metric -> its rows."""
-    variants = dict.fromkeys(row.variant for of_metric in rows.values() for row in of_metric)
     lines = [["variant", *rows, "seeds"], ["---"] * (len(rows) + 2)]
-    for variant in variants:
-        found = [next((row for row in of_metric if row.variant == variant), None) for of_metric in rows.values()]
+    for variant, found in by_variant(rows).items():
         lines.append([variant, *map(_cell, found), str(max(row.seeds for row in found if row))])
     return "\n".join(f"| {' | '.join(cell.replace('|', ' ') for cell in line)} |" for line in lines)
 
@@ -119,9 +117,7 @@ def _table(rows: Mapping[str, Sequence[Row]]) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
-    text = number(row.mean) + (f" ± {number(row.spread, row.mean)}" if row.spread is not None else "")
-    if row.gain is None:
-        return text
-    gain = row.gain.gain
-    words = number(gain.mean) + interval_text(gain.mean, gain.low, gain.high)
-    return f"{text} ({f'**{words}**' if row.gain.significant else words})"
+    text, gain = row.texts()
+    if row.gain and row.gain.significant:
+        gain = f"**{gain}**"
+    return f"{text} ({gain})" if gain else text

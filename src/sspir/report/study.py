@@ -1,10 +1,10 @@
 """Ablation studies as tables and plots."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from sspir.evaluation.table import heading, interval_text, number
-from sspir.report.ablation import FULL, Row, Study, validations
+from sspir.evaluation.table import heading
+from sspir.report.ablation import FULL, Row, Study, by_variant, validations
 from sspir.report.charts import forest
 from sspir.report.html import table
 from sspir.report.runs import Run
@@ -12,13 +12,7 @@ from sspir.report.runs import Run
 
 def study_section(study: Study) -> str:
     """The ablation table of a sweep, and per metric a plot of the gains."""
-    head = "".join(f"<th>{escape(heading(name, dict(facts)))}</th>" for name, facts in study.metrics.items())
-    variants = dict.fromkeys(row.variant for rows in study.rows.values() for row in rows)
-    body, figures = [], []
-    for variant in variants:
-        found = {metric: row for metric, rows in study.rows.items() for row in rows if row.variant == variant}
-        cells = "".join(_cell(found.get(metric)) for metric in study.metrics)
-        body.append(f"<tr><th>{escape(variant)}</th>{cells}<td>{max(row.seeds for row in found.values())}</td></tr>")
+    figures = []
     for metric, rows in study.rows.items():
         gains = {
             row.variant: (gain.mean, gain.low, gain.high)
@@ -34,33 +28,33 @@ def study_section(study: Study) -> str:
             f"; below it the gain over the full method ({FULL}; positive: better) with its paired 95 % "
             "interval over the images, bold where it excludes zero, on six images or more"
         )
-    shown = table(f"<th>variant</th>{head}<th>seeds</th>", body)
+    shown = _table((heading(name, dict(facts)) for name, facts in study.metrics.items()), study.rows)
     plots = f'<div class="charts">{"".join(figures)}</div>'
     return f'<section><h2>Ablation: {escape(study.title)}</h2>{shown}<p class="note">{note}.</p>{plots}</section>'
+
+
+def over_seeds(runs: Sequence[Run]) -> str:
+    """Tables of the last validation of each experiment's variants: mean and spread over seeds."""
+    return "".join(
+        f"<h3>{escape(experiment)}: last validation over seeds, mean ± standard deviation</h3>{_table(rows, rows)}"
+        for experiment, rows in validations(runs).items()
+    )
+
+
+def _table(heads: Iterable[str], rows: Mapping[str, Sequence[Row]]) -> str:
+    """A line per variant, below a heading of each metric."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in ("variant", *heads, "seeds"))
+    body = [
+        f"<tr><th>{escape(name)}</th>{''.join(map(_cell, found))}<td>{max(row.seeds for row in found if row)}</td></tr>"
+        for name, found in by_variant(rows).items()
+    ]
+    return table(head, body)
 
 
 def _cell(row: Row | None) -> str:
     if row is None:
         return "<td>–</td>"
-    text = number(row.mean) + (f" ± {number(row.spread, row.mean)}" if row.spread is not None else "")
-    if row.gain is None:
-        return f"<td>{text}</td>"
-    gain = row.gain.gain
-    words = number(gain.mean) + interval_text(gain.mean, gain.low, gain.high)
-    return f"<td>{text}<small>{f'<b>{words}</b>' if row.gain.significant else words}</small></td>"
-
-
-def over_seeds(runs: Sequence[Run]) -> str:
-    """Tables of the last validation of each experiment's variants: mean and spread over seeds."""
-    tables = []
-    for experiment, of_metrics in validations(runs).items():
-        kinds = dict.fromkeys(row.variant for rows in of_metrics.values() for row in rows)
-        body = []
-        for kind in kinds:
-            found = [next((row for row in rows if row.variant == kind), None) for rows in of_metrics.values()]
-            seeds = max(row.seeds for row in found if row)
-            body.append(f"<tr><th>{escape(kind)}</th>{''.join(map(_cell, found))}<td>{seeds}</td></tr>")
-        head = "".join(f"<th>{escape(name)}</th>" for name in of_metrics)
-        tables.append(f"<h3>{escape(experiment)}: last validation over seeds, mean ± standard deviation</h3>")
-        tables.append(table(f"<th>variant</th>{head}<th>seeds</th>", body))
-    return "".join(tables)
+    text, gain = row.texts()
+    if row.gain and row.gain.significant:
+        gain = f"<b>{gain}</b>"
+    return f"<td>{text}{f'<small>{gain}</small>' if gain else ''}</td>"
