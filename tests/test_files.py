@@ -11,7 +11,18 @@ import pytest
 
 from sspir.__main__ import main
 from sspir.errors import UserError
-from sspir.files import Journal, alone_in, replacing
+from sspir.evaluation.curve import read_curve
+from sspir.files import Journal, alone_in, read_json, replacing
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"null", b"3", b'{"a": 1', b"\xff", b""])
+def test_json_that_holds_no_mapping_is_as_if_it_were_not_there(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "curve.json"
+    assert read_json(file) == {}
+    file.write_bytes(content)
+    assert read_json(file) == read_curve(tmp_path) == {}
+    file.write_bytes(b'{"points": []}')
+    assert read_json(file) == read_curve(tmp_path) == {"points": []}
 
 
 def test_two_that_write_one_file_at_once_both_succeed(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def append_bytes(path: Path, data: bytes) -> bool:
         os.close(handle)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds; {} where it is missing, damaged or holds something else."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 def json_bytes(value: Any, **options: Any) -> bytes:
     """JSON in UTF-8, by options of `json.dumps`; where a file's name is none it is written in escapes."""
     try:

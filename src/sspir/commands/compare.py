@@ -103,16 +103,12 @@ def run(arguments: list[str]) -> int:
 
 def _require_own(out: Path) -> None:
     """Refuse a folder with an evaluation, or with files that no comparison has written."""
-    import json
-
     from sspir.evaluation.results import FILES, JOURNAL, SUMMARY
+    from sspir.files import read_json
 
     there = [out / name for name in (JOURNAL, *FILES) if (out / name).exists()]
-    try:
-        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
-        ours = "comparisons" in summary and "evaluation" not in summary and out / JOURNAL not in there
-    except (OSError, ValueError, TypeError):
-        ours = False
+    summary = read_json(out / SUMMARY)
+    ours = "comparisons" in summary and "evaluation" not in summary and out / JOURNAL not in there
     if there and not ours:
         raise UserError(f"{there[0]} is there and not of a comparison; choose another --out, or move it away.")
 

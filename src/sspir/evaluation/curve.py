@@ -1,13 +1,12 @@
 """A run's curve over steps on a benchmark, and the step that is best by each metric."""
 
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sspir.evaluation.statistics import orient
 from sspir.evaluation.table import number
+from sspir.files import read_json
 
 CURVE = "curve.json"
 METHOD = "restored"  # what `sspir evaluate` calls a run's own pictures
@@ -15,9 +14,7 @@ METHOD = "restored"  # what `sspir evaluate` calls a run's own pictures
 
 def read_curve(folder: Path) -> dict[str, Any]:
     """The curve that lies in a folder, {} where there is none."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads((folder / CURVE).read_text(encoding="utf-8")))
-    return {}
+    return read_json(folder / CURVE)
 
 
 def best_steps(curve: Mapping[str, Any], among: Sequence[int]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from sspir.evaluation.measure import BICUBIC, NOISE, Row, measure_image
 from sspir.evaluation.record import identity_of, picture_name, record_of
 from sspir.evaluation.results import FILES, JOURNAL, SUMMARY, Results
 from sspir.evaluation.table import comparison_text, lacking, summary_table
-from sspir.files import Journal, alone_in, json_bytes, write_bytes
+from sspir.files import Journal, alone_in, json_bytes, read_json, write_bytes
 from sspir.images.io import ImageError, write_image
 from sspir.images.panel import to_picture
 from sspir.memory import choose_device
@@ -71,7 +71,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     record = record_of(config, pipeline, benchmark, sampler, device.type, peers)
-    done = _summary(out)
+    done = read_json(out / SUMMARY)
     record["inputs"] = as_before(record["inputs"], done.get("evaluation", {}).get("inputs"))
     evaluation = Evaluation(pipeline, benchmark, sampler, metrics, out, record, peers)
     left = evaluation.left()
@@ -250,11 +250,3 @@ class Evaluation:
                 row.problems = {name: problem for name, problem in row.problems.items() if name in self.metrics}
             results.add(asked, {role: self.out / file for role, file in entry["files"].items()})
         return {entry["image"]: entry["caption"] for entry in entries}
-
-
-def _summary(out: Path) -> dict[str, Any]:
-    """The summary that lies in a folder, {} where there is none."""
-    try:
-        return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

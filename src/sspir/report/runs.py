@@ -1,7 +1,6 @@
 """Training runs: their identity in a sweep, their configuration, and the curves they logged."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # a dependency of omegaconf
 
 from sspir.errors import UserError
-from sspir.files import NOT_APPLICABLE
+from sspir.files import NOT_APPLICABLE, read_json
 from sspir.moved import named, present_config
 from sspir.report.settings import flatten
 from sspir.training.history import read_history
-from sspir.training.run import is_trained_in
+from sspir.training.run import ENVIRONMENT, is_trained_in
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
@@ -132,7 +131,8 @@ def read_run(folder: Path) -> Run:
     found = {key: sorted(curves[key].items()) for key in sorted(curves, key=order)}
     state, log = REFUSED if refused else state, folder / "metrics.jsonl"
     logged_at = log.stat().st_mtime if log.is_file() else 0.0
-    return Run("", found, settings, refused, config, _environment(folder), folder, state, logged_at)
+    environment = read_json(folder / ENVIRONMENT)  # {} of a run from elsewhere: its curves are worth showing without
+    return Run("", found, settings, refused, config, environment, folder, state, logged_at)
 
 
 def _state(folder: Path, settings: Mapping[str, str]) -> str:
@@ -152,7 +152,7 @@ def read_settings(folder: Path) -> dict[str, str]:
 
 def _photos(folder: Path) -> dict[str, str]:
     """`PHOTOS`: how many a run was trained on and their hash, one after the other where it went on with others."""
-    environment = _environment(folder)
+    environment = read_json(folder / ENVIRONMENT)
     seen = [sets.get("train") for sets in (*environment.get("data_before", ()), environment.get("data", {}))]
     told = [f"{photos['photos']} ({photos['hash'][:8]})" for photos in seen if photos]
     return {PHOTOS: ", then ".join(told)} if told else {}
@@ -184,15 +184,6 @@ def set_of(name: str) -> str:
     """The validation set in "val/SET/METRIC"; "" for a mean over the sets, and for the only set."""
     head, *between, _ = ["", *name.split("/")] if "/" not in name else name.split("/")
     return "/".join(between) if head in VALIDATION else ""
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    path = folder / "environment.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # of a run from elsewhere, or damaged: its curves are worth showing without
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _history(folder: Path) -> Iterator[dict[str, Any]]:
