@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ SCALE_SUFFIX = re.compile(
     r"((?:[_-]|(?<=\d))x\d+|[_-]\d+x|[_-](?:LR|HR|SR)(?:x?\d+)?|_SRF_\d+(?:_[LHS]R)?)$", re.IGNORECASE
 )
 AFTER_LETTER = re.compile(r"(?<=[^\W\d_])x\d+$", re.IGNORECASE)  # of babyx4, but of box1 and index1 too
+Form = tuple[str, bool]  # what is left of a name, and whether that is a mere guess
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def _by_name(role: str, folder: Path, unmatched: list[Unmatched]) -> dict[str, P
     return paths
 
 
-def _forms(name: str) -> list[tuple[str, bool]]:
-    """A name, and what is left of it as its endings are taken away one at a time; and whether that is a mere guess."""
+def _forms(name: str) -> list[Form]:
+    """A name, and what is left of it as its endings are taken away one at a time."""
     folder, slash, last = name.rpartition("/")
     forms = [(name, False)]
     while (short := SCALE_SUFFIX.sub("", last)) not in ("", last):
@@ -138,34 +139,40 @@ def _pairs(first: Collection[str], second: Collection[str], ignore_scale: bool) 
     """Name of the first folder -> its counterpart's, and how many endings it lost for that.
 
     As many endings are taken from all names of a folder as pair most of them without doubt, so that `a_x4` and
-    `a_x4_x4` are of `a` and `a_x4`; those that are left pair by as few as they can.
+    `a_x4_x4` are of `a` and `a_x4`; those that are left pair by as few as they can, and two guesses are no pair.
     """
-    forms = {name: _forms(name) if ignore_scale else [(name, False)] for name in {*first, *second}}
-    most = max(map(len, forms.values()), default=0)
+    ours, theirs = ({name: _forms(name)[: None if ignore_scale else 1] for name in names} for names in (first, second))
+    most = max(map(len, (*ours.values(), *theirs.values())), default=0)
     rounds = sorted(itertools.product(range(most), repeat=2), key=sum)
 
-    def shortened(names: Iterable[str], lost: int) -> dict[tuple[str, bool], list[str]]:
-        found: dict[tuple[str, bool], list[str]] = {}
-        for name in sorted(names):
-            found.setdefault(forms[name][min(lost, len(forms[name]) - 1)], []).append(name)
-        return found
-
-    def alike(ones: Iterable[str], others: Iterable[str], lost: tuple[int, ...], guess: bool) -> list[list[list[str]]]:
-        left, right = shortened(ones, lost[0]), shortened(others, lost[1])
-        keys = [((short, a), (short, b)) for short, a in left for b in (False, True)]
-        return [[left[a], right[b]] for a, b in keys if b in right and a[1] + b[1] <= guess]  # two guesses are no pair
-
     def without_doubt(lost: tuple[int, ...]) -> int:
-        return sum(len(ones) == len(others) == 1 for ones, others in alike(first, second, lost, guess=False))
+        return sum(len(ones) == len(others) == 1 for ones, others in _alike(ours, theirs, lost, guesses=0))
 
+    surest = max(rounds, key=without_doubt, default=(0, 0))
     pairs: dict[str, tuple[str, int]] = {}
-    left_over, surest = set(second), max(rounds, key=without_doubt, default=(0, 0))
-    for lost, guess in [(surest, False), *((lost, True) for lost in rounds)]:
-        for ones, others in alike(set(first) - pairs.keys(), left_over, lost, guess):
-            if len(ones) == 1 and ones[0] not in pairs and others[0] in left_over:
-                pairs[ones[0]] = others[0], min(lost[0], len(forms[ones[0]]) - 1)
-                left_over.remove(others[0])
+    for lost, guesses in [(surest, 0), *((lost, 1) for lost in rounds)]:
+        for (one, *more), (other, *_) in _alike(ours, theirs, lost, guesses):
+            if not more and one in ours and other in theirs:
+                pairs[one] = other, len(ours.pop(one)[: lost[0] + 1]) - 1
+                del theirs[other]
     return pairs
+
+
+def _alike(
+    ours: Mapping[str, Sequence[Form]], theirs: Mapping[str, Sequence[Form]], lost: tuple[int, ...], guesses: int
+) -> list[tuple[list[str], list[str]]]:
+    """Names of either folder that are one without so many endings, by at most so many guesses."""
+    left, right = _shortened(ours, lost[0]), _shortened(theirs, lost[1])
+    keys = [((short, a), (short, b)) for short, a in left for b in (False, True) if a + b <= guesses]
+    return [(left[a], right[b]) for a, b in keys if b in right]
+
+
+def _shortened(forms: Mapping[str, Sequence[Form]], lost: int) -> dict[Form, list[str]]:
+    """What is left after so many endings, or as many as there are -> the names of which it is left."""
+    found: dict[Form, list[str]] = {}
+    for name in sorted(forms):
+        found.setdefault(forms[name][: lost + 1][-1], []).append(name)
+    return found
 
 
 def _called(names: Collection[str], pairs: Collection[Mapping[str, tuple[str, int]]]) -> dict[str, str]:
