@@ -16,7 +16,7 @@ from sspir.images.exif import without_gps
 from sspir.images.hdr import Coding, to_srgb
 from sspir.images.io import ImageError, Picture, list_images, read_image, read_size, write_image
 from tests.images.test_io import SRGB, wide_gamut_profile
-from tests.images.written import COLOUR, DEEP, box, dng, exif_block, heic, jxl, jxl_header, photo
+from tests.images.written import COLOUR, DEEP, box, dng, exif_block, frames, heic, jxl, jxl_header, photo
 from tests.needs import needs
 
 KINDS = ("heic", "avif", "jxl", "dng")
@@ -264,13 +264,6 @@ def test_films_and_bursts(tmp_path: Path) -> None:
     burst = read(tmp_path, heic(COLOUR, COLOUR[::-1]))
     assert distance(burst, COLOUR) < 2
     assert burst.warnings == ["The file holds 2 photos; the main one was taken."]
-
-
-def frames(form: str) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(COLOUR)
-    image.save(buffer, form, save_all=True, append_images=[ImageOps.invert(image)])
-    return buffer.getvalue()
 
 
 def bomb(kind: str) -> bytes:

@@ -20,36 +20,15 @@ from sspir.images.hdr import BRIGHT, Coding, to_srgb
 from sspir.images.io import ImageError, Picture, list_images, read_image, read_size, write_image
 from sspir.images.photo import to_tensor
 from sspir.images.picture import spread_colours
+from tests.images.written import COLOUR, DEEP, exif_block, frames, plain
 
-COLOUR = photos.astronaut()[100:164, 180:276]  # (64, 96, 3)
 GREY = photos.camera()[100:164, 180:276]
-DEEP = (COLOUR.astype(np.uint16) * 257) ^ np.uint16(37)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Path:
     image.save(path, **options)
     return path
-
-
-def exif_block(orientation: int = 6) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = orientation, "a cup"
-    exif.get_ifd(0x8769).update({36867: "2020:02:03 04:05:06", 40962: 96})
-    exif.get_ifd(0x8825)[1] = "N"
-    return exif.tobytes()
-
-
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 # Reading what is fine
@@ -85,7 +64,7 @@ def test_orientation_of_sixteen_bit_files(tmp_path: Path, suffix: str, orientati
 @pytest.mark.parametrize("depth", [8, 16])
 def test_metadata_travels_without_what_no_longer_holds(tmp_path: Path, suffix: str, depth: int) -> None:
     described = Image.Exif()
-    described.load(exif_block())
+    described.load(exif_block(6))
     described.get_ifd(0x8769)[40965] = 500  # where another block stood in the file
     source = save(Image.fromarray(COLOUR), tmp_path / "a.jpg", exif=described.tobytes(), icc_profile=SRGB)
     picture = read_image(source)
@@ -177,7 +156,7 @@ def test_colour_profiles_are_converted_or_reported(tmp_path: Path) -> None:
 
 def test_content_counts_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "really a jpeg, ünïcode = (1).png"
-    path.write_bytes(jpeg() + b"trailing junk")
+    path.write_bytes(plain("JPEG") + b"trailing junk")
     assert read_image(path).pixels.shape == COLOUR.shape
 
 
@@ -187,7 +166,7 @@ def chunk(name: bytes, content: bytes, checksum: int | None = None) -> bytes:
 
 
 def png_with(*chunks: bytes, behind: bool = False, deep: bool = False) -> bytes:
-    whole = cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes() if deep else png()
+    whole = cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes() if deep else plain("PNG")
     place = len(whole) - 12 if behind else 33
     return whole[:place] + b"".join(chunks) + whole[place:]
 
@@ -215,9 +194,9 @@ HARMLESS = {
     "checksum of a text": png_with(chunk(b"tEXt", b"a\0b", 7)),
     "checksum of a text behind": png_with(chunk(b"tEXt", b"a\0b", 7), behind=True),
     "short resolution": png_with(chunk(b"pHYs", b"\0\0\0")),
-    "no end": png()[:-12],
-    "half an end": png()[:-5],
-    "padded": png() + bytes(999),
+    "no end": plain("PNG")[:-12],
+    "half an end": plain("PNG")[:-5],
+    "padded": plain("PNG") + bytes(999),
     "preview behind": pages_of((Image.fromarray(COLOUR), 0), SMALL),
 }
 
@@ -264,7 +243,7 @@ def test_orientation_of_older_programs_is_found(tmp_path: Path) -> None:
 
 
 def test_line_ends_before_a_photo_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"\r\n" + jpeg())
+    (tmp_path / "a.jpg").write_bytes(b"\r\n" + plain("JPEG"))
     assert read_image(tmp_path / "a.jpg").pixels.shape == COLOUR.shape
 
 
@@ -355,24 +334,12 @@ def test_formats_say_what_they_lose(tmp_path: Path) -> None:
 def bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
     chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png()[33:]
-
-
-def frames(form: str) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(COLOUR)
-    image.save(buffer, form, save_all=True, append_images=[ImageOps.invert(image)])
-    return buffer.getvalue()
-
-
-def written(form: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, form)
-    return buffer.getvalue()
+    mark, end = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13), struct.pack(">I", zlib.crc32(chunk))
+    return mark + chunk + end + plain("PNG")[33:]
 
 
 def twelve_bit_jpeg() -> bytes:
-    data = bytearray(jpeg())
+    data = bytearray(plain("JPEG"))
     data[data.index(b"\xff\xc0") + 4] = 12
     return bytes(data)
 
@@ -403,17 +370,17 @@ REFUSED = {
     "text": (b"not a picture at all", "not an image"),
     "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "film": (b"\0\0\0\x18ftypisom" + bytes(40), "a film"),
-    "jpeg 2000": (written("JPEG2000"), "of the format JPEG2000"),
-    "icon": (written("ICO"), "of the format ICO"),
+    "jpeg 2000": (plain("JPEG2000"), "of the format JPEG2000"),
+    "icon": (plain("ICO"), "of the format ICO"),
     "photoshop": (b"8BPS\0\1" + bytes(40), "of the format PSD"),
-    "as text": (png().replace(b"\r\n", b"\n", 1), "copied as text"),
+    "as text": (plain("PNG").replace(b"\r\n", b"\n", 1), "copied as text"),
     "12-bit jpeg": (twelve_bit_jpeg(), "a JPEG file, but .*12-bit"),
-    "cut webp": (written("WEBP")[:-30], "a WEBP file, but broken"),
+    "cut webp": (plain("WEBP")[:-30], "a WEBP file, but broken"),
     "cut between chunks": (png_with(chunk(b"IDAT", b""), behind=True)[:33], "broken or cut off"),
     "raw": (pages_of(SMALL, (Image.fromarray(COLOUR), 0)), "preview"),
-    "cut jpeg": (jpeg()[:-900], "broken or cut off"),
-    "cut png": (png()[:-900], "broken or cut off"),
-    "damaged png": (png()[:400] + b"\xff" * 80 + png()[480:], "broken or cut off"),
+    "cut jpeg": (plain("JPEG")[:-900], "broken or cut off"),
+    "cut png": (plain("PNG")[:-900], "broken or cut off"),
+    "damaged png": (plain("PNG")[:400] + b"\xff" * 80 + plain("PNG")[480:], "broken or cut off"),
     "bomb": (bomb(), "max_pixels"),
     "gif": (frames("GIF"), "animated"),
     "apng": (frames("PNG"), "animated"),

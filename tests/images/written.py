@@ -4,7 +4,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 from skimage import data as photos
 
@@ -20,6 +20,21 @@ def exif_block(orientation: int = 1) -> bytes:
     exif.get_ifd(0x8769).update({36867: "2020:02:03 04:05:06", 40962: 96})
     exif.get_ifd(0x8825)[1] = "N"
     return exif.tobytes()
+
+
+def plain(form: str) -> bytes:
+    """`COLOUR` as a file of a format that Pillow writes."""
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, form)
+    return buffer.getvalue()
+
+
+def frames(form: str) -> bytes:
+    """An animation, or pages, of `COLOUR` and its negative."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(COLOUR)
+    image.save(buffer, form, save_all=True, append_images=[ImageOps.invert(image)])
+    return buffer.getvalue()
 
 
 def photo(kind: str, orientation: int = 1, icc: bytes | None = None) -> bytes:
