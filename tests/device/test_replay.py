@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from sspir.device import Replays, replayed, replaying
 from sspir.device.replay import KEPT
+from sspir.evaluation.costs import costs_of_run
 from sspir.models.lora import add_lora, lora_switched_off
+from sspir.peers import cost
 from sspir.sampling.pipeline import RestorationPipeline
+from sspir.sampling.sampler import Sampler
 from sspir.training import module as training
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import find_checkpoint
@@ -69,6 +72,16 @@ def test_the_second_photo_of_a_shape_is_replayed_to_the_last_bit(
 def test_the_eighth_step_of_a_photo_is_replayed(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
     assert torch.equal(restored(pipeline, steps=10), plainly(pipeline, steps=10))
     assert [graph.replays for graph in graphs.made] == [3]
+
+
+@pytest.mark.thorough
+def test_what_is_counted_is_no_replay(
+    graphs: type[FakeGraph], pipeline: RestorationPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "SIDE", 24)
+    costs_of_run(pipeline, Sampler(steps=2, start=500), {})
+    assert graphs.made == []
+    assert pipeline.replays is not None
 
 
 def test_photos_of_ever_new_sizes_are_never_recorded(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:

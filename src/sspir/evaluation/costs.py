@@ -43,10 +43,14 @@ def costs_of_run(pipeline: RestorationPipeline, sampler: Sampler, peers: Mapping
     rows = {"restored": (whole, networks)}
     if pipeline.backbone.processor.predicts_image:
         rows["processor"] = (structure, [pipeline.backbone.processor])
-    found = {
-        name: Cost(cpu_seconds(run) if on_cpu else None, _count(parts), macs_of(run))
-        for name, (run, parts) in rows.items()
-    }
+    replays, pipeline.replays = pipeline.replays, None  # a replay hides its operations from who counts them
+    try:
+        found = {
+            name: Cost(cpu_seconds(run) if on_cpu else None, _count(parts), macs_of(run))
+            for name, (run, parts) in rows.items()
+        }
+    finally:
+        pipeline.replays = replays
     return _told(found | _beside(peers, size), size)
 
 
