@@ -1,6 +1,9 @@
+from typing import Any
+
+import diffusers
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from omegaconf import OmegaConf
 
 from sspir.config.compose import config_root
@@ -91,11 +94,52 @@ def test_a_perfect_denoiser_gives_the_clean_latent_back(schedule: DDPMScheduler,
         ({"guidance_interval": [1, 2, 3]}, r"guidance_interval=\[1, 2, 3\] must be"),
         ({"guidance_interval": 500}, "guidance_interval=500 must be"),
         ({"guidance_interval": ["a", "b"]}, "guidance_interval: 'a' is no whole number"),
+        (
+            {"scheduler": "DPMSolverMultistepScheduler", "options": {"solver_type": "huen"}},
+            "not take sampler.options={'so",
+        ),
+        (
+            {"scheduler": "UniPCMultistepScheduler", "options": {"solver_order": "a"}},
+            "does not take sampler.options={'so",
+        ),
+        (
+            {"scheduler": "UniPCMultistepScheduler", "options": {"solver_order": 0}},
+            "change sampler.options={'solver_order",
+        ),
+        (
+            {"options": {"timestep_spacing": "wide"}, "start": None},
+            "change sampler.options={'timestep_spacing': 'wide'} or",
+        ),
     ],
 )
 def test_bad_settings_are_refused_in_words(schedule: DDPMScheduler, settings: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Sampler(**settings).build(schedule)
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["EulerAncestralDiscreteScheduler", "PNDMScheduler", "KDPM2DiscreteScheduler", "LCMScheduler"]
+)
+def test_solvers_that_do_not_know_what_is_predicted_are_refused_before_a_step(
+    schedule: DDPMScheduler, scheduler: str
+) -> None:
+    drawn = torch.get_rng_state()
+    built = Sampler(scheduler=scheduler, steps=4).build(schedule)[0]
+    assert built.step_index is None if scheduler != "PNDMScheduler" else not built.ets  # no step was made by it
+    assert torch.equal(torch.get_rng_state(), drawn)
+    if scheduler != "LCMScheduler":
+        schedule = DDPMScheduler.from_config(schedule.config, prediction_type="sample")
+        with pytest.raises(UserError, match=f"{scheduler} does not take prediction_type=sample .*; change sampler.sch"):
+            Sampler(scheduler=scheduler, steps=4).build(schedule)
+
+
+def test_solvers_that_draw_by_no_images_seed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seeded(EulerDiscreteScheduler):  # as DPMSolverSDEScheduler is, which needs another package
+        def __init__(self, trained_betas: Any = None, noise_sampler_seed: int | None = None) -> None: ...
+
+    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", Seeded)
+    with pytest.raises(UserError, match=r"no scheduler 'DPMSolverSDEScheduler' for .* a seed for each image"):
+        Sampler(scheduler="DPMSolverSDEScheduler")
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "unipc", "dpmpp", "euler", "lcm", "fast"])

@@ -23,7 +23,7 @@ from sspir.training.run import find_checkpoint
 from sspir.training.saving import SaveAtEnd
 from sspir.training.validation import Validation
 from sspir.weights.export import card
-from tests.runs import tiny_config, tiny_run
+from tests.runs import ONE_STEP, tiny_config, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +400,9 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
             "noise_schedule holds no signal.*prediction_type to v_prediction or sample",
         ),
         (["schedule.num_warmup_steps=-1"], "schedule.num_warmup_steps: -1 is no whole number from 0"),
+        (["sampler.steps=400", "sampler.start=300"], "400 steps do not fit below start=300"),
+        ([*ONE_STEP, "sampler.start=1000"], "start=1000 must lie between 1 and 999"),
+        (["sampler=dpmpp", "+sampler.options.solver_type=huen"], "sampler.options=.*huen is not implemented"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(

@@ -1,11 +1,13 @@
 """Settings of restoring: solver, number of steps, starting point, guidance, colours, tiles."""
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from typing import Any, ClassVar, get_args
 
 import diffusers
+import torch
 from hydra.utils import get_object
 from torch import Tensor
 
@@ -179,7 +181,7 @@ class Sampler:
             raise UserError(f"{self.scheduler} has no option {', '.join(sorted(unknown))}; correct sampler.options.")
         if self.respace and self.start is not None:
             return self._respaced(kind, schedule, changes)
-        scheduler = _spaced(kind, {**schedule.config, **changes}, num_inference_steps=self.steps)
+        scheduler = self._spaced(kind, {**schedule.config, **changes}, num_inference_steps=self.steps)
         if self.start is None:
             return scheduler, scheduler.timesteps
         if kind not in WITHOUT_MEMORY and scheduler.timesteps[0] != self.start:
@@ -218,8 +220,26 @@ class Sampler:
         if issubclass(kind, diffusers.LCMScheduler):  # knows no spacing
             changes["original_inference_steps"] = start + 1
             custom = {"timesteps": [start - round(step * (start + 1) / self.steps) for step in range(self.steps)]}
-        scheduler = _spaced(kind, {**schedule.config, **changes}, **custom)
+        scheduler = self._spaced(kind, {**schedule.config, **changes}, **custom)
         return scheduler, scheduler.timesteps
+
+    def _spaced(self, kind: type, config: dict[str, Any], **steps: Any) -> diffusers.SchedulerMixin:
+        """A solver with the settings of a noise schedule that its constructor takes too, and its timesteps."""
+        known = signature(kind).parameters
+        options = f"sampler.options={self.options}"
+        what, change = (options, "them") if self.options else ("this noise schedule", "sampler.scheduler")
+        either = f"{options} or " if self.options else ""
+        try:
+            scheduler = kind(**{key: value for key, value in config.items() if key in known})
+            what, change = "these steps", f"{either}sampler.steps"
+            scheduler.set_timesteps(**steps)
+            what, change = f"prediction_type={config['prediction_type']}", f"{either}sampler.scheduler"
+            _try(scheduler)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{kind.__name__} does not take {what} ({error}); change {change}.") from error
+        if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+            raise UserError(f"{kind.__name__} goes up from the picture to noise; choose another sampler.scheduler.")
+        return scheduler
 
 
 def _solver(name: Any) -> type[Any]:
@@ -231,6 +251,7 @@ def _solver(name: Any) -> type[Any]:
         and issubclass(kind, diffusers.SchedulerMixin)
         and hasattr(kind, "add_noise")
         and "trained_betas" in signature(kind).parameters
+        and "noise_sampler_seed" not in signature(kind).parameters  # it would draw by no image's own seed
         and _steps_alone(kind)
     ):
         return kind
@@ -241,7 +262,8 @@ def _solver(name: Any) -> type[Any]:
             f"folder there, and begin from a scheduler of diffusers."
         )
     raise UserError(
-        f"diffusers has no scheduler {name!r} for the noise schedule of a training; try DDIMScheduler or DDPMScheduler."
+        f"diffusers has no scheduler {name!r} for the noise schedule of a training and a seed for each image; try "
+        f"DDIMScheduler or DDPMScheduler."
     )
 
 
@@ -267,14 +289,8 @@ def _interval(given: Any) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _spaced(kind: type, config: dict[str, Any], **steps: Any) -> diffusers.SchedulerMixin:
-    """A solver with the settings of a noise schedule that its constructor takes too, and its timesteps."""
-    known = signature(kind).parameters
-    scheduler = kind(**{key: value for key, value in config.items() if key in known})
-    try:
-        scheduler.set_timesteps(**steps)
-    except ValueError as error:
-        raise UserError(f"{kind.__name__} does not take these steps ({error}); change sampler.steps.") from error
-    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
-        raise UserError(f"{kind.__name__} goes up from the picture to noise; choose another sampler.scheduler.")
-    return scheduler
+def _try(scheduler: diffusers.SchedulerMixin) -> None:
+    """Make a step by a copy, and draw nothing: some solvers look at what the model predicts only then."""
+    trial, timestep, nothing = deepcopy(scheduler), scheduler.timesteps[0], torch.zeros(1, 1, 1, 1)
+    with torch.random.fork_rng(devices=[]):
+        trial.step(nothing, timestep, trial.scale_model_input(nothing, timestep), return_dict=False)

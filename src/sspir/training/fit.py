@@ -39,7 +39,7 @@ from sspir.training.callbacks import Choice
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, glance, link_or_copy
 from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
-from sspir.training.parts import require_mixed, require_own, require_pretrained, require_signal, trained_weights
+from sspir.training.parts import require_mixed, require_own, require_pretrained, require_schedule, trained_weights
 from sspir.training.quiet import without_false_alarms
 from sspir.training.resume import FROM_LAST, finished, put_in_order, say_processes, starting_point
 from sspir.training.run import (
@@ -111,7 +111,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             write_text(folder / NOT_APPLICABLE, f"{refused}\n")
         raise
     require_mixed(module.backbone, str(config.trainer.precision))
-    require_signal(module.noise_schedule)
+    require_schedule(module)
     if not (start.checkpoint or config.init):
         require_pretrained(module.backbone)
     warm = {} if start.checkpoint else {"init": warm_start(module, config.init, config.init_skip)}

@@ -124,17 +124,26 @@ def require_mixed(backbone: ControlledUNet, precision: str) -> None:
         )
 
 
-def require_signal(schedule: Any) -> None:
-    """Refuse to predict the noise where the last timestep is nothing else, and so tells nothing of the picture.
+def require_schedule(module: Any) -> None:
+    """Refuse a noise schedule that hides the picture, and a sampler that cannot restore by it.
+
+    A last timestep that is noise alone tells nothing of the picture where noise is predicted. A sampler is first used
+    by a validation, which may be hours away.
+
+    Args:
+        module: a `RestorationModule`.
 
     Raises:
         UserError: to be raised before a training.
     """
+    schedule = module.noise_schedule
     if schedule.config.prediction_type == "epsilon" and schedule.alphas_cumprod[-1] == 0:
         raise UserError(
             "The last timestep of noise_schedule holds no signal, so that no picture follows from predicted noise; set "
             "noise_schedule.prediction_type to v_prediction or sample."
         )
+    sampler = module.sampler if module.objective.one_step else module.sampler.faithful()  # as the pipeline does
+    sampler.build(schedule)
 
 
 def trained_weights(module: Any) -> dict[str, nn.Parameter]:
