@@ -105,11 +105,21 @@ def test_ms_ssim_agrees_with_torchmetrics(photo: np.ndarray, noisy: np.ndarray) 
     assert ours.item() == pytest.approx(theirs.item(), abs=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "value"),
+    [(201, 203, 0.975401), (177, 180, 0.973671), (161, 203, 0.973372), (192, 176, 0.974030)],
+)
+def test_ms_ssim_halves_odd_sides_as_pyiqa_does(height: int, width: int, value: float, photo: np.ndarray) -> None:
+    """Values of pyiqa's recipe in float64: odd sides get a border of zeros, which counts, before they are halved."""
+    image = photo[:height, :width]
+    assert ms_ssim(tensor(image // 32 * 32 + 16), tensor(image)).item() == pytest.approx(value, abs=2e-6)
+
+
 def test_ms_ssim_takes_the_least_sides_that_it_names_and_refuses_smaller_ones() -> None:
-    image = torch.rand(1, 3, 184, 176, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, 184, 161, generator=torch.Generator().manual_seed(0))
     assert ms_ssim(image, image).item() == pytest.approx(1)
-    for least, crop in ((image[..., :175], 0), (image, 4)):
-        with pytest.raises(UserError, match=r"^MS-SSIM needs sides of at least 176 pixels, got \(\d+, 1(75|68)\)"):
+    for least, crop in ((image[..., :160], 0), (image, 4)):
+        with pytest.raises(UserError, match=r"^MS-SSIM needs sides of at least 161 pixels, got \(\d+, 1(60|53)\)"):
             ms_ssim(least, least, crop=crop)
 
 

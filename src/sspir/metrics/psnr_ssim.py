@@ -55,10 +55,10 @@ def ms_ssim(preds: Tensor, target: Tensor, channels: str = "y", crop: int = 0) -
     """SSIM over five halvings (B,) in [0, 1], higher is better (Wang et al. 2003); arguments as `psnr`.
 
     Raises:
-        UserError: a side is shorter than 176 pixels, so that the window does not fit into the smallest scale.
+        UserError: a side is shorter than 161 pixels, so that the window does not fit into the smallest scale.
     """
     restored, truth = (plane.round() for plane in _planes(preds, target, channels, crop))
-    if min(restored.shape[-2:]) < (smallest := WINDOW * 16):
+    if min(restored.shape[-2:]) < (smallest := (WINDOW - 1) * 16 + 1):
         size = tuple(restored.shape[-2:])
         raise UserError(f"MS-SSIM needs sides of at least {smallest} pixels, got {size}; leave it out.")
     product = torch.ones(restored.shape[:2], device=preds.device)
@@ -66,7 +66,8 @@ def ms_ssim(preds: Tensor, target: Tensor, channels: str = "y", crop: int = 0) -
         similarity, structure = _ssim_terms(restored, truth)
         last = scale == len(MS_WEIGHTS) - 1
         product = product * (similarity if last else structure) ** weight
-        restored, truth = (torch.nn.functional.avg_pool2d(plane, 2) for plane in (restored, truth))
+        odd = (restored.shape[-2] % 2, restored.shape[-1] % 2)  # such a side gets a border of black, as in pyiqa
+        restored, truth = (torch.nn.functional.avg_pool2d(plane, 2, padding=odd) for plane in (restored, truth))
     return product.mean(dim=1)
 
 
