@@ -119,6 +119,7 @@ def look(step: Step) -> None:
     step.preview()
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_a_photo_is_restored_on_a_card_whole_and_in_regions(module: RestorationModule) -> None:
     settings = Sampler(

@@ -84,6 +84,7 @@ def words(images: Images, known: Sequence[str]) -> list[str]:
     return ["a tree"] * len(images)
 
 
+@pytest.mark.thorough
 def test_a_function_is_named_where_an_export_lacks_it(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_function_is_named_where_an_export_lacks_it(
     assert f"was trained with captions by {name}, which does not come with it" in said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [MeasuredCaptioner, Unnamed])
 def test_ones_own_captioner_is_named_by_its_class_and_never_taken_for_another(
     kind: type, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +126,7 @@ def test_photos_are_sent_to_no_machine_that_a_record_names(
     assert "--captioner" in said
 
 
+@pytest.mark.thorough
 def test_an_exported_pipeline_says_that_its_captioner_stayed_behind(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,6 +132,7 @@ def test_pictures_are_rounded_and_reduced() -> None:
     assert pil_image(torch.rand(3, 40, 60), 30).size == (30, 20)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "qwen_vl", "smolvlm", "endpoint"])
 def test_the_papers_question_is_the_default(name: str) -> None:
     chosen, other = (compose_config("train", [f"captioner={each}"]) for each in (name, "none"))

@@ -323,6 +323,7 @@ def test_published_outputs_through_the_command(tmp_path: Path) -> None:
     assert methods["bicubic"]["psnr_y"]["mean"] > methods["osediff"]["psnr_y"]["mean"]  # perception against distortion
 
 
+@pytest.mark.thorough
 def test_peers_restore_what_the_methods_were_given(
     folders: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

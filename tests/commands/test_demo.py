@@ -63,6 +63,7 @@ def test_bad_photos_keep_their_own_files_and_a_broken_one_is_named(
     assert (out / "panels.png").is_file()
 
 
+@pytest.mark.thorough
 def test_the_demos_own_pictures_are_no_bad_photos_and_ones_own_stay(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

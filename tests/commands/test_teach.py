@@ -114,6 +114,7 @@ def test_killed_and_started_again_it_ends_with_the_same_files(whole: Path) -> No
     assert files(out) == files(whole / "whole")
 
 
+@pytest.mark.thorough
 def test_another_teacher_or_other_settings_are_refused(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({k: 2 * v for k, v in torch.load(whole / "teacher.pth").items()}, whole / "other.pth")
     before = files(whole / "whole")

@@ -71,6 +71,7 @@ def test_a_run_is_trained_and_validated(run: str) -> None:
     assert 0 < summary["val/worst_pixel"] <= 1
 
 
+@pytest.mark.thorough
 def test_it_is_evaluated_and_restores_from_the_run_and_from_its_export(
     run: str, exported: str, photo_folder: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_it_is_evaluated_and_restores_from_the_run_and_from_its_export(
     assert Path("restored/0.png").read_bytes() == Path("from_export/0.png").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_solver_of_ones_own_draws_from_each_photos_seed_and_stays_with_the_model(
     exported: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_solver_of_ones_own_draws_from_each_photos_seed_and_stays_with_the_mod
         Sampler(scheduler="own.Stochastic")
 
 
+@pytest.mark.thorough
 def test_photos_are_captioned_degraded_and_compared(photo_folder: Path, capsys: pytest.CaptureFixture) -> None:
     photos = str(photo_folder / "val")
     own = ["--path", "mine"]

@@ -67,6 +67,7 @@ def test_own_pairs(dataset: str, photos: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "run", f"dataset={dataset}", *places)["step"] == 3
 
 
+@pytest.mark.thorough
 def test_the_shipped_model_goes_on_with_own_pairs_and_says_which_do_not_fit(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,6 +90,7 @@ def test_pairs_smaller_than_their_crop_are_refused_before_anything_is_trained(ph
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.thorough
 def test_without_validation_the_last_checkpoint_is_the_best(photos: Path, tmp_path: Path) -> None:
     done = run(
         tmp_path / "run", f"dataset.train.root={photos}", "dataset.train.crop.size=32", "dataset.validation=null"

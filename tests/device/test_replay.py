@@ -57,7 +57,13 @@ def count(graphs: type[FakeGraph]) -> int:
     return sum(graph.replays for graph in graphs.made)
 
 
-@pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"tile": 8, "overlap": 2}, {"start": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tile": 8, "overlap": 2},
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in ({}, {"guidance": 1.0}, {"start": None})),
+    ],
+)
 def test_the_second_photo_of_a_shape_is_replayed_to_the_last_bit(
     graphs: type[FakeGraph], pipeline: RestorationPipeline, changes: dict
 ) -> None:
@@ -69,6 +75,7 @@ def test_the_second_photo_of_a_shape_is_replayed_to_the_last_bit(
         assert count(graphs) >= before + 6  # steps, structure, encoder, decoder, tokens of captions and of images
 
 
+@pytest.mark.thorough
 def test_the_eighth_step_of_a_photo_is_replayed(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
     assert torch.equal(restored(pipeline, steps=10), plainly(pipeline, steps=10))
     assert [graph.replays for graph in graphs.made] == [3]
@@ -116,6 +123,7 @@ def test_a_change_of_weights_is_seen(graphs: type[FakeGraph], pipeline: Restorat
     assert len(graphs.made) > made
 
 
+@pytest.mark.thorough
 def test_another_strength_is_another_recording(pipeline: RestorationPipeline) -> None:
     for scale in (1.0, 0.5, 1.0, 0.5):
         assert torch.equal(
@@ -123,6 +131,7 @@ def test_another_strength_is_another_recording(pipeline: RestorationPipeline) ->
         )
 
 
+@pytest.mark.thorough
 def test_another_strength_of_an_adapter_is_seen(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
     needs("peft", "lora")
     add_lora({"unet": pipeline.unet}, rank=2)
@@ -154,6 +163,7 @@ def test_nothing_is_recorded_of_a_network_that_waits_elsewhere(
     assert graphs.made == []
 
 
+@pytest.mark.thorough
 def test_hooks_are_called(graphs: type[FakeGraph], pipeline: RestorationPipeline) -> None:
     for seed in (0, 1):
         restored(pipeline, seed)

@@ -451,6 +451,7 @@ def test_several_runs_and_benchmarks_in_one_command_load_each_run_once(
         assert {"photos", "skimage"} <= found, folder
 
 
+@pytest.mark.thorough
 def test_peers_restore_the_same_pictures_and_all_that_is_known_of_their_cost_is_told(
     run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +500,7 @@ def test_a_run_is_named_once_before_the_equals_sign() -> None:
         spelt_out(["run=shipped", "run=shipped/tiny", "benchmark=set5"])
 
 
+@pytest.mark.thorough
 def test_a_peer_of_ones_own_with_other_settings_is_measured_anew(
     run: Path, captioned: list[str], tmp_path: Path
 ) -> None:

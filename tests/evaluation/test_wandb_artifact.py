@@ -45,6 +45,7 @@ def given(photos: Path, run: str) -> list[str]:
     return ["evaluate", f"run={run}", *where, "metric=fast", "limit=1", "wandb=null"]
 
 
+@pytest.mark.thorough
 def test_the_client_sends_the_whole_run(online: StandIn, trained: Path) -> None:
     made = online.asked["UpsertBucket"][0]
     assert (made["displayName"], made["groupName"], made["jobType"]) == ("tiny-none-s0", "tiny", "train")

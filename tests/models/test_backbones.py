@@ -137,6 +137,7 @@ def test_two_text_models_come_back_bit_for_bit(xl: Path, tmp_path: Path) -> None
     assert torch.equal(TextEncoder(tokenizer, again)(CAPTIONS), TextEncoder(tokenizer, encoder)(CAPTIONS))
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sd21_base", "sdxl"])
 def test_true_sizes_without_memory(name: str) -> None:

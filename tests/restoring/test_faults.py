@@ -129,6 +129,7 @@ def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(tmp_path: Path
     assert restore(tmp_path / "a.png", "--out", out, "--weights", weights) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("samples", [1, 2])
 def test_a_full_disk_ends_it_and_the_next_run_makes_the_rest(
     samples: int, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch

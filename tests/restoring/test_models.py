@@ -147,6 +147,7 @@ def test_photos_of_one_stem_have_sheets_of_their_own(tmp_path: Path) -> None:
     assert sheets == ["a.jpg.png", "a.jpg.png.png", "a.png"]
 
 
+@pytest.mark.thorough
 def test_sheets_of_others_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_photo(tmp_path / "in" / "a.png", 8, 8)
     mine = write_photo(tmp_path / "out" / "sheets" / "a.png", 9, 9).read_bytes()

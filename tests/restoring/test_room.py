@@ -96,6 +96,7 @@ def test_a_photo_that_is_larger_is_restored_at_its_size_and_reduced() -> None:
     assert image.size == (10, 12)
 
 
+@pytest.mark.thorough
 def test_a_dry_run_tells_what_and_how_long_and_writes_nothing(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

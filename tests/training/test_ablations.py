@@ -154,6 +154,7 @@ def test_without_a_controlnet_nothing_of_the_structure_arrives() -> None:
         ControlledUNet.from_unet(module.backbone.unet, module.backbone.processor, controlnet=False)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["image_after_text", "no_implicit", "no_controlnet", "no_semantics"])
 def test_an_ablated_pipeline_comes_back_from_its_folder(name: str, tmp_path: Path) -> None:
     changes = ["module.residual=null"] if name == "no_controlnet" else []

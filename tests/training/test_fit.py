@@ -237,6 +237,7 @@ def test_a_run_is_repeated_from_its_record(finished: Path, tmp_path: Path) -> No
     assert "[ERROR] - /nowhere is not a folder" in (tmp_path / "broken" / "train.log").read_text()
 
 
+@pytest.mark.thorough
 def test_a_repetition_on_other_photos_warns(
     finished: Path, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -496,6 +497,7 @@ def test_a_run_and_its_continuation_warn_of_nothing_that_is_so_on_purpose(photo_
     assert str(told[-1].message) == "others stay"
 
 
+@pytest.mark.thorough
 def test_an_epoch_ends_with_a_step_whatever_is_accumulated(photo_folder: Path, tmp_path: Path) -> None:
     """Three photos make one step of two batches: by the epoch's third, validations would come amid a step."""
     changes = ["batch_size=1", "data.passes=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1"]

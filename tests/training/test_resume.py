@@ -55,6 +55,7 @@ def steps_of(folder: Path) -> list[int]:
     return [line["step"] for line in lines if "loss/total" in line]
 
 
+@pytest.mark.thorough
 def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
     run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -460,6 +461,7 @@ def test_a_run_that_is_stopped_early_is_whole_and_goes_on_with_more_patience(
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole") == [1, 2, 3, 4]
 
 
+@pytest.mark.thorough
 def test_the_best_checkpoint_goes_on_with_the_next_step(photo_folder: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=2", "trainer.val_check_interval=2")
     tiny_run(tmp_path / "run", photo_folder, "trainer.max_steps=4", "trainer.val_check_interval=2", "resume=best")
@@ -551,8 +553,8 @@ def test_a_command_that_is_refused_takes_no_run_apart(
     ("resume", "noted", "sentence"),
     [
         ("auto", "frozen", "trained with another text_encoder"),
-        ("best", "frozen", "trained with another text_encoder"),
-        ("best", "base", "trained on another base"),
+        pytest.param("best", "frozen", "trained with another text_encoder", marks=pytest.mark.thorough),
+        pytest.param("best", "base", "trained on another base", marks=pytest.mark.thorough),
         ("best", "state_dict", "is of another network"),
     ],
 )

@@ -20,42 +20,37 @@ from sspir.training.run import find_checkpoint
 from sspir.training.stopping import Stopping
 from sspir.training.strategy import require_processes
 from tests.distances import random_network
+from tests.processes import run_ranks
 from tests.runs import OVERRIDES, tiny_run
 
 SETTINGS = [
-    "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=24",
-    "trainer.val_check_interval=8",
-    "trainer.limit_val_batches=1", "schedule.num_training_steps=24", "checkpoint_every=1000", "workers=1",
+    "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=12",
+    "trainer.val_check_interval=4",
+    "trainer.limit_val_batches=1", "schedule.num_training_steps=12", "checkpoint_every=1000", "workers=1",
     "data.passes=200",
 ]  # fmt: skip
 
 
-def start(folder: Path, photos: Path, distance: Path) -> "subprocess.Popen[bytes]":
-    """A group of processes: torchrun, two that train, one without a photo to measure, and their workers."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir", "train",
-        *OVERRIDES, *SETTINGS, f"folder={folder}", f"dataset.train.root={photos}",
+def trained(folder: Path, photos: Path, distance: Path) -> list[str]:
+    """A training by two processes, one without a photo to measure."""
+    return [
+        "train", *OVERRIDES, *SETTINGS, f"folder={folder}", f"dataset.train.root={photos}",
         f"dataset.validation.photos.root={photos}", f"+metric.lpips.path={distance}",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with folder.with_suffix(".log").open("ab") as log:
+
+
+def launch(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """A group of processes: torchrun, two that train, and their workers."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "sspir"]
+    with log.open("ab") as file:
         return subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=heed_ctrl_c
+            [*command, *arguments], stdout=file, stderr=file, start_new_session=True, preexec_fn=heed_ctrl_c
         )
 
 
 def heed_ctrl_c() -> None:
     """What runs behind a shell script is born deaf to it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: "subprocess.Popen[bytes]") -> int:
-    """The exit status; a group that hangs is killed."""
-    try:
-        return process.wait(150)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
@@ -69,11 +64,12 @@ def test_two_processes_that_are_stopped_go_on_exactly(number: int, photo_folder:
     distance = tmp_path / "lpips.safetensors"
     save_file(random_network("lpips").features.state_dict(), distance)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert finish(start(whole, photo_folder, distance)) == 0, whole.with_suffix(".log").read_text()
+    run_ranks(2, *trained(whole, photo_folder, distance), log=whole.with_suffix(".log"))
 
-    process, log = start(broken, photo_folder, distance), broken.with_suffix(".log")
+    arguments, log = trained(broken, photo_folder, distance), broken.with_suffix(".log")
+    process = launch(arguments, log)
     try:
-        while len(lines(broken)) < 12 and process.poll() is None:
+        while len(lines(broken)) < 6 and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, number)
         process.wait(25)  # torchrun kills after 30
@@ -81,13 +77,13 @@ def test_two_processes_that_are_stopped_go_on_exactly(number: int, photo_folder:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert "Stopped by" in log.read_text(), log.read_text()
-    assert 0 < load_checkpoint(find_checkpoint(broken))["global_step"] < 24
-    assert finish(start(broken, photo_folder, distance)) == 0, log.read_text()
+    assert 0 < load_checkpoint(find_checkpoint(broken))["global_step"] < 12
+    run_ranks(2, *arguments, log=log)
 
     ours, theirs = (load_checkpoint(find_checkpoint(folder))["state_dict"] for folder in (broken, whole))
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
     measured = [[line for line in lines(folder) if "val/lpips" in line] for folder in (broken, whole)]
-    assert [line["step"] for line in measured[1]] == [8, 16, 24]
+    assert [line["step"] for line in measured[1]] == [4, 8, 12]
     assert measured[0] == measured[1]
 
 

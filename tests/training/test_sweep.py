@@ -115,6 +115,7 @@ def made_folders(root: Path, *overrides: str) -> set[str]:
     return {path.name for path in (root / "runs").glob("*/*/")}
 
 
+@pytest.mark.thorough
 def test_choices_of_one_group_in_a_package_name_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     varied = ["discriminator@objective.adversary.network=patch,unet", "objective.terms.lpips.weight=0"]
@@ -133,6 +134,7 @@ def test_what_varies_is_not_written_as_hydras_own_setting(params: str, capsys: p
     assert "vary a setting by KEY=A,B, or write hydra.sweeper.params in an experiment's" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_what_an_experiments_file_varies_names_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "experiments").mkdir(parents=True)

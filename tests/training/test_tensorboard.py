@@ -40,6 +40,7 @@ def recorded(run: Path) -> dict[str, dict[int, float]]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_run_is_read_back_with_steps_configuration_and_pictures(photo_folder: Path, tmp_path: Path) -> None:
     needs("tensorboard", "tensorboard")
     run = tmp_path / "run"

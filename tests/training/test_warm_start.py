@@ -68,6 +68,7 @@ def test_what_does_not_fit_is_listed_and_refused_unless_it_is_named(run: Path, p
         warm_start(build_module(config), str(run), skip[:-1])
 
 
+@pytest.mark.thorough
 def test_frozen_networks_must_be_the_same(run: Path, photo_folder: Path) -> None:
     config = tiny_config(run.parent / "other", photo_folder, "image_encoder.seed=1")
     with pytest.raises(UserError, match=r"image_encoder \(frozen, with other weights\)"):

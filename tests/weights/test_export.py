@@ -64,6 +64,7 @@ def test_damaged_weights_are_refused_in_words(run: Path, tmp_path: Path) -> None
         load_pipeline(out)
 
 
+@pytest.mark.thorough
 def test_an_export_touches_nothing_beside_it_and_leaves_nothing_half(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
