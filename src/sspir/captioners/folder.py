@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each, provenance_of
-from sspir.captioners.tables import same_name
+from sspir.captioners.tables import same_name, words_in
 from sspir.errors import UserError
 from sspir.files import append_bytes, json_line, write_bytes, write_text
 from sspir.images.io import MAX_PIXELS, read_image
@@ -219,10 +219,9 @@ class FolderCaptioner:
     def _row_of(self, photo: Path) -> Row | None:
         """The photo's row of the table, which takes over PHOTO.txt first if a person has edited that."""
         row = self.table.rows.get(same_name(self._name(photo)))
-        text = photo.with_suffix(".txt")
-        if not self.beside or not text.is_file():
+        written = words_in(photo.with_suffix(".txt")) if self.beside else None
+        if written is None:
             return row
-        written = text.read_text(encoding="utf-8-sig", errors="replace").strip()
         if row and (written == row["caption"].strip() or fingerprint(written) == _written(row)):
             return row
         return self._record(photo, written, {"captioner": BY_HAND, "shown": ""})
@@ -230,7 +229,7 @@ class FolderCaptioner:
     def _write_beside(self, photo: Path, row: Row) -> None:
         """Write PHOTO.txt, unless it says the same already, and then into the table that it does."""
         text, caption = photo.with_suffix(".txt"), row["caption"]
-        if not text.is_file() or text.read_text(encoding="utf-8-sig", errors="replace").strip() != caption.strip():
+        if words_in(text) != caption.strip():
             write_text(text, caption + "\n")
         if _written(row) != fingerprint(caption):
             self.table.append({**row, "text": fingerprint(caption)})

@@ -74,8 +74,12 @@ def _check(source: Path, table: dict[str, str | None], names: list[str]) -> None
 
 
 def _caption_beside(path: Path, name: str) -> str | None:
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else None
+    return words_in(path.with_suffix(".txt"))
+
+
+def words_in(path: Path) -> str | None:
+    """The caption that a text file holds; None where there is no such file."""
+    return path.read_text(encoding="utf-8-sig", errors="replace").strip() if path.is_file() else None
 
 
 def _read_table(path: Path) -> dict[str, str | None]:

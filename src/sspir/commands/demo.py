@@ -171,12 +171,6 @@ def _bad(pipeline: "RestorationPipeline", job: "Job", journal: "Journal") -> "Im
 
 def _panel(title: str, columns: Mapping[str, "Tensor"]) -> "Image.Image":
     """A panel of the middles of the images."""
-    from sspir.images.panel import panel
+    from sspir.images.panel import middle, panel
 
-    return panel({name: _middle(image) for name, image in columns.items()}, title)
-
-
-def _middle(image: "Tensor") -> "Tensor":
-    height, width = image.shape[-2:]
-    top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
-    return image[..., top : top + SIDE, left : left + SIDE]
+    return panel({name: middle(image, SIDE) for name, image in columns.items()}, title)

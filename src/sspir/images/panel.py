@@ -22,6 +22,12 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(to_picture(image).pixels)
 
 
+def middle(image: Tensor, size: int) -> Tensor:
+    """The middle of (3, H, W), at most `size` pixels in height and width."""
+    top, left = (max(0, (length - size) // 2) for length in image.shape[-2:])
+    return image[:, top : top + size, left : left + size]
+
+
 def panel(columns: Mapping[str, Tensor], caption: str = "") -> Image.Image:
     """Put images of one size beside each other under their names.
 

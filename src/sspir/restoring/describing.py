@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sspir.captioners.base import CaptionerUnavailableError, caption_each, provenance_of
-from sspir.captioners.tables import find_captions
+from sspir.captioners.tables import find_captions, words_in
 from sspir.errors import UserError
 from sspir.files import Journal
 from sspir.images.io import MAX_PIXELS, read_image
@@ -38,17 +38,13 @@ def given_captions(caption: str | None, source: str | None, names: Sequence[str]
         return lambda job: None
     folder = Path(source)
     if folder.is_dir():
-        return lambda job: _text(folder / Path(job.name).with_suffix(".txt"))
+        return lambda job: words_in(folder / Path(job.name).with_suffix(".txt"))
     if source != "beside" and not folder.is_file():
         raise UserError(
             f"The captions {source} are missing; give a .jsonl or .parquet file, a folder of .txt or beside."
         )
     find = find_captions(source, names)
     return lambda job: find(job.source, job.name)
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8-sig", errors="replace").strip() if path.is_file() else None
 
 
 class Describer:

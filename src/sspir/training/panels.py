@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sspir.batch import Batch
 from sspir.images.io import Picture, write_image
-from sspir.images.panel import panel, to_pil
+from sspir.images.panel import middle, panel, to_pil
 from sspir.models.latent import upscale
 from sspir.numbers import COUNT, LIMIT
 from sspir.sampling.output import RestorationOutput
@@ -90,7 +90,7 @@ class LogRestorations(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, StepLogger | TensorBoardLogger):
                 logger.log_image(f"panels/{name}", [picture], _step(trainer), caption=[shown.caption])
-        middles = {column: to_pil(_middle(image, self.table_size)) for column, image in shown.columns.items()}
+        middles = {column: to_pil(middle(image, self.table_size)) for column, image in shown.columns.items()}
         facts = {"step": trainer.global_step, "image": name, "caption": shown.caption}
         self.rows.append({**facts, **middles, **shown.values})
 
@@ -114,9 +114,3 @@ def _columns(batch: Batch, restored: RestorationOutput) -> dict[str, Tensor]:
         columns["processor"] = upscale(restored.structure[0], batch.size)[0]
     columns |= {"restored": restored.images[0], "truth": batch.hq[0]}
     return {name: image.float().cpu() for name, image in columns.items()}
-
-
-def _middle(image: Tensor, size: int) -> Tensor:
-    """The middle of (3, H, W), at most `size` pixels in height and width."""
-    top, left = (max(0, (length - size) // 2) for length in image.shape[-2:])
-    return image[:, top : top + size, left : left + size]
