@@ -127,6 +127,7 @@ def test_the_paper_differs_where_the_table_says() -> None:
     assert (ours.backbone.coarse_heads, paper.backbone.coarse_heads) == (None, 1)
     assert (ours.loss.frequency_norm, paper.loss.frequency_norm) == ("ortho", "backward")
     assert paper.module.caption_dropout == 0.5
+    assert ours.module.gradient_checkpointing is paper.module.gradient_checkpointing is True
     assert paper.callbacks.ema is None
     assert paper.sampler.scheduler == "DDPMScheduler"
     assert (paper.sampler.steps, paper.sampler.guidance, paper.sampler.respace) == (50, 7.5, False)

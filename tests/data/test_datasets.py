@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from sspir.captioners.folder import CaptionTable
 from sspir.captioners.tables import find_captions
+from sspir.config.compose import compose_config
 from sspir.data import Crop, ImageFolder, Mixture, PairedFolder, Shards, photos
 from sspir.data.loading import TrainingViews, collate
 from sspir.data.order import EpochSampler, Position
@@ -49,6 +52,18 @@ def test_photos_to_validate_with_are_taken_alone_and_never_trained_on(tmp_path: 
     assert len(photos("validation", str(tmp_path), other_root="")) == 6
     with pytest.raises(UserError, match="has a folder val, but none called train"):
         photos("train", str(tmp_path))
+
+
+@pytest.mark.parametrize("dataset", ["shards", "taught"])
+def test_beside_a_packed_set_photos_to_validate_with_are_those_of_val_alone(dataset: str, tmp_path: Path) -> None:
+    for index in range(6):
+        write_photo(tmp_path / ("val" if index < 4 else ".") / f"{index}.png")
+    given = [f"dataset={dataset}", f"dataset.validation.photos.root={tmp_path}"]
+    chosen = compose_config("train", given).dataset.validation.photos
+    assert len(instantiate(chosen)) == 4
+    (tmp_path / "val").rename(tmp_path / "more")
+    with pytest.raises(InstantiationException, match="has no folder val; put photos to validate on there"):
+        instantiate(chosen)
 
 
 def test_image_folder_reads_whole_photos(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A hub that answers, but not with the model: removed, gated."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from diffusers import DDPMScheduler
+from huggingface_hub import constants
 from transformers import CLIPVisionModel
 
+from sspir.pretrained.hub import is_whole, must_come_from_hub
 from sspir.pretrained.load import load_diffusers, load_transformers
 from tests.stable_diffusion import save_clip
 
@@ -92,3 +95,29 @@ def test_a_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.
     save_clip(tmp_path / "clip")
     assert isinstance(load_diffusers(DDPMScheduler, "~/sd", "scheduler"), DDPMScheduler)
     assert isinstance(load_transformers(CLIPVisionModel, "~/clip", "image_encoder.path"), CLIPVisionModel)
+
+
+def test_a_configuration_without_all_weights_is_an_interrupted_download(tmp_path: Path) -> None:
+    names = ["config.json", "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"]
+    config, first, second, index = (tmp_path / name for name in names)
+    assert not is_whole(config)
+    index.write_text(json.dumps({"weight_map": {"a": first.name, "b": second.name}}))
+    first.touch()
+    assert not is_whole(config)
+    second.touch()
+    assert is_whole(config)
+    assert is_whole(tmp_path / "scheduler" / "scheduler_config.json")
+
+
+def test_an_interrupted_download_goes_on(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub)
+    unet = tmp_path / "models--some--model" / "snapshots" / "abc" / "unet"
+    unet.mkdir(parents=True)
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("abc")
+    (unet / "config.json").write_text("{}")
+    assert must_come_from_hub("some/model", "backbone.path", "unet")
+    (unet / "diffusion_pytorch_model.safetensors").touch()
+    assert not must_come_from_hub("some/model", "backbone.path", "unet")

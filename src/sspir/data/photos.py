@@ -14,7 +14,7 @@ SKIMAGE_VALIDATION = ("chelsea.png", "coffee.png")
 
 
 def photos(
-    split: Literal["train", "validation"],
+    split: Literal["train", "validation", "val"],
     root: str | None = None,
     crop: Crop | None = None,
     cache: bool = False,
@@ -26,7 +26,8 @@ def photos(
     Args:
         split: which of the two. Where the root has the folders `train` and `val` they are the two sets; where the
             other set has the same root, `val` alone is that of validation, and without it about every twentieth photo,
-            by a hash of its name, is kept for validation.
+            by a hash of its name, is kept for validation. "val" is the folder `val` and nothing else, beside a set
+            for training whose photos are not told by their root.
         root: a folder; None or "" takes the photos inside scikit-image (6 for training, 2 for validation).
         crop: as of `ImageFolder`.
         cache: as of `ImageFolder`.
@@ -36,12 +37,16 @@ def photos(
     Raises:
         UserError: there is no such split, or there are no photos for it.
     """
-    if split not in ("train", "validation"):
-        raise UserError(f"The split is {split!r}: give train or validation.")
+    if split not in ("train", "validation", "val"):
+        raise UserError(f"The split is {split!r}: give train, validation or val.")
     if not root:
         carried = SKIMAGE_TRAIN if split == "train" else SKIMAGE_VALIDATION
         return ImageFolder(skimage_folder(), crop, names=carried, cache=cache, cache_gb=cache_gb)
     folder = Path(root)
+    if split == "val":
+        if not (folder / "val").is_dir():
+            raise UserError(f"{folder} has no folder val; put photos to validate on there, none of those to train on.")
+        return ImageFolder(folder / "val", crop, cache=cache, cache_gb=cache_gb)
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         folder = folder / ("train" if split == "train" else "val")
         return ImageFolder(folder, crop, cache=cache, cache_gb=cache_gb)

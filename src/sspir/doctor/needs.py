@@ -18,7 +18,7 @@ from sspir.moved import present
 from sspir.peers import Teacher
 from sspir.perceptual.weights import DISTANCES, find_trunk
 from sspir.pretrained.adapter import cached
-from sspir.pretrained.hub import in_cache
+from sspir.pretrained.hub import in_cache, is_whole
 from sspir.training.parts import require_mixed, require_pretrained
 from sspir.training.run import CONFIG
 from sspir.training.saved import INDEX, folder_of
@@ -106,7 +106,7 @@ def _files(setting: str, path: str, folder: str, revision: str | None, size: int
     wanted = "scheduler_config.json" if folder == "scheduler" else "config.json and its weights (*.safetensors)"
     if not place.is_dir():
         cached = in_cache(path, folder, revision, ("config.json", "scheduler_config.json", "open_clip_config.json"))
-        if cached is None:
+        if cached is None or not is_whole(cached):
             where = f" into its folder {folder}" if folder else ""
             about = f" (about {_size(size)} in float32)" if size and folder != "scheduler" else ""
             return name, [f"not here: copy {wanted}{about}{where}, and set {setting} to it; else the hub is asked"]
@@ -160,8 +160,9 @@ def _photos(config: DictConfig) -> Iterator[Finding]:
             yield _carried(setting, "root" in node)
         for key in ("root", "roots", "lq", "hq"):
             if not OmegaConf.is_missing(node, key) and (value := node.get(key)) and isinstance(value, str):
-                there = Path(value).expanduser().exists()
-                yield f"{setting}.{key}: {value}", [] if there else [f"not here: set {setting}.{key} to your photos"]
+                place = Path(value, "val" if node.get("split") == "val" else "").expanduser()
+                there = place.exists()
+                yield f"{setting}.{key}: {place}", [] if there else [f"not here: set {setting}.{key} to your photos"]
 
 
 def _carried(setting: str, may_change: bool) -> Finding:

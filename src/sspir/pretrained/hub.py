@@ -30,7 +30,7 @@ def expanded(path: str) -> str:
 def must_come_from_hub(
     path: str, setting: str, subfolder: str = "", revision: str | None = None, names: tuple[str, ...] = ()
 ) -> bool:
-    """Whether a path must come from the hub; False for a local folder and for what the hub's cache holds.
+    """Whether a path must come from the hub; False for a local folder and for what the hub's cache holds whole.
 
     Args:
         path: a local folder or a hub id.
@@ -42,7 +42,8 @@ def must_come_from_hub(
     Raises:
         UserError: the weights are not here, and the hub cannot be reached.
     """
-    if Path(path).expanduser().is_dir() or in_cache(path, subfolder, revision, names):
+    cached = in_cache(path, subfolder, revision, names)
+    if Path(path).expanduser().is_dir() or (cached and (names or is_whole(cached))):
         return False
     require_hub_id(path, setting)
     from huggingface_hub import constants, get_session
@@ -79,6 +80,16 @@ def in_cache(path: str, subfolder: str = "", revision: str | None = None, names:
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def is_whole(config: Path) -> bool:
+    """Whether all weights lie beside a cached configuration, as not after an interrupted download; a schedule has none."""
+    folder = config.parent
+    shards = [json.loads(index.read_text(encoding="utf-8"))["weight_map"] for index in folder.glob("*.index.json")]
+    if shards:
+        return any(all((folder / name).is_file() for name in found.values()) for found in shards)
+    weights = (file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    return config.name == "scheduler_config.json" or any(weights)
 
 
 def find_shape(path: str, setting: str, subfolder: str = "", revision: str | None = None) -> dict[str, Any]:
