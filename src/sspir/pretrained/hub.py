@@ -83,7 +83,7 @@ def in_cache(path: str, subfolder: str = "", revision: str | None = None, names:
 
 
 def is_whole(config: Path) -> bool:
-    """Whether all weights lie beside a cached configuration, as not after an interrupted download; a schedule has none."""
+    """Whether all weights lie beside a cached configuration: not after an interrupted download; a schedule has none."""
     folder = config.parent
     shards = [json.loads(index.read_text(encoding="utf-8"))["weight_map"] for index in folder.glob("*.index.json")]
     if shards:

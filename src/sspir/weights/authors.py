@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -193,21 +193,33 @@ def _first_and_last(state: dict[str, torch.Tensor]) -> tuple[str, str]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no {path}; the authors' checkpoint has one beside the weights.")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config
+    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     path = folder / "diffusion_pytorch_model.safetensors"
     if path.is_file():
-        return load_file(path)
+        return _read(path, lambda: load_file(path))
     pickled = path.with_suffix(".bin")
     if pickled.is_file():
-        return dict(torch.load(pickled, map_location="cpu", weights_only=True))
+        return _read(pickled, lambda: torch.load(pickled, map_location="cpu", weights_only=True))
     raise UserError(f"There is no {path.name} (or .bin) in {folder}; the authors' checkpoint has one.")
 
 
 def _read_refine(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"There is no {path}; the authors' checkpoint has the Refine layer there.")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _read(path: Path, read: Callable[[], Any]) -> dict[str, Any]:
+    """What a file holds by names.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return dict(read())
+    except Exception as error:  # safetensors', the unpickler's, JSON's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}); copy it again.") from error
