@@ -32,6 +32,7 @@ test-slow: setup  ## run the tests that take minutes
 	$(PYTHON) -m pytest -m slow $(ARGS)
 
 test-app: setup  ## run the tests of the page and the endpoint, in a real browser: two minutes
+	$(PYTHON) -m pip install --quiet --editable '.[app]'
 	$(PYTHON) -m pytest -n 2 -m 'not slow' tests/app $(ARGS)
 
 # Without `setup`, which asks the network: PYTHON=python3 takes an environment that has all that is needed
@@ -86,9 +87,11 @@ bench-gpu:  ## measure what one GPU does, five minutes: make bench-gpu ARGS="--o
 	PYTHONPATH=src $(PYTHON) -W ignore benchmarks/bench_gpu.py $(ARGS)
 
 bench-gpu-bundle: setup  ## make dist/gpu-bundle, which does the same on a machine without network
+	$(PYTHON) -m pip install --quiet --editable '.[lora]'
 	$(PYTHON) benchmarks/bundle.py $(ARGS)
 
 smoke-sd15: setup  ## training steps, one restoration, and one step beside 50, at Stable Diffusion's true size: 20 GiB, ten minutes
+	$(PYTHON) -m pip install --quiet --editable '.[lora]'
 	$(PYTHON) benchmarks/smoke_sd15.py $(ARGS)
 
 clean:  ## remove what can be made again, but no runs

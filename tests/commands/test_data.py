@@ -137,6 +137,8 @@ def test_lists_describes_and_says_what_to_do(capsys: pytest.CaptureFixture[str])
     assert "realset80" in capsys.readouterr().out
     assert main(["data", "ffhq"]) == 0
     assert "CC BY-NC-SA" in capsys.readouterr().out
+    assert main(["data", "div2k"]) == 0
+    assert "sspir data div2k --download\n" in capsys.readouterr().out
     assert main(["data", "lsdir", "--download"]) == 2
     assert "form" in capsys.readouterr().err
     assert main(["data", "typo"]) == 2

@@ -72,6 +72,7 @@ def test_broken_photos_are_named_and_skipped(photos: Path, tmp_path: Path, capsy
     (photos / "c.png").write_bytes(b"nothing")
     assert main(["degrade", str(photos), "--preset", "bicubic", "--out", str(tmp_path / "out"), "--sharpen"]) == 1
     assert "c.png" in capsys.readouterr().err
+    assert '"sharpened": true' in (tmp_path / "out" / "degradations.jsonl").read_text()
     hq = ImageFolder(tmp_path / "out" / "hq")[0]["hq"]
     expected = Sharpen()(ImageFolder(photos)[0]["hq"][None, :, :48, :40])[0]
     assert (hq - expected).abs().max() <= 0.5 / 255 + 1e-6

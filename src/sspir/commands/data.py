@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     if options.download:
         _download(described, options.root)
     if not (options.check or options.download):
-        sys.stdout.write(_description(described, options.root))
+        sys.stdout.write(_description(options.name, described, options.root))
         return 0
     found = list(problems(described, options.root))
     sys.stdout.write("".join(f"{sentence}\n" for sentence in found) or f"{options.name} is complete.\n")
@@ -73,9 +73,9 @@ def _fetch(download: "Download", root: Path) -> None:
         fetch(download, root, progress)
 
 
-def _description(described: "PublicSet", root: Path) -> str:
-    folders = [f"  {root / name}: {count or 'any number of'} images" for name, count in described.folders.items()]
-    how = "sspir data NAME --download" if described.downloads else described.by_hand
+def _description(name: str, described: "PublicSet", root: Path) -> str:
+    folders = [f"  {root / path}: {count or 'any number of'} images" for path, count in described.folders.items()]
+    how = f"sspir data {name} --download" if described.downloads else described.by_hand
     return "\n".join(
         [
             described.title,

@@ -85,7 +85,8 @@ def _folder(
             hq = Sharpen()(hq[None])[0]
         steps = degradation.draw(sample_seed(seed, 0, name), (hq.shape[1], hq.shape[2]))
         (hq,), (lq,) = degradation.make(hq[None], [steps])
-        facts = {"file_name": file.as_posix(), "source": name, "size": list(hq.shape[1:]), "steps": steps}
+        made_of = {"source": name, "size": list(hq.shape[1:]), "sharpened": sharpen}
+        facts = {"file_name": file.as_posix(), **made_of, "steps": steps}
         if not append_bytes(out / RECORD, json_line(facts)):  # first, as --overwrite removes what has a line
             raise UserError(f"The disk of {out / RECORD} is full; make room, and start again with --overwrite.")
         for half, image in (("lq", lq), ("hq", hq)):
