@@ -1,7 +1,8 @@
 """Laws that every operation obeys."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -200,6 +201,39 @@ def test_an_operation_that_has_the_name_of_another_is_refused() -> None:
     with pytest.raises(UserError, match="Several operations are called Resize: rename yours"):
         Degradation([ops.Resize(["bicubic"]), Resize(["bicubic"])], 4)
     assert Degradation([Resize(["bicubic"]), Resize(["area"])], 4).appliers.keys() == {"Resize"}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ops.Sharpen(radius=-3), "Sharpen.radius: -3 is no whole number from 0 to 1,000"),
+        (lambda: ops.Sharpen(radius=2.5), "Sharpen.radius: 2.5 is no whole number"),
+        (lambda: ops.Sharpen(amount=float("nan")), "Sharpen.amount: nan is no number"),
+        (lambda: ops.Sharpen(threshold="high"), "Sharpen.threshold: 'high' is no number"),
+        (
+            lambda: Shuffled([Resize(), Resize()], in_order=[0, 5]),
+            "Shuffled.in_order: 5 is no whole number from 0 to 1",
+        ),
+        (lambda: Shuffled([Resize(), Resize()], in_order=[-1]), "Shuffled.in_order: -1 is no whole number from 0 to 1"),
+        (lambda: ops.NearestDownsample(0, [1, 2]), "NearestDownsample.factor: 0 is no whole number from 1"),
+        (lambda: ops.Sinc([7, 21], cutoff=[0, 0]), "Sinc.cutoff is .*: give two numbers, the smaller first, from 0.01"),
+        (lambda: Degradation([Resize()], 2.5), "The degradation's scale: 2.5 is no whole number from 1"),
+        (lambda: Degradation([Resize()], 0), "The degradation's scale: 0 is no whole number from 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_drawn(make: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make()
+
+
+def test_what_overshoots_at_the_end_is_clamped() -> None:
+    edge = torch.zeros(1, 3, 32, 32)
+    edge[..., 16:] = 1
+    ringing = Blur([21, 21], {"iso": 1.0}, [1, 1], [1, 1], [1, 1], sinc=1)
+    step = draw(ringing, 0, 32, 32)
+    assert ringing.apply(edge, [step]).max() > 1.01
+    lq = Degradation([ringing], 1)(edge, [0])
+    assert 0 <= lq.min() <= lq.max() <= 1
 
 
 def test_what_is_no_operation_is_refused() -> None:

@@ -91,7 +91,7 @@ class Sinc(Operation):
 
     def __init__(self, kernel_size: Sequence[int], cutoff: Sequence[float] = (math.pi / 3, math.pi)) -> None:
         self.kernel_size = checked_kernel_size("Sinc.kernel_size", kernel_size)
-        self.cutoff = checked_range("Sinc.cutoff", cutoff, 0, math.pi)
+        self.cutoff = checked_range("Sinc.cutoff", cutoff, 0.01, math.pi)  # at 0 nothing passes
 
     def draw(self, generator: Generator, size: Size, target: Size) -> Step:
         """Draw size and cut-off."""

@@ -21,6 +21,7 @@ from sspir.degradation.operation import (
     uniform,
 )
 from sspir.device import sent
+from sspir.numbers import COUNT
 
 
 class AnisotropicBlur(Operation):
@@ -60,7 +61,7 @@ class NearestDownsample(Operation):
     """
 
     def __init__(self, factor: int, sigma: Sequence[float], kernel_size: int = 25) -> None:
-        self.factor = factor
+        self.factor = COUNT.require("NearestDownsample.factor", factor)
         self.sigma = checked_range("NearestDownsample.sigma", sigma, 0.01, 100)
         self.kernel_size = checked_kernel_size("NearestDownsample.kernel_size", [kernel_size] * 2)[0]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sspir.degradation.operation import TRUTH, Chain, OneOf, Operation, Size, Step
 from sspir.errors import UserError
+from sspir.numbers import COUNT
 
 Applier = Callable[[Tensor, Sequence[Step]], Tensor]
 
@@ -24,15 +25,13 @@ class Degradation(nn.Module):
         scale: by how much the result is smaller than the original.
 
     Raises:
-        UserError: a scale below 1, two operations of one name, as steps tell operations by their names, or a `Truth`
-            that may follow another operation.
+        UserError: a scale that is no whole number from 1, two operations of one name, as steps tell operations by
+            their names, or a `Truth` that may follow another operation.
     """
 
     def __init__(self, operations: Sequence[Operation], scale: int) -> None:
         super().__init__()
-        if scale < 1:
-            raise UserError(f"The degradation's scale is {scale}: give 1 or more.")
-        self.scale = scale
+        self.scale = COUNT.require("The degradation's scale", scale)
         self.chain = Chain(operations)
         self.chain.follow(degraded=False)
         self.appliers: dict[str, Applier] = {}
@@ -87,7 +86,8 @@ class Degradation(nn.Module):
         ours = [[step for step in steps if step["operation"].startswith(TRUTH)] for steps in params]
         rest = [[step for step in steps if not step["operation"].startswith(TRUTH)] for steps in params]
         truth = self._applied(hq, ours, hq.shape[-2:]) if any(ours) else hq
-        return truth, self._applied(truth, rest, [max(1, length // self.scale) for length in hq.shape[-2:]])
+        lq = self._applied(truth, rest, [max(1, length // self.scale) for length in hq.shape[-2:]])
+        return truth, lq.clamp(0, 1)  # some kernels and bicubic weights overshoot
 
     def pair(self, hq: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw and make: (B, 3, H, W) in [0, 1] and B seeds -> hq and lq, see `make`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from sspir.errors import UserError
+from sspir.numbers import Numbers
 
 Size = tuple[int, int]  # height, width in pixels
 Step = dict[str, Any]  # JSON-able: "operation" (the class's name) and its parameters
@@ -146,7 +147,8 @@ class Shuffled(Composite):
 
     def __init__(self, operations: Sequence[Operation], in_order: Sequence[int] = (), probability: float = 1.0) -> None:
         super().__init__(operations)
-        self.in_order = sorted(in_order)
+        places = Numbers(int, 0, len(self.operations) - 1)
+        self.in_order = sorted(places.require("Shuffled.in_order", each) for each in in_order)
         self.probability = checked_probability("Shuffled.probability", probability)
 
     def program(self, generator: Generator, size: Size, target: Size) -> list[Step]:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from sspir.degradation.filtering import reflect
 from sspir.degradation.operation import Operation, Size, Step
 from sspir.device import sent
+from sspir.numbers import REAL, Numbers
 
 
 class Sharpen(Operation):
@@ -22,9 +23,9 @@ class Sharpen(Operation):
     """
 
     def __init__(self, amount: float = 0.5, radius: int = 50, threshold: float = 10) -> None:
-        self.amount = amount
-        self.radius = radius
-        self.threshold = threshold
+        self.amount = REAL.require("Sharpen.amount", amount)
+        self.radius = Numbers(int, 0, 1000).require("Sharpen.radius", radius)
+        self.threshold = REAL.require("Sharpen.threshold", threshold)
 
     def draw(self, generator: Generator, size: Size, target: Size) -> Step:
         """Nothing is random: the constructor's numbers."""
