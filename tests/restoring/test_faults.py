@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from sspir.__main__ import main
 from sspir.images.io import read_image
-from tests.images.test_io import COLOUR, REFUSED, jpeg
+from tests.images.test_io import REFUSED
+from tests.images.written import COLOUR, plain
 from tests.pipelines import write_photo
 from tests.processes import start, wait_until
 
@@ -77,8 +78,8 @@ def test_odd_but_good_photos_are_restored(tmp_path: Path, weights: Path) -> None
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", icc_profile=b"no profile at all")
     (folder / "profile.jpg").write_bytes(buffer.getvalue())
-    (folder / "jpeg in truth.png").write_bytes(jpeg())
-    (folder / "junk behind.jpg").write_bytes(jpeg() + b"\0\1junk" * 99)
+    (folder / "jpeg in truth.png").write_bytes(plain("JPEG"))
+    (folder / "junk behind.jpg").write_bytes(plain("JPEG") + b"\0\1junk" * 99)
     for name, value in (("black", 0), ("white", 255)):
         Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(folder / f"{name}.png")
     small.save(folder / "two\nlines.png")

@@ -12,7 +12,8 @@ from sspir.errors import UserError
 from sspir.images.io import read_size
 from sspir.images.room import Size, enlarged
 from sspir.models.latent import upscale
-from tests.images.test_io import chunk, png
+from tests.images.test_io import chunk
+from tests.images.written import plain
 from tests.pipelines import photo, tiny_pipeline, write_photo
 
 
@@ -20,7 +21,7 @@ def header_of(path: Path, width: int, height: int) -> Path:
     """A PNG that has a size and no pixel."""
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png()[:8] + chunk(b"IHDR", header) + png()[-12:])
+    path.write_bytes(plain("PNG")[:8] + chunk(b"IHDR", header) + plain("PNG")[-12:])
     return path
 
 
