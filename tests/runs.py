@@ -60,8 +60,13 @@ CONSISTENCY = [
 ]
 
 
+def roots(photos: Path) -> list[str]:
+    """Overrides by which the same photos are for training and for validation."""
+    return [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+
+
 def tiny_config(folder: Path, photos: Path, *overrides: str) -> DictConfig:
-    places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = [f"folder={folder}", *roots(photos)]
     return compose_config("train", [*OVERRIDES, *places, *overrides])
 
 

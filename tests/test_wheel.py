@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import needs
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, roots
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +55,7 @@ def test_trains_evaluates_and_restores_from_anywhere(installed: Path, photo_fold
     needs("optuna", "search")
     where = run(installed / "python", "-c", "import sspir; print(sspir.__file__)", cwd=tmp_path)
     assert where.startswith(str(installed.parent))
-    photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    photos = roots(photo_folder)
     folder, photo = tmp_path / "runs" / "tiny" / "none-s0", photo_folder / "val" / "0.png"
     commands = [
         ["train", *OVERRIDES, *photos, "trainer.max_steps=2"],

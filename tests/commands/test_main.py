@@ -11,7 +11,7 @@ import pytest
 import sspir
 from sspir.__main__ import COMMANDS, main
 from tests.pipelines import write_photo
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, roots
 
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "pytorch_lightning", "hydra", "open_clip")
 
@@ -104,7 +104,7 @@ def test_the_log_of_a_run_says_why_it_ended(
         "from pytorch_lightning import Callback\n"
         "class Crash(Callback):\n    def on_fit_start(self, *_):\n        raise RuntimeError('the disk is gone')\n"
     )
-    photos = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    photos = roots(photo_folder)
     own = ["--path", ".", "train", *OVERRIDES, *photos, "folder=crashed", "+callbacks.crash={_target_: crashing.Crash}"]
     with pytest.raises(RuntimeError):
         main(own)

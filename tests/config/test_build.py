@@ -14,7 +14,7 @@ from sspir.config.build import build, build_all
 from sspir.degradation import Operation
 from sspir.errors import UserError
 from tests.pipelines import write_photo
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, roots
 
 FRACTION = {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 0}
 CROP = {"_target_": "sspir.data.Crop", "size": 0}
@@ -83,7 +83,7 @@ def test_a_library_s_refusal_names_the_key_of_a_run(
     tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    places = roots(photo_folder)
     assert main(["train", *OVERRIDES, *places, "trainer.max_epochs=-7"]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("sspir train: trainer (pytorch_lightning.")

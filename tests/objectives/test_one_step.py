@@ -1,6 +1,7 @@
 """Training to restore in one step: what is trained is what is restored, and a step is one update."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def module_of(tmp_path: Path, *changes: str) -> RestorationModule:
 
 def generators() -> list[torch.Generator]:
     return [torch.Generator().manual_seed(n) for n in range(2)]
+
+
+def two_photos() -> Batch:
+    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
+    return Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
 
 
 def generated(module: RestorationModule, lq: Tensor) -> Tensor:
@@ -127,8 +133,7 @@ def losses_at(step: int, objective: OneStep, module: Any, batch: Batch) -> dict[
 def test_targets_follow_the_schedule(tmp_path: Path) -> None:
     module = module_of(tmp_path)
     module.generators = lambda count: generators()
-    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
-    batch = Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
+    batch = two_photos()
     losses = {name: Constant() for name in ("free", "both", "late")}
     terms = {
         "free": Term(losses["free"], 1.0),
@@ -140,12 +145,11 @@ def test_targets_follow_the_schedule(tmp_path: Path) -> None:
     made = upscale(batch.lq, (32, 32))
     assert losses_at(0, objective, module, batch).keys() == {"free", "both"}
     assert torch.equal(losses["free"].seen[-1], made)
-    assert [torch.equal(a, b) for a, b in zip(losses["both"].seen, (hq, made), strict=True)] == [True, True]
+    assert [torch.equal(a, b) for a, b in zip(losses["both"].seen, (batch.hq, made), strict=True)] == [True, True]
     assert losses_at(3, objective, module, batch).keys() == {"free", "both", "late"}
-    assert torch.equal(losses["free"].seen[-1], hq)
-    brought = Batch(batch.lq, hq, ["", ""], ["0", "1"], teacher=hq / 2)
-    losses_at(0, objective, module, brought)
-    assert torch.equal(losses["free"].seen[-1], hq / 2)
+    assert torch.equal(losses["free"].seen[-1], batch.hq)
+    losses_at(0, objective, module, replace(batch, teacher=batch.hq / 2))
+    assert torch.equal(losses["free"].seen[-1], batch.hq / 2)
     wrong = OneStep(terms, teacher=lambda lq: lq, target="teacher")
     with pytest.raises(UserError, match="The teacher makes 8 x 8 pixels of 8 x 8, and the truth has 32 x 32"):
         losses_at(0, wrong, module, batch)
@@ -161,15 +165,14 @@ def test_targets_follow_the_schedule(tmp_path: Path) -> None:
 
 def test_losses_that_look_with_a_stride_see_both_pictures_moved_alike(tmp_path: Path) -> None:
     module, loss = module_of(tmp_path), Shifted()
-    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
-    batch = Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
+    batch = two_photos()
     places = set()
     for seed in range(8):
         seeds = (2 * seed, 2 * seed + 1)
         module.generators = lambda _, seeds=seeds: [torch.Generator().manual_seed(each) for each in seeds]
         losses_at(0, OneStep({"one": Term(loss, 1.0)}), module, batch)
         (first, second), size = loss.seen[-1], 29
-        for image, seen in zip(hq, (first, second), strict=True):
+        for image, seen in zip(batch.hq, (first, second), strict=True):
             corners = [(y, x) for y in range(4) for x in range(4)]
             found = [(y, x) for y, x in corners if torch.equal(image[:, y : y + size, x : x + size], seen)]
             assert len(found) == 1
@@ -283,9 +286,7 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path: Path) ->
 def test_a_step_of_nothing_is_a_step(tmp_path: Path) -> None:
     module = module_of(tmp_path)
     module.generators = lambda count: generators()
-    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
-    batch = Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"])
-    losses = losses_at(1, OneStep({"rare": Term(PixelLoss(), 1.0, every=2)}), module, batch)
+    losses = losses_at(1, OneStep({"rare": Term(PixelLoss(), 1.0, every=2)}), module, two_photos())
     assert losses["nothing"].item() == 0
     losses["nothing"].backward()
 
@@ -300,8 +301,7 @@ def test_all_losses_are_in_the_sum(tmp_path: Path) -> None:
     module.generators = lambda count: generators()
     logged: dict[str, Tensor] = {}
     module.log_dict = lambda values, **_: logged.update(values)
-    hq = torch.stack([photo(32, 32, 0), photo(32, 32, 1)])
-    total = module.training_step(Batch(hq[..., ::4, ::4], hq, ["", ""], ["0", "1"]), 0)
+    total = module.training_step(two_photos(), 0)
     module.on_before_optimizer_step(None)
     parts = {name: value for name, value in logged.items() if name != "loss/total"}
     assert parts.keys() == {f"loss/{name}" for name in ("rgb", "frequency", "pixel", "spectrum")}

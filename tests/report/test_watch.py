@@ -22,7 +22,7 @@ from sspir.report.runs import FINISHED, RUNNING, Run
 from sspir.report.watch import watch
 from sspir.training.run import alone_in, is_trained_in
 from tests.processes import start, wait_until
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, roots
 
 ROW = re.compile(
     r"<tr><th>([\w-]+)</th><td>([^<]*)<small>([^<]*)</small></td>"
@@ -242,8 +242,7 @@ def test_a_real_training_is_watched(photo_folder: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "run", tmp_path / "page.html"
     places = [
         f"folder={folder}",
-        f"dataset.train.root={photo_folder}",
-        f"dataset.validation.photos.root={photo_folder}",
+        *roots(photo_folder),
     ]
     watching = start("report", "--watch", folder, "--every", 0.1, "--out", out, log=tmp_path / "log")
     wait_until(lambda: out.is_file() and "Nothing is there yet" in out.read_text(), watching)

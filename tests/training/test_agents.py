@@ -14,13 +14,13 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 import sspir
 from sspir.__main__ import main
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, roots
 
 VARIED = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "ablation=choice(none,no_rgb_loss)"]
 
 
 def written(photos: Path, *more: str) -> dict[str, Any]:
-    places = [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = roots(photos)
     settings = [text for text in OVERRIDES if text != "logger=jsonl"]
     short = ["+trainer.limit_train_batches=2"]
     assert main(["sweep", "--wandb", *more, *settings, *short, *places, *VARIED]) == 0

@@ -23,7 +23,7 @@ from sspir.training.run import find_checkpoint
 from sspir.training.saving import SaveAtEnd
 from sspir.training.validation import Validation
 from sspir.weights.export import card
-from tests.runs import ONE_STEP, tiny_config, tiny_run
+from tests.runs import ONE_STEP, roots, tiny_config, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def test_a_repetition_on_other_photos_warns(
     finished: Path, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copied = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
-    places = [f"dataset.train.root={copied}", f"dataset.validation.photos.root={copied}", "trainer.max_steps=1"]
+    places = [*roots(copied), "trainer.max_steps=1"]
     assert main(["train", "--from", str(finished), f"folder={tmp_path / 'same'}", "seed=1", *places]) == 0
     repeated = OmegaConf.load(tmp_path / "same" / "config.yaml")
     assert repeated.data.seed == repeated.module.seed == repeated.seed == 1

@@ -15,7 +15,7 @@ import torch
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import CHECKPOINTS, find_checkpoint
 from tests.processes import Process, start, wait_until
-from tests.runs import ONE_STEP, OVERRIDES, tiny_run
+from tests.runs import ONE_STEP, OVERRIDES, roots, tiny_run
 
 CHANGES = [
     "checkpoint_every=1",
@@ -34,7 +34,7 @@ def length(steps: int) -> list[str]:
 def start_training(
     folder: Path, photos: Path, steps: int, *others: str, prepare: Callable[[], None] | None = None
 ) -> Process:
-    places = [f"folder={folder}", f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = [f"folder={folder}", *roots(photos)]
     log = folder.parent / f"{folder.name}.log"
     return start("train", *OVERRIDES, *CHANGES, *others, *length(steps), *places, log=log, prepare=prepare)
 

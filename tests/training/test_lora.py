@@ -20,7 +20,7 @@ from sspir.training.run import build_module, find_checkpoint, load_run
 from sspir.training.warm_start import warm_start
 from sspir.weights.load import load_pipeline
 from tests.needs import needs
-from tests.runs import tiny_config, tiny_run
+from tests.runs import roots, tiny_config, tiny_run
 from tests.stable_diffusion import TEXT_DIM, overrides, save_clip, save_stable_diffusion
 
 LORA = ["backbone.lora={rank: 2, alpha: 3, targets: [to_q, to_out.0, conv1]}"]
@@ -40,7 +40,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def trained(folder: Path, bases: list[str], photos: Path, *changes: str) -> Path:
-    places = [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = roots(photos)
     given = ["experiments=ssp_ir", f"folder={folder}", *bases, *places, "trainer.precision=32-true", *FAST, *changes]
     train(compose_config("train", given))
     return folder

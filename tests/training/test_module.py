@@ -17,7 +17,7 @@ from sspir.training.module import RestorationModule
 from sspir.training.run import build_module
 from tests.distances import random_network
 from tests.needs import needs
-from tests.runs import tiny_config
+from tests.runs import roots, tiny_config
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
 
@@ -109,7 +109,7 @@ def test_the_papers_experiments_run_on_stable_diffusion_folders(
     experiment: str, prediction_type: str, photo_folder: Path, tmp_path: Path
 ) -> None:
     given = overrides(save_stable_diffusion(tmp_path / "sd", prediction_type), save_clip(tmp_path / "clip"))
-    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    places = roots(photo_folder)
     precision = ["trainer.precision=32-true"] if experiment == "ssp_ir_paper" else ["trainer.precision=bf16-mixed"]
     judged = {"loss/noise"}
     if experiment in ("ssp_ir_lora", "ssp_ir_one_step"):

@@ -55,6 +55,14 @@ def steps_of(folder: Path) -> list[int]:
     return [line["step"] for line in lines if "loss/total" in line]
 
 
+def content(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def power_cut(*_: object) -> None:
+    raise RuntimeError("the power is out")
+
+
 @pytest.mark.thorough
 def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
     run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -62,11 +70,8 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
     before, kept = run_id(run), find_checkpoint(run).read_bytes()
     other = ["loss.rgb=0.5", "trainer.max_steps=2"]
 
-    def stopped(*_: object) -> None:
-        raise RuntimeError("the power is out")
-
     with monkeypatch.context() as broken:
-        broken.setattr(RestorationLoss, "structure", stopped)
+        broken.setattr(RestorationLoss, "structure", power_cut)
         with pytest.raises(RuntimeError):
             tiny_run(run, photo_folder, *other, "resume=never")
     assert f"what was trained in {run} before is in {run}/replaced/1" in caplog.text
@@ -81,11 +86,8 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one_in_force(
 def test_a_finished_run_that_goes_on_and_breaks_is_not_finished(
     run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object) -> None:
-        raise RuntimeError("the power is out")
-
     with monkeypatch.context() as broken:
-        broken.setattr(RestorationLoss, "structure", stopped)
+        broken.setattr(RestorationLoss, "structure", power_cut)
         with pytest.raises(RuntimeError):
             tiny_run(run, photo_folder, "trainer.max_steps=4")
     assert finished(run, tiny_config(run, photo_folder, "trainer.max_steps=4")) is None
@@ -492,12 +494,9 @@ def test_what_followed_an_earlier_checkpoint_is_kept(
     files = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert load_checkpoint(find_checkpoint(run, "best"))["global_step"] > 2
 
-    def stopped(*_: object) -> None:
-        raise RuntimeError("the power is out")
-
     branch = [*longer, "trainer.max_steps=4", "trainer.gradient_clip_val=0.01", "resume=step-2"]
     with monkeypatch.context() as broken:
-        broken.setattr("sspir.training.replaced.shutil.move", stopped)
+        broken.setattr("sspir.training.replaced.shutil.move", power_cut)
         with pytest.raises(RuntimeError):
             tiny_run(run, photo_folder, *branch)
     (kept / "summary.json").rename(run / "summary.json")
@@ -543,10 +542,10 @@ def test_a_command_that_is_refused_takes_no_run_apart(
         monkeypatch.delenv(name, raising=False)
     earlier = torch.load(find_checkpoint(run, "best"), weights_only=True) | {"global_step": 1}
     torch.save(earlier, find_checkpoint(run, "best"))
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = content(run)
     with pytest.raises(UserError, match=sentence):
         tiny_run(run, photo_folder, "trainer.max_steps=3", f"resume={resume}", *change)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    assert content(run) == before
 
 
 @pytest.mark.parametrize(
@@ -565,10 +564,10 @@ def test_a_checkpoint_of_other_parts_takes_no_run_apart(
     state = torch.load(path, weights_only=True) | {"global_step": 1}
     other = {"frozen": {"text_encoder": state["frozen"]["text_encoder"] + 1}, "base": torch.ones(9), "state_dict": {}}
     torch.save(state | {noted: other[noted]}, path)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = content(run)
     with pytest.raises(UserError, match=sentence):
         tiny_run(run, photo_folder, "trainer.max_steps=3", f"resume={resume}")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    assert content(run) == before
 
 
 @pytest.mark.thorough

@@ -25,7 +25,7 @@ from sspir.training.run import find_checkpoint
 from sspir.training.search import best_values, run
 from tests.needs import needs
 from tests.processes import start, wait_until
-from tests.runs import OVERRIDES, tiny_run
+from tests.runs import OVERRIDES, roots, tiny_run
 
 SHORT = ["trainer.max_steps=2", "trainer.val_check_interval=1", "sampler.steps=1", "data.passes=5"]
 ALL = ["hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler", "~hydra.sweeper.sampler.constant_liar"]
@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def settings(photos: Path, *overrides: str) -> list[str]:
     """Overrides, of which the last of a key counts."""
-    places = [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = roots(photos)
     of_keys = {text.partition("=")[0]: text for text in [*OVERRIDES, *SHORT, *places, *overrides]}
     return list(of_keys.values())
 

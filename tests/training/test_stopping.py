@@ -21,7 +21,7 @@ from sspir.training.stopping import Stopping
 from sspir.training.strategy import require_processes
 from tests.distances import random_network
 from tests.processes import run_ranks
-from tests.runs import OVERRIDES, tiny_run
+from tests.runs import OVERRIDES, roots, tiny_run
 
 SETTINGS = [
     "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=12",
@@ -34,8 +34,7 @@ SETTINGS = [
 def trained(folder: Path, photos: Path, distance: Path) -> list[str]:
     """A training by two processes, one without a photo to measure."""
     return [
-        "train", *OVERRIDES, *SETTINGS, f"folder={folder}", f"dataset.train.root={photos}",
-        f"dataset.validation.photos.root={photos}", f"+metric.lpips.path={distance}",
+        "train", *OVERRIDES, *SETTINGS, f"folder={folder}", *roots(photos), f"+metric.lpips.path={distance}",
     ]  # fmt: skip
 
 

@@ -19,11 +19,11 @@ from sspir.config.sweep import sharing_out, with_swept
 from sspir.training.checkpoint import load_checkpoint
 from sspir.training.run import alone_in, find_checkpoint
 from tests.needs import needs
-from tests.runs import OVERRIDES
+from tests.runs import OVERRIDES, roots
 
 
 def swept(photos: Path, *overrides: str) -> list[str]:
-    places = [f"dataset.train.root={photos}", f"dataset.validation.photos.root={photos}"]
+    places = roots(photos)
     return ["train", "--multirun", *OVERRIDES, *places, "trainer.max_steps=2", *overrides]
 
 
@@ -65,7 +65,7 @@ def test_what_a_sweep_varies_names_its_runs(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    places = roots(photo_folder)
     swept = [
         "optimizer.lr=1e-3,1e-4",
         "dataset.train.crop.size=32",
@@ -85,7 +85,7 @@ def test_ablations_combine_and_name_the_run_in_any_order(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    places = roots(photo_folder)
     settings = [*OVERRIDES, *places, "trainer.max_steps=1", "trainer.limit_val_batches=0"]
     assert main(["train", "--multirun", *settings, "ablation=[no_pixel_attention,no_explicit],no_rgb_loss"]) == 0
     before = finished(tmp_path)
@@ -176,7 +176,7 @@ def test_launchers_of_the_ecosystem_run_sweeps(
 @pytest.mark.slow
 def test_a_sigterm_ends_all_of_a_parallel_sweep_once_it_has_saved(photo_folder: Path, tmp_path: Path) -> None:
     needs("hydra_plugins.hydra_joblib_launcher", "joblib")
-    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    places = roots(photo_folder)
     length = ["trainer.max_steps=100000", "checkpoint_every=100000", "trainer.val_check_interval=100000"]
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2"]
     process = subprocess.Popen(

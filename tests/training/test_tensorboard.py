@@ -14,7 +14,7 @@ from sspir.__main__ import main
 from sspir.training import TensorBoardLogger
 from sspir.training.history import read_history
 from tests.needs import needs
-from tests.runs import OVERRIDES, tiny_config, tiny_run
+from tests.runs import OVERRIDES, roots, tiny_config, tiny_run
 
 LONGER = ("logger=tensorboard", "schedule.num_training_steps=6")
 
@@ -110,8 +110,7 @@ def test_a_missing_package_is_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as Python says that there is none
     monkeypatch.chdir(tmp_path)
-    places = [f"folder={tmp_path}/run", f"dataset.train.root={photo_folder}"]
-    places += [f"dataset.validation.photos.root={photo_folder}"]
+    places = [f"folder={tmp_path}/run", *roots(photo_folder)]
     assert main(["train", *OVERRIDES, *places, "logger=tensorboard"]) == 2
     assert "needs the package tensorboard: pip install 'sspir[tensorboard]'" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -25,7 +25,7 @@ from sspir.training.module import RestorationModule
 from sspir.training.run import METRICS, find_checkpoint
 from sspir.training.validation import Validation
 from tests.pipelines import photo, tiny_pipeline, write_photo
-from tests.runs import tiny_run
+from tests.runs import roots, tiny_run
 from tests.stable_diffusion import overrides, save_clip, save_stable_diffusion
 
 
@@ -77,7 +77,7 @@ def test_a_picture_that_is_nan_in_half_precision_is_repaired_around_what_is_trai
     nan_in_half(monkeypatch)
     changed = watch_weights(monkeypatch)
     given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
-    places = [f"dataset.train.root={photo_folder}", f"dataset.validation.photos.root={photo_folder}"]
+    places = roots(photo_folder)
     precision = ["trainer.precision=bf16-mixed", "backbone.dtype=bfloat16"]
     summary = train(
         compose_config("train", ["experiments=ssp_ir", f"folder={tmp_path}/run", *given, *places, *precision])
