@@ -96,6 +96,20 @@ def test_a_lora_becomes_a_part_of_the_base_in_every_format(
     assert all(torch.allclose(weight, middle[key], atol=1e-6) for key, weight in half.state_dict().items())
 
 
+@pytest.mark.thorough
+def test_a_lora_of_peft_is_read_with_its_rank_and_alpha(sd: Path, peft: Any, tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(sd / "unet")
+    patterns = {"rank_pattern": {"proj_in": 3}, "alpha_pattern": {"proj_in": 5}}
+    settings = {"r": 2, "lora_alpha": ALPHA, "target_modules": ["to_q", "proj_in"], "init_lora_weights": False}
+    model = peft.get_peft_model(unet, peft.LoraConfig(**settings, **patterns, use_rslora=True)).eval()
+    model.save_pretrained(tmp_path / "lora")
+    for path in (tmp_path / "lora", tmp_path / "lora" / "adapter_model.safetensors"):
+        assert torch.allclose(predicted(load_unet(str(sd), lora=str(path))), predicted(model), atol=1e-5)
+    (tmp_path / "lora" / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match=r"its adapter_config\.json, which says rank and alpha, cannot be read"):
+        load_unet(str(sd), lora=str(tmp_path / "lora"))
+
+
 @pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "style.safetensors"])
 def test_a_lora_of_the_hub_is_taken_from_its_cache(
     sd: Path, lora: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

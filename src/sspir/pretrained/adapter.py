@@ -1,5 +1,6 @@
 """Put somebody's LoRA on a Stable Diffusion's U-Net, for good: its layers keep their names."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from sspir.pretrained.hub import must_come_from_hub
 NAME = "pytorch_lora_weights.safetensors"
 """diffusers' name of the file."""
 _SETTING = "backbone.unet.lora"
+_PEFT = "adapter_config.json"  # peft's own, beside adapter_model.safetensors
+_BEFORE = "base_model.model."  # peft's names of layers
+_SCALING = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules")
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +24,8 @@ def fuse_adapter(unet: Any, path: str, scale: float = 1.0) -> None:
 
     Args:
         unet: of diffusers.
-        path: a .safetensors file of diffusers, peft or kohya's scripts, a folder that holds one, or a hub id.
+        path: a .safetensors file of diffusers, peft (its adapter_config.json beside it) or kohya's scripts, a folder that
+            holds one, or a hub id.
         scale: its strength.
 
     Raises:
@@ -68,7 +73,11 @@ def cached(path: str) -> Path | None:
 
 
 def _read(unet: Any, path: str) -> tuple[dict[str, Any], Any, Any]:
-    """Weights by diffusers' names, the alphas and the metadata of a LoRA."""
+    """Weights by diffusers' names, the alphas and the metadata of a LoRA.
+
+    Raises:
+        UserError: it cannot be had or read.
+    """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
     from safetensors import SafetensorError
 
@@ -87,4 +96,22 @@ def _read(unet: Any, path: str) -> tuple[dict[str, Any], Any, Any]:
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} ({_SETTING}) holds no LoRA as .safetensors that can be read: {reason}") from error
+    if weights and all(key.startswith(_BEFORE) for key in weights):
+        weights = {f"unet.{key.removeprefix(_BEFORE)}": weight for key, weight in weights.items()}
+        metadata = {f"unet.{key}": value for key, value in _scaling(path, here).items()}
     return weights, alphas, metadata
+
+
+def _scaling(path: str, here: Path | None) -> dict[str, Any]:
+    """Rank, alpha and layers of a LoRA of peft, which stand in a file of their own; `here` is None for the hub's."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = (here if here.is_dir() else here.parent) / _PEFT if here else Path(hf_hub_download(path, _PEFT))
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return {key: config[key] for key in _SCALING if config.get(key) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} ({_SETTING}) is of peft, and its {_PEFT}, which says rank and alpha, cannot be read; copy it "
+            f"beside the weights."
+        ) from error
