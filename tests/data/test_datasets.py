@@ -175,6 +175,9 @@ def test_captions_beside_and_in_tables(folder: Path, tmp_path: Path) -> None:
     table.write_text(json.dumps({"name": "0/0.png"}))
     with pytest.raises(UserError, match="file_name"):
         find_captions(table)
+    table.write_text('{"file_name": "0/0.png", "caption": "a"}\n\n{"file_name": "0/2.png", "caption": "a "cat""}\n')
+    with pytest.raises(UserError, match=rf"Line 3 of {table} cannot be read; it must be JSON .* delete the line"):
+        find_captions(table)
     with pytest.raises(UserError, match="missing"):
         find_captions(tmp_path / "none.jsonl")
 

@@ -94,6 +94,21 @@ def test_started_again_it_does_only_what_is_left(tmp_path: Path, weights: Path, 
 
 
 @pytest.mark.thorough
+def test_a_file_of_others_in_a_folder_without_results_fails_alone_and_stays(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        write_photo(tmp_path / "in" / f"{name}.png", 8, 8)
+    mine = write_photo(tmp_path / "out" / "a.png", 9, 9).read_bytes()
+    assert restore(tmp_path / "in", "--out", tmp_path / "out", "--weights", weights) == 1
+    told = capsys.readouterr()
+    assert f"failed: a.png: {tmp_path}/out/a.png exists and was not written by this command" in told.err
+    assert "1 restored, 0 were done before, 1 failed" in told.out
+    assert (tmp_path / "out" / "a.png").read_bytes() == mine
+    assert (tmp_path / "out" / "b.png").exists()
+
+
+@pytest.mark.thorough
 def test_files_of_others_in_a_folder_of_results_fail_alone_and_stay(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:

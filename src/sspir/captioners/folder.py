@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from sspir.captioners.base import Captioner, CaptionerUnavailableError, caption_each, provenance_of
-from sspir.captioners.tables import same_name, words_in
+from sspir.captioners.tables import broken_line, same_name, words_in
 from sspir.errors import UserError
 from sspir.files import append_bytes, json_line, write_bytes, write_text
 from sspir.images.io import MAX_PIXELS, read_image
@@ -63,10 +63,7 @@ class CaptionTable:
                 return row
         except (ValueError, KeyError, TypeError):
             pass
-        raise UserError(
-            f"Line {number} of {self.path} is not as it was written; it must be JSON with file_name and caption: "
-            f'mend it (quotes inside a caption are \\"), or delete the line.'
-        )
+        raise broken_line(self.path, number)
 
     def _mend(self, tail: bytes, start: int, number: int) -> None:
         """End a last line that an editor left open, or take away one that a crash cut off before its brace."""

@@ -99,8 +99,25 @@ def _words(caption: object) -> str | None:
 
 
 def _read_json_lines(path: Path) -> list[dict[str, object]]:
+    rows = []
     with path.open(encoding="utf-8-sig") as file:  # with the mark that editors on Windows write
-        return [json.loads(line) for line in file if line.strip()]
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                rows.append({"file_name": row["file_name"], "caption": row["caption"]})
+            except (ValueError, KeyError, TypeError) as error:
+                raise broken_line(path, number) from error
+    return rows
+
+
+def broken_line(path: Path, number: int) -> UserError:
+    """The error about a line of a table, 1 for the first, that is no JSON with what it must have."""
+    return UserError(
+        f"Line {number} of {path} cannot be read; it must be JSON with file_name and caption: "
+        f'mend it (quotes inside a caption are \\"), or delete the line.'
+    )
 
 
 def _read_parquet(path: Path) -> list[dict[str, object]]:

@@ -24,8 +24,8 @@ def fuse_adapter(unet: Any, path: str, scale: float = 1.0) -> None:
 
     Args:
         unet: of diffusers.
-        path: a .safetensors file of diffusers, peft (its adapter_config.json beside it) or kohya's scripts, a folder that
-            holds one, or a hub id.
+        path: a .safetensors file of diffusers, peft (its adapter_config.json beside it) or kohya's scripts, a folder
+            that holds one, or a hub id.
         scale: its strength.
 
     Raises:

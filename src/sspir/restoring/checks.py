@@ -16,8 +16,8 @@ def require_own(
 ) -> None:
     """Refuse an output folder that cannot be written, that holds files of others alone, or a file for two photos.
 
-    The result of another photo that is still there is kept, too. A file of others in a folder of ours is refused by
-    `JobRunner` in its turn.
+    The result of another photo that is still there is kept, too. A file of others in a folder of ours, or where other
+    results have room, is refused by `JobRunner` in its turn.
 
     Args:
         jobs: what is to be restored.
@@ -32,9 +32,10 @@ def require_own(
     """
     folder = journal.path.parent
     ours = may_replace or (folder == out and journal.path.exists())
+    refused = [] if ours else [not_ours(job, journal, compare, samples) for job in jobs]
+    if refused and all(refused):
+        raise UserError(refused[0])
     for job in jobs:
-        if not ours and (sentence := not_ours(job, journal, compare, samples)):
-            raise UserError(sentence)
         if not may_replace and (sentence := belongs_to_another(job, journal)):
             raise UserError(sentence)
     taken = {job.target: job for job in jobs}
