@@ -100,11 +100,19 @@ def test_an_evaluation_that_would_measure_nothing_is_refused(
     run: Path, captioned: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [each for each in captioned if each != "metric=fast"]
-    assert main(["evaluate", str(run), *given, "metric=learned", f"out={tmp_path}"]) == 2
+    assert main(["evaluate", str(run), *given, "metric=learned", f"out={tmp_path}/out"]) == 2
     told = capsys.readouterr().err
     assert "None of these metrics can be measured here; choose others by metric=NAME.\n  fid: " in told
     assert "  musiq: " in told
-    assert not (tmp_path / "restored").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluations_of_a_model_that_comes_along_are_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["run=shipped/tiny", "benchmark=skimage"]
+    assert compose_config("evaluate", given).out == "evaluation/shipped/tiny/skimage/last"
+    (tmp_path / "shipped" / "tiny").mkdir(parents=True)  # somebody's own
+    assert compose_config("evaluate", given).out == "shipped/tiny/evaluation/skimage/last"
 
 
 def test_a_border_that_is_not_measured_is_an_evaluation_of_its_own(
@@ -231,7 +239,7 @@ def test_a_model_that_comes_along_is_measured_by_its_name(tmp_path: Path, monkey
     given = ["benchmark=skimage", "limit=1", "wandb=null", "metric=fast", "+sampler.steps=1"]
     for name in ("shipped", "shipped/tiny"):
         assert main(["evaluate", f"run={name}", *given]) == 0
-        assert (tmp_path / name / "evaluation" / "skimage").is_dir()
+        assert (tmp_path / "evaluation" / name / "skimage").is_dir()
 
 
 def test_unknown_sampler_settings_are_named(run: Path, photo_folder: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ usage: sspir evaluate RUN [RUN ...] benchmark=NAME[,NAME ...] [KEY=VALUE ...]
 weights) and any file that spandrel reads. `cost` adds CPU seconds on one thread, parameters and multiplications.
 Writes restored images, the Processor's and the pairs, per_image.csv and summary.json to the folder `out`; by default
 RUN/evaluation/BENCHMARK/CHECKPOINT, with what differs from the default settings: set14/last, set14/best-seed1-steps20.
+Those of a model that comes along (run=shipped) go to evaluation/shipped/BENCHMARK/CHECKPOINT in the current folder.
 The same command again goes on where it was stopped; what is finished is not done again.
 """
 

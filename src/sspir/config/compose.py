@@ -60,8 +60,9 @@ def register() -> None:
     """Tell Hydra about the schemas, the resolvers and people's own folders. Calling it twice does no harm.
 
     `${repo:}` is the folder of `conf/`, `${absolute:PATH}` a path from the root and `${ends:PATH}` its last two parts,
-    `${swept:}` what a sweep varies, `${evaluation:}` checkpoint and settings of an evaluation in words, and
-    `${of_scale:SCALE,GIVEN}` the only scale that a degradation's numbers are for, where no other is given.
+    `${swept:}` what a sweep varies, `${evaluations:RUN}` the folder of a run's evaluations, `${evaluation:}` checkpoint
+    and settings of one in words, and `${of_scale:SCALE,GIVEN}` the only scale that a degradation's numbers are for,
+    where no other is given.
     """
     outside.activate()
     store = ConfigStore.instance()
@@ -74,6 +75,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("absolute", lambda path: str(Path(path).absolute()), replace=True)
     OmegaConf.register_new_resolver("ends", lambda path: "/".join(Path(path).absolute().parts[-2:]), replace=True)
     OmegaConf.register_new_resolver("evaluation", _evaluation, replace=True)
+    OmegaConf.register_new_resolver("evaluations", _evaluations, replace=True)
     OmegaConf.register_new_resolver("of_scale", _of_scale, replace=True)
     Plugins.instance().register(OwnConfigurations)
 
@@ -82,6 +84,11 @@ def _evaluation(_root_: DictConfig) -> str:
     from sspir.config.naming import folder_name  # which composes the default evaluation
 
     return folder_name(_root_)
+
+
+def _evaluations(run: str) -> str:
+    comes_along = Path(run).parts[:1] == ("shipped",) and not Path(run).is_dir()
+    return f"evaluation/{run}" if comes_along else f"{run}/evaluation"
 
 
 def _of_scale(scale: int, given: int) -> int:

@@ -13,13 +13,14 @@ from sspir.config.build import build
 from sspir.config.compose import told
 from sspir.errors import UserError
 from sspir.evaluation.curve import CURVE, best_steps, read_curve, sentences
-from sspir.evaluation.evaluate import evaluate
+from sspir.evaluation.evaluate import NothingMeasurableError, evaluate
 from sspir.files import FAILED, write_text
 from sspir.training.checkpoint import DamagedError
 from sspir.training.run import CHECKPOINTS, CONFIG
 from sspir.weights.load import step_of
 
 log = logging.getLogger(__name__)
+LOG = "evaluate.log"  # Hydra's
 ALL = "all"  # what `checkpoint` says
 OF_RUN = ("run", "name", "variant", "seed", "benchmark", "settings")  # of an evaluation's record
 
@@ -34,6 +35,11 @@ def evaluate_asked(config: DictConfig) -> dict[str, Any]:
     note.unlink(missing_ok=True)
     try:
         return evaluate_all(config) if config.checkpoint == ALL else evaluate(config)
+    except NothingMeasurableError:
+        if [path.name for path in note.parent.glob("*")] == [LOG]:  # Hydra has made the folder
+            (note.parent / LOG).unlink()
+            note.parent.rmdir()
+        raise
     except Exception as error:
         if (sentence := told(error)) and note.parent.is_dir():  # Hydra has made the folder
             write_text(note, f"{sentence}\n")

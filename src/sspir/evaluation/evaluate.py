@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 CAPTIONS = "captions.json"
 
 
+class NothingMeasurableError(UserError):
+    """Nothing can be measured here of what is asked for: another machine's trouble, not the run's."""
+
+
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Restore every image of a benchmark, measure it beside bicubic, the Processor and peers, write images and tables.
 
@@ -67,7 +71,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     metrics, unavailable = usable(build(config.metric), cropped)
     if unavailable and not metrics:
         reasons = "".join(f"\n  {name}: {why}" for name, why in unavailable.items())
-        raise UserError(f"None of these metrics can be measured here; choose others by metric=NAME.{reasons}")
+        raise NothingMeasurableError(
+            f"None of these metrics can be measured here; choose others by metric=NAME.{reasons}"
+        )
     pipeline = _loaded(config.run, config.checkpoint, captioner, weights_time(config.run))  # the longest comes last
     sampler = pipeline.settings(**OmegaConf.to_container(config.sampler))  # type: ignore[arg-type]  # its keys are names
     record = record_of(config, pipeline, benchmark, sampler, device.type, peers)
@@ -78,7 +84,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     as_named = {**done.get("evaluation", {}), "run": config.run}  # from another current folder it is named otherwise
     if not left and named(as_named) == named(record):
         log.info("%s is finished; nothing to do. Delete it to evaluate again.", out)
-        _tell(done)
+        _tell(done, out)
         return done
     with alone_in(out, "out=FOLDER"):
         evaluation.begin()
@@ -98,12 +104,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         if logger := build(config.wandb):  # before the folder says that all is done
             log_evaluation(logger, results.summary(), results.rows(), out)
         summary = results.write(out, record)
-    _tell(summary)
+    _tell(summary, out)
     return summary
 
 
-def _tell(summary: dict[str, Any]) -> None:
-    log.info("%s\n%s", summary_table(summary), comparison_text(summary))
+def _tell(summary: dict[str, Any], out: Path) -> None:
+    log.info("%s\n%s\nPictures and tables are in %s.", summary_table(summary), comparison_text(summary), out)
     for sentence in lacking(summary):
         log.warning(sentence)
 
