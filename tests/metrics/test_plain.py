@@ -1,6 +1,7 @@
 """Metrics of torchmetrics, image by image."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,23 @@ def test_each_image_is_measured_alone_and_the_mean_is_over_images() -> None:
     logged.update(PREDS[1:], HQ[1:])
     assert torch.allclose(logged.compute()["val/psnr"], alone.mean())
     assert not torch.allclose(alone.mean(), PeakSignalNoiseRatio(data_range=1.0)(PREDS, HQ))  # of all pixels
+
+
+def test_values_are_taken_to_where_float64_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfAnotherDevice(torch.Tensor):
+        """What a device without float64 gives."""
+
+        device = torch.device("mps")  # type: ignore[assignment]  # a property
+
+        def cpu(self) -> Tensor:  # type: ignore[override]
+            return self.as_subclass(Tensor)
+
+        def to(self, *arguments: Any, **options: Any) -> Tensor:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    plain = metric_of(PeakSignalNoiseRatio(data_range=1.0))
+    monkeypatch.setattr(plain.metric, "forward", lambda *_: torch.tensor(20.0).as_subclass(OfAnotherDevice))
+    assert plain.score(PREDS, HQ).tolist() == [20.0] * 4
 
 
 def test_metrics_without_a_truth_are_measured_where_there_is_one_and_where_there_is_none() -> None:

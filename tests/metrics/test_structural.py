@@ -164,6 +164,12 @@ def test_color_video_vdp(photo: Tensor, noise: Tensor) -> None:
     assert 10 > values[0] > values[1] > 0
 
 
+def test_color_video_vdp_names_a_display_that_there_is_not() -> None:
+    needs("pycvvdp", "perceptual")
+    with pytest.raises(UserError, match=r"knows no display 'cinema' \(.*display_models.json'\); name one that stands"):
+        ColorVideoVDP("cinema").require()
+
+
 def test_color_video_vdp_in_threads(photo: Tensor, noise: Tensor) -> None:
     """The library's model remembers the size of its last image: threads must not share one."""
     needs("pycvvdp", "perceptual")

@@ -137,7 +137,7 @@ class PlainMetric(ImageMetric):
     def _measure(self, *pictures: Tensor) -> Tensor:
         """The metric's value of one image, (1, 3, H, W) each, without the images of other processes."""
         try:
-            return torch.as_tensor(self.metric(*pictures)).reshape(()).to(torch.float64)
+            return for_float64(torch.as_tensor(self.metric(*pictures))).reshape(()).to(torch.float64)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{type(self.metric).__name__} does not give an image one number: {reason}") from error

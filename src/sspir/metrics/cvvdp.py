@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sspir.errors import UserError
 from sspir.metrics.base import FullReferenceMetric, MetricUnavailableError, check_pair, to_pixels
 
 SMALLEST = 16  # pixels of a side: its pyramid needs some levels
@@ -26,19 +27,25 @@ class ColorVideoVDP(FullReferenceMetric):
         self._idle: list[Any] = []  # models keep the pyramid of their last image: one for each thread that measures
 
     def require(self) -> None:
-        """Load the model; raises MetricUnavailableError where the package is missing."""
+        """Load the model; raises MetricUnavailableError where the package is missing, UserError for another display."""
         if not self._idle:
             self._idle.append(self._build())
 
     def _build(self) -> Any:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
         try:
-            from pycvvdp import cvvdp
+            from pycvvdp import cvvdp, vq_exception
         except ImportError as error:
             raise MetricUnavailableError(
                 "ColorVideoVDP needs the package cvvdp; pip install 'sspir[perceptual]'."
             ) from error
-        return cvvdp(display_name=self.display, device=torch.device("cpu"), quiet=True)
+        try:
+            return cvvdp(display_name=self.display, device=torch.device("cpu"), quiet=True)
+        except vq_exception as error:
+            raise UserError(
+                f"ColorVideoVDP knows no display {self.display!r} ({error}); name one that stands there, such as "
+                f"standard_4k or standard_fhd."
+            ) from error
 
     def score(self, preds: Tensor, target: Tensor) -> Tensor:
         """Quality in just-objectionable-differences (B,) in [0, 10], higher is better."""
