@@ -181,3 +181,9 @@ def test_wrong_sizes_and_networks_are_refused_in_words() -> None:
         network(**{**given, "lq": given["lq"][..., :16, :16]})
     with pytest.raises(UserError, match="class_embed_type"):
         tiny_network(unet=tiny_unet(class_embed_type="timestep"))
+
+
+@pytest.mark.parametrize("factor", [3, 0, -4, 2.5])
+def test_a_front_that_halves_no_whole_number_of_times_is_refused(factor: float) -> None:
+    with pytest.raises(UserError, match=r"^processor.front_factor.* is no (power of two; give|whole number)"):
+        StructureProcessor(front_features=4, front_factor=factor)  # type: ignore[arg-type]

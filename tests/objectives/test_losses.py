@@ -60,6 +60,19 @@ def test_patches_of_which_a_shift_leaves_too_little_are_refused_by_their_setting
     PixelLoss().require_side("objective.terms.pixel", 1)
 
 
+@pytest.mark.parametrize(("network", "least"), [(PatchDiscriminator(2, 5), 32), (UNetDiscriminator(2), 8)])
+def test_a_discriminator_too_deep_for_its_patches_is_refused_before_it_begins(network: nn.Module, least: int) -> None:
+    assert network(torch.zeros(1, 3, least, least)).isfinite().all()
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        network(torch.zeros(1, 3, least - 1, least - 1))
+    adversary = Adversary(network, 1.0, SGD, start=1000, begin=500)
+    adversary.require_side(least + 3)
+    with pytest.raises(
+        UserError, match=rf"from {least + 3} pixels, .* these have {least + 2}; set dataset\.train\.crop"
+    ):
+        adversary.require_side(least + 2)
+
+
 def test_the_grid_loss_is_the_metric_of_one_picture_and_falls_along_its_gradient() -> None:
     weave = torch.tensor([[0.0, 6.0], [3.0, 1.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1).repeat(12, 12)
     image = ((100 + weave) / 255).expand(1, 3, -1, -1).clone().requires_grad_(True)

@@ -65,6 +65,15 @@ def test_a_first_look_of_a_model_of_one_step_takes_its_step() -> None:
     assert torch.equal(shown, pipeline.restore(lq, [""], (96, 80)).images)
 
 
+@pytest.mark.thorough
+def test_a_first_look_of_a_model_that_starts_low_takes_the_steps_that_there_are() -> None:
+    pipeline = copy.deepcopy(tiny_pipeline())
+    pipeline.sampler = replace(pipeline.sampler, steps=2, start=5)
+    shown = look(pipeline, photo()[None], (96, 80), "restored")
+    five = replace(pipeline.sampler, steps=5, guidance=1.0)
+    assert torch.equal(shown, pipeline.restore(photo()[None], [""], (96, 80), sampler=five).images)
+
+
 @pytest.mark.slow
 def test_a_saved_pipeline_loads_in_a_fresh_process(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path)
@@ -146,6 +155,12 @@ def test_unknown_settings_and_uneven_lists_are_refused() -> None:
         restored([photo(), photo()], ["one"])
     with pytest.raises(UserError, match="output_type"):
         tiny_pipeline()(photo(), output_type="jpeg")
+    for caption in (5, [5], [None, b"a"]):
+        with pytest.raises(UserError, match=r"^caption=.* is no text; give one"):
+            restored([photo()] * 2, caption)
+    for dtype in ("bf16", "int8", "nn", 16):
+        with pytest.raises(UserError, match=f"^dtype={dtype!r} is no type of real numbers"):
+            tiny_pipeline().in_dtype(dtype)
 
 
 def test_every_step_is_told() -> None:

@@ -8,6 +8,9 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sspir.errors import UserError
+from sspir.numbers import COUNT
+
 
 class StructureProcessor(ModelMixin, ConfigMixin):
     """RGB heads over a ControlNet's conditioning embedding, whose predictions are supervised (SSP-IR).
@@ -18,10 +21,14 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         channels: widths of the embedding, full size first; each further width halves the size and gets a head.
         front_features: width of the SRResNet in front, whose full-size image is supervised too. 0: no front.
         front_blocks: its residual blocks.
-        front_factor: it works on maps this many times smaller than the image (a space-to-depth step); the authors' 1.
+        front_factor: it works on maps this many times smaller than the image (a space-to-depth step), a power of two;
+            the authors' 1.
         corrections: every image is a correction of a coarser guess and starts as that: the front's of 2 lq - 1, the
             heads' of the front's image (of 2 lq - 1 without one), made smaller. The authors' front corrects lq, their
             heads predict from nothing, and all start at random.
+
+    Raises:
+        UserError: the factor is no power of two.
     """
 
     @register_to_config
@@ -34,6 +41,8 @@ class StructureProcessor(ModelMixin, ConfigMixin):
         corrections: bool = False,
     ) -> None:
         super().__init__()
+        if COUNT.require("processor.front_factor", front_factor).bit_count() != 1:
+            raise UserError(f"processor.front_factor={front_factor} is no power of two; give 1, 2, 4 or 8.")
         self.heads = nn.ModuleList(nn.Conv2d(width, 3, 3, padding=1) for width in channels[1:])
         if front_features:
             self.front = SRResNet(front_features, front_blocks, front_factor)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from sspir.errors import UserError
 from sspir.numbers import LIMIT, POSITIVE, WEIGHT
 from sspir.objectives.companion import Companion, OptimizerFactory
+from sspir.objectives.picture_losses import SHIFT
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ class Adversary:
     It is no part of the module that Lightning trains, see `Companion`.
 
     Args:
-        network: pictures (B, 3, H, W) in [0, 1] -> a map of logits, or a list of such: high for true photos.
+        network: pictures (B, 3, H, W) in [0, 1] -> a map of logits, or a list of such: high for true photos. It may say
+            by `least` which side pictures must have.
         weight: of the generator's loss.
         optimizer: makes the discriminator's optimizer from parameters.
         loss: "hinge" (Lim and Ye 2017) or "softplus" (the loss of the first GANs, not saturating).
@@ -60,6 +62,19 @@ class Adversary:
         self.figures: dict[str, float | Tensor] = {}
         self.accuracy: list[Tensor] = []  # of the batches since the last update
         self.wins = 0
+
+    def require_side(self, side: int) -> None:
+        """Refuse patches of which too little is left for the discriminator where they are shifted.
+
+        Raises:
+            UserError: a side is too short.
+        """
+        least = getattr(self.network, "least", 1) + SHIFT
+        if side < least:
+            raise UserError(
+                f"The discriminator judges patches from {least} pixels, as they are shifted, and these have {side}; "
+                f"set dataset.train.crop.size to {least} or more, or a shallower objective.adversary.network."
+            )
 
     def losses(self, pictures: Tensor, truth: Tensor, step: int, share: float = 1.0) -> Tensor:
         """Let the discriminator learn from a batch, and tell the generator what it made of it.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from sspir.numbers import COUNT, LIMIT
+from sspir.numbers import COUNT, Numbers
 
 
 class PatchDiscriminator(nn.Module):
@@ -16,6 +16,9 @@ class PatchDiscriminator(nn.Module):
         width: channels of the first layer; they double with each halving, up to eight times.
         depth: halvings.
 
+    Attributes:
+        least: shortest side of pictures that it judges, pixels.
+
     Raises:
         UserError: a number is out of range.
     """
@@ -23,7 +26,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 64, depth: int = 3) -> None:
         super().__init__()
         COUNT.require("objective.adversary.network.width", width)
-        LIMIT.require("objective.adversary.network.depth", depth)
+        self.least = 2 ** Numbers(int, 0, 16).require("objective.adversary.network.depth", depth)
         widths = [width * min(2**level, 8) for level in range(depth + 1)]
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.downs = nn.ModuleList(normed(a, b, 4, 2) for a, b in pairwise(widths))
@@ -47,6 +50,8 @@ class UNetDiscriminator(nn.Module):
     Raises:
         UserError: the width is no whole number from 1.
     """
+
+    least = 8  # pixels of a side
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()

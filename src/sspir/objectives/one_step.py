@@ -148,6 +148,8 @@ class OneStep(Objective):
             )
         for name, term in self.terms.items():
             term.loss.require_side(f"objective.terms.{name}", min(batch.size))
+        if self.adversary:
+            self.adversary.require_side(min(batch.size))
         generators = module.generators(len(batch))
         made = self.generate(module, batch, lq, features, images, generators)
         pictures = made.pictures

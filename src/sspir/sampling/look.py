@@ -1,6 +1,6 @@
 """The image that a captioner describes: many captioners describe blur and noise as if they belonged to the scene."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sspir.captioners.base import CaptionerUnavailableError
+from sspir.errors import UserError
 from sspir.images.room import Size
 from sspir.models.latent import upscale
 from sspir.sampling.restoration import LARGEST_SEEN, padded_to, structure_of
@@ -24,7 +25,8 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
         size: (H, W) of the restored image, reduced to 1024 pixels on its longest side.
         captioner_input: "lq", the photo as it is, enlarged as in training; "processor", the Processor's clean image;
             "restored", a quick restoration that no words steer.
-        steps: denoising steps of the quick restoration, but of a model that restores in one.
+        steps: denoising steps of the quick restoration, as many of them as lie below the model's own start; not of a
+            model that restores in one.
 
     Returns:
         (B, 3, H, W) in [0, 1].
@@ -39,7 +41,7 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
     if captioner_input == "restored":
         sampler = pipeline.sampler  # of a model of one step as it is, which knows no other
         if not pipeline.config.one_step:
-            sampler = replace(sampler, steps=steps, guidance=1.0)
+            sampler = replace(sampler, steps=min(steps, sampler.start or steps), guidance=1.0)
         restored: Tensor = pipeline.restore(lq, [""] * len(lq), (height, width), sampler=sampler).images
         return restored
     if captioner_input != "processor":
@@ -54,6 +56,23 @@ def look(pipeline: Any, lq: Tensor, size: tuple[int, int], captioner_input: str 
         _, images = structure_of(pipeline.backbone, padded_to(processor.multiple, enlarged))
     pipeline.maybe_free_model_hooks()
     return images[0][..., :height, :width]
+
+
+def listed(caption: Any, count: int) -> list[str | None]:
+    """The captions of photos, of which None is asked for.
+
+    Args:
+        caption: one for all, or one for each.
+        count: of the photos.
+
+    Raises:
+        UserError: one of them is no text.
+    """
+    several = isinstance(caption, Iterable) and not isinstance(caption, str)
+    captions = list(caption) if several else [caption] * count
+    if not all(text is None or isinstance(text, str) for text in captions):
+        raise UserError(f"caption={caption!r} is no text; give one, one for each photo, or None to ask the captioner.")
+    return captions
 
 
 def captions_of(

@@ -25,11 +25,11 @@ from sspir.models.refine import RefineLayer
 from sspir.models.structure_processor import NoProcessor, StructureProcessor
 from sspir.numbers import COUNT, SEED
 from sspir.pretrained.load import require_whole, unmapped
-from sspir.sampling.look import captions_of, look
+from sspir.sampling.look import captions_of, listed, look
 from sspir.sampling.loop import OnStep
 from sspir.sampling.output import RestorationOutput, grouped
 from sspir.sampling.pickled import Pickled
-from sspir.sampling.precision import networks_of
+from sspir.sampling.precision import floating, networks_of
 from sspir.sampling.restoration import restore_batch
 from sspir.sampling.sampler import Sampler
 from sspir.sampling.words import with_words_of_diffusers
@@ -180,7 +180,7 @@ class RestorationPipeline(Pickled, DiffusionPipeline):
             raise UserError(f"output_type={output_type!r} is not known; choose pil, np or pt.")
         photos: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(photos)
-        captions = [caption] * len(photos) if caption is None or isinstance(caption, str) else list(caption)
+        captions = listed(caption, len(photos))
         if not len(photos) == len(seeds) == len(captions):
             raise UserError(f"{len(photos)} images came with {len(captions)} captions and {len(seeds)} seeds.")
         seeds = [torch_seed(SEED.require("seed", each)) for each in seeds]
@@ -217,7 +217,7 @@ class RestorationPipeline(Pickled, DiffusionPipeline):
 
     def in_dtype(self, dtype: str | torch.dtype) -> Self:
         """Run the denoiser in a type such as "bfloat16"; parts that run once per image stay in float32."""
-        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        kind = floating(dtype)
         for part in self.backbone.children():
             if part is not self.backbone.processor:
                 torch.nn.Module.to(part, kind)  # diffusers' own warns that it does not keep anything in float32

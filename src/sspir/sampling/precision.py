@@ -8,6 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sspir.errors import UserError
+
+
+def floating(dtype: str | torch.dtype) -> torch.dtype:
+    """The type of real numbers that a name of torch's, or itself, stands for.
+
+    Raises:
+        UserError: there is no such type.
+    """
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise UserError(f"dtype={dtype!r} is no type of real numbers in torch; give bfloat16, float16 or float32.")
+    return kind
+
 
 def plain(device: torch.device) -> torch.autocast:
     """A context without autocast: what is computed within has the precision that users get."""
