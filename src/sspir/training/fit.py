@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import (
     Callback,
     Checkpoint,
@@ -27,8 +28,7 @@ from torchmetrics import Metric
 from sspir.config.arguments import require_arguments
 from sspir.config.build import build, build_all, refusal
 from sspir.config.sweep import name_variant
-from sspir.config.trust import composed, foresee_refusal
-from sspir.data.manifest import Manifest, difference, manifest_of, passed
+from sspir.data.manifest import Manifest, manifest_of
 from sspir.errors import NotApplicableError, UserError
 from sspir.files import NOT_APPLICABLE, write_text
 from sspir.metrics.base import usable
@@ -41,19 +41,9 @@ from sspir.training.history import ROWS, is_validated
 from sspir.training.loggers import end_runs, wandb_runs
 from sspir.training.parts import require_mixed, require_own, require_pretrained, require_schedule, trained_weights
 from sspir.training.quiet import without_false_alarms
-from sspir.training.resume import FROM_LAST, finished, put_in_order, say_processes, starting_point
-from sspir.training.run import (
-    CHECKPOINTS,
-    COMPOSED,
-    CONFIG,
-    ENVIRONMENT,
-    SUMMARY,
-    alone_in,
-    build_module,
-    environment,
-    is_first_process,
-    unwritable,
-)
+from sspir.training.record import note, write_record
+from sspir.training.resume import FROM_LAST, Start, finished, put_in_order, say_processes, starting_point
+from sspir.training.run import CHECKPOINTS, SUMMARY, alone_in, build_module, is_first_process
 from sspir.training.saved import SHIPPED, folder_of
 from sspir.training.schedule import OtherSchedule, require_optimizer, require_partial, say_rate
 from sspir.training.strategy import launch_forgotten, require_accelerator, require_processes, require_whole
@@ -103,18 +93,31 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
     torch.set_float32_matmul_precision(config.matmul_precision)
     if config.threads:
         torch.set_num_threads(config.threads)
-    try:
-        module = _built_module(config)
-    except NotApplicableError as refused:  # noted for reports, unless there is a run
-        if is_first_process() and not any((folder / CHECKPOINTS).glob("*.ckpt")):
-            _write_record(folder, config, manifest, like, False)
-            write_text(folder / NOT_APPLICABLE, f"{refused}\n")
-        raise
+    module = _built_module(folder, config, manifest, like)
     require_mixed(module.backbone, str(config.trainer.precision))
     require_schedule(module)
     if not (start.checkpoint or config.init):
         require_pretrained(module.backbone)
     warm = {} if start.checkpoint else {"init": warm_start(module, config.init, config.init_skip)}
+    trainer = _trainer(folder, config, module, data, manifest, more)
+    _require_all(trainer, module, data, config, start)
+    checkpoint = put_in_order(folder, start, config.resume)
+    write_record(folder, config, manifest, like, bool(checkpoint), **warm)
+    say_processes(folder, start.checkpoint, trainer.world_size)
+    trainer.loggers = build_all("logger", config, Logger)
+    _introduce(trainer, module, config)
+    _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
+    try:
+        with _endings_told(folder, config):
+            return _fitted(trainer, module, data, folder, config.monitor, checkpoint)
+    finally:
+        end_runs(trainer, folder, config.monitor)
+
+
+def _trainer(
+    folder: Path, config: DictConfig, module: Any, data: Any, manifest: Manifest, more: Sequence[Callback]
+) -> Any:
+    """Lightning's Trainer with all callbacks, but without loggers."""
     good_end = module.validation.good_end(config.monitor, data.validation_names)
     own = [_best_checkpoint(folder, config.monitor, good_end), OtherSchedule(), Recount(), Choice(config, manifest)]
     callbacks = [*own, *build_all("callbacks", config, Callback), *more]
@@ -122,7 +125,7 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     if not any(config.logger.values()):
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
-    trainer = build(
+    return build(
         config.trainer,
         val_check_interval=interval_of(config.trainer),
         callbacks=callbacks,
@@ -131,6 +134,10 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         plugins=[AtomicCheckpointIO(config.keep_checkpoints)],
         default_root_dir=str(folder),
     )
+
+
+def _require_all(trainer: pl.Trainer, module: Any, data: Any, config: DictConfig, start: Start) -> None:
+    """What a training needs beside its own parts, before its folder is touched."""
     require_processes(trainer)
     require_batches(trainer, data)
     if trainer.limit_val_batches:
@@ -141,32 +148,36 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
         require_own(module, known)
         recount(known, trainer, data)
         say_rate(known["config"], config, start.step)
-    checkpoint = put_in_order(folder, start, config.resume)
-    _write_record(folder, config, manifest, like, bool(checkpoint), **warm)
-    say_processes(folder, start.checkpoint, trainer.world_size)
-    trainer.loggers = build_all("logger", config, Logger)
-    _introduce(trainer, module, config)
-    _tell_loggers(trainer, module.config, module.validation.names(data.validation_names))
+
+
+def _fitted(
+    trainer: pl.Trainer, module: Any, data: Any, folder: Path, monitor: str, checkpoint: Path | None
+) -> dict[str, float]:
+    """Train to the end, and write what was logged of the last step."""
+    with cpu_attention(module.backbone, trainer.strategy.root_device, remember=False):
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        if module.validated_at != trainer.global_step and data.validation and trainer.limit_val_batches:
+            _validate_last_step(trainer, module, data)
+    of_last_step = module.validated_at == trainer.global_step
+    metrics = {
+        name: value.item() for name, value in trainer.callback_metrics.items() if of_last_step or not is_validated(name)
+    }
+    done = {"step": trainer.global_step, **metrics}
+    require_finite(folder, done, f"val/{monitor}")
+    if trainer.is_global_zero:
+        _keep_a_best(folder / CHECKPOINTS)
+        write_text(folder / SUMMARY, json.dumps(done, indent=2) + "\n")
+        value = done.get(f"val/{monitor}")
+        told = "" if value is None else f", val/{monitor} {value:.4g}"
+        log.info("%s is trained: %d steps%s.", folder, done["step"], told)
+    return done
+
+
+@contextmanager
+def _endings_told(folder: Path, config: DictConfig) -> Iterator[None]:
+    """Within, a stop ends the program with its status, and a full GPU is a sentence."""
     try:
-        with cpu_attention(module.backbone, trainer.strategy.root_device, remember=False):
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-            if module.validated_at != trainer.global_step and data.validation and trainer.limit_val_batches:
-                _validate_last_step(trainer, module, data)
-        of_last_step = module.validated_at == trainer.global_step
-        metrics = {
-            name: value.item()
-            for name, value in trainer.callback_metrics.items()
-            if of_last_step or not is_validated(name)
-        }
-        done = {"step": trainer.global_step, **metrics}
-        require_finite(folder, done, f"val/{config.monitor}")
-        if trainer.is_global_zero:
-            _keep_a_best(folder / CHECKPOINTS)
-            write_text(folder / SUMMARY, json.dumps(done, indent=2) + "\n")
-            value = done.get(f"val/{config.monitor}")
-            told = "" if value is None else f", val/{config.monitor} {value:.4g}"
-            log.info("%s is trained: %d steps%s.", folder, done["step"], told)
-        return done
+        yield
     except (SIGTERMException, SystemExit) as stop:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise  # Lightning exits where Ctrl-C is pressed; this is another
@@ -182,8 +193,6 @@ def _train(folder: Path, config: DictConfig, like: Path, more: Sequence[Callback
             f"trainer.accumulate_grad_batches), or set module.gradient_checkpointing=true, backbone.dtype=bfloat16 or "
             f"backbone.lora; sspir doctor estimates what a step takes."
         ) from error
-    finally:
-        end_runs(trainer, folder, config.monitor)
 
 
 def _validate_last_step(trainer: pl.Trainer, module: Any, data: Any) -> None:
@@ -212,43 +221,17 @@ def _leave_out_missing(config: DictConfig, checkpoint: Path | None) -> None:
                 metrics.pop(name, None)
 
 
-def _write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Path, goes_on: bool, **more: Any) -> None:
-    """Write configuration, environment and more; warn, and keep what was there, where it goes on with other photos.
-
-    Raises:
-        UserError: the folder takes no files.
-    """
-    if not is_first_process():
-        return
-    before = _environment(like).get("data")
-    earlier = passed(_environment(folder), manifest) if goes_on else []
-    if before and (words := difference(before, manifest)):
-        log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
+def _built_module(folder: Path, config: DictConfig, manifest: Manifest, like: Path) -> Any:
     try:
-        write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-        foresee_refusal(folder / CONFIG)
-        write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
-        _note(folder, **environment(), data=manifest, data_before=earlier, **more)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    path = folder / ENVIRONMENT
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _note(folder: Path, **facts: Any) -> None:
-    """Add facts to a run's record of its environment, of which it keeps what is not told anew."""
-    if is_first_process():
-        write_text(folder / ENVIRONMENT, json.dumps({**_environment(folder), **facts}, indent=2) + "\n")
-
-
-def _built_module(config: DictConfig) -> Any:
-    try:
-        return build_module(config)
-    except InstantiationException as error:
-        raise refusal(error) from error
+        try:
+            return build_module(config)
+        except InstantiationException as error:
+            raise refusal(error) from error
+    except NotApplicableError as refused:  # noted for reports, unless there is a run
+        if is_first_process() and not any((folder / CHECKPOINTS).glob("*.ckpt")):
+            write_record(folder, config, manifest, like, False)
+            write_text(folder / NOT_APPLICABLE, f"{refused}\n")
+        raise
 
 
 def _best_checkpoint(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
@@ -284,7 +267,7 @@ def _introduce(trainer: pl.Trainer, module: Any, config: DictConfig) -> None:
                     "module.structure_steps=0.", alone)  # fmt: skip
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
     images = config.data.batch_size * world * accumulated
-    _note(Path(config.folder), processes=world, images_per_step=images)
+    note(Path(config.folder), processes=world, images_per_step=images)
     log.info("Training %s (%s) in %s", config.name, config.variant, config.folder)
     log.info("%.2f M parameters trained, %.2f M frozen", trained / 1e6, (total - trained) / 1e6)
     log.info(

@@ -1,6 +1,5 @@
 """A trained run as a folder to publish: a pipeline, a model card, and the sums that prove it whole."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,8 @@ from sspir.models.lora import adapter_of
 from sspir.pretrained.adapter import NAME
 from sspir.sampling.pipeline import RestorationPipeline
 from sspir.training.parts import saved_weights
-from sspir.training.run import CONFIG, ENVIRONMENT, load_run
+from sspir.training.record import recorded_environment
+from sspir.training.run import CONFIG, load_run
 from sspir.training.saved import SUMS
 from sspir.weights.load import load_pipeline, step_of
 
@@ -115,7 +115,7 @@ def card(run: Path, checkpoint: str, beside: Iterable[str] = ()) -> str:
         beside: names of what an adapter's second file holds.
     """
     config = OmegaConf.load(run / CONFIG)
-    environment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8")) if (run / ENVIRONMENT).is_file() else {}
+    environment = recorded_environment(run)
     version = environment.get("packages", {}).get("sspir", "of unknown version")
     facts = {
         "experiment": f"{config.name}, ablation {config.variant}, seed {config.seed}, checkpoint {checkpoint}",
