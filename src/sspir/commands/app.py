@@ -9,6 +9,7 @@ from typing import Any
 from sspir.commands.parser import Parser
 from sspir.commands.restore_flags import add_machine, add_weights, parser
 from sspir.commands.restore_model import load, models_of, request_of
+from sspir.commands.stop import EndedError, signals_to
 from sspir.errors import UserError
 from sspir.numbers import COUNT, LIMIT, Numbers
 
@@ -40,27 +41,19 @@ def run(arguments: list[str]) -> int:
         import fastapi  # noqa: F401 (gradio, which brings it, reads its settings when it is imported: later)
     except ImportError as error:
         raise UserError("The page needs packages that are not here; install them: pip install 'sspir[app]'.") from error
-    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        _serve(options)
-    except _EndedError as ended:
-        sys.stderr.write("\nEnded; photos and results that were here are deleted.\n")
-        return 128 + ended.number
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with signals_to(_end):
+        try:
+            _serve(options)
+        except EndedError as ended:
+            sys.stderr.write("\nEnded; photos and results that were here are deleted.\n")
+            return 128 + ended.number
     return 0
-
-
-class _EndedError(BaseException):
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 def _end(number: int, frame: Any) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # once is enough: cleaning up is not interrupted
-    raise _EndedError(number)
+    raise EndedError(number)
 
 
 def _of_the_server(group: "argparse._ArgumentGroup") -> None:

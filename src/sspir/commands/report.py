@@ -1,14 +1,12 @@
 """`sspir report`: one HTML page about results and runs that opens anywhere."""
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sspir.commands.parser import Parser
+from sspir.commands.stop import signals_to
 from sspir.numbers import LIMIT, QUALITY, Numbers, counted
 
 if TYPE_CHECKING:
@@ -67,25 +65,14 @@ def _watch(options: argparse.Namespace) -> int:
         nonlocal size
         size = _write(options, found, progress, seconds)
 
-    with _ended_by_signals():
+    with signals_to(_end):
         found = watch(options.paths, options.every, publish)
     _tell(options, found, size)
     return int(any(run.state == STOPPED_RUN for run in found.all_runs))
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Within, SIGTERM ends the command as Ctrl-C does, also where a shell has it ignored: what is written is whole."""
-
-    def end(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)  # what is written is whole
 
 
 def _write(options: argparse.Namespace, found: "Collected", progress: str = "", renewed_after: float = 0) -> int:

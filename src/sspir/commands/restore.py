@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sspir.commands.restore_flags import parser
 from sspir.commands.restore_model import load, models_of, request_of
+from sspir.commands.stop import EndedError, signals_to
 from sspir.errors import UserError
 from sspir.numbers import counted
 
@@ -58,27 +59,17 @@ def run(arguments: list[str]) -> int:
     """Parse the flags and restore. Returns the exit status."""
     options = parser(EXAMPLES).parse_args(arguments)
     models = models_of(options)
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return _watch(options, models) if options.watch else _restore(options, models)
-    except _Stopped as stopped:
-        sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
-        return 128 + stopped.number
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Stopped(BaseException):
-    """A signal asked to stop; no `except Exception` on the way holds it up."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    with signals_to(_stop):
+        try:
+            return _watch(options, models) if options.watch else _restore(options, models)
+        except EndedError as stopped:
+            sys.stderr.write("\nStopped; the same command goes on with what is left.\n")
+            return 128 + stopped.number
 
 
 def _stop(number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_IGN)  # once is enough: cleaning up is not interrupted
-    raise _Stopped(number)
+    raise EndedError(number)
 
 
 def _restore(options: argparse.Namespace, models: dict[str, argparse.Namespace]) -> int:

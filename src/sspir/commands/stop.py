@@ -1,13 +1,31 @@
-"""How a SIGTERM ends a whole sweep."""
+"""How signals end a command, and a SIGTERM a whole sweep."""
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
 from typing import Any
 
 from sspir.errors import UserError
+
+
+class EndedError(BaseException):
+    """A signal asked to end; no `except Exception` on the way holds it up."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def signals_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM go to a handler, also where a shell has them ignored."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class StoppedError(UserError):
