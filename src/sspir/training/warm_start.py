@@ -52,16 +52,7 @@ def warm_start(module: Any, source: str | None, skip: Sequence[str] = ()) -> dic
     theirs = _weights({name: part for name, part in parts.items() if name.startswith("backbone.") or name == "refine"})
     theirs = {key: value for key, value in theirs.items() if not key.startswith(tuple(f"{name}." for name in frozen))}
     ours = _weights(module.trainable())
-    faults = {
-        key: f"{_shape(theirs.get(key))} there, {_shape(ours.get(key))} here"
-        for key in sorted(ours.keys() | theirs.keys())
-        if _shape(theirs.get(key)) != _shape(ours.get(key))
-    }
-    for name, mark in marks_of(frozen).items():
-        part = parts.get(name)
-        theirs_of = marks_of({name: part})[name] if isinstance(part, nn.Module) else mark[:0]
-        if theirs_of.shape != mark.shape or not close(theirs_of, mark):
-            faults[name] = "frozen, with other weights"
+    faults = _faults(ours, theirs, frozen, parts)
     for pattern in skip:
         if not any(fnmatchcase(key, pattern) for key in (*ours, *theirs, *frozen)):
             known = ", ".join([*(f"{name}.*" for name in module.trainable()), *frozen])
@@ -98,6 +89,23 @@ def _pipeline(folder: Path) -> RestorationPipeline:
         f"init={folder} holds no weights: name the folder of a run (with {CONFIG}), of a pipeline (with {INDEX}), or "
         f"shipped."
     )
+
+
+def _faults(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], frozen: Mapping[str, nn.Module], parts: Mapping[str, Any]
+) -> dict[str, str]:
+    """Weight, or setting of a frozen part, that is not as in the other model -> what is wrong with it."""
+    faults = {
+        key: f"{_shape(theirs.get(key))} there, {_shape(ours.get(key))} here"
+        for key in sorted(ours.keys() | theirs.keys())
+        if _shape(theirs.get(key)) != _shape(ours.get(key))
+    }
+    for name, mark in marks_of(frozen).items():
+        part = parts.get(name)
+        theirs_of = marks_of({name: part})[name] if isinstance(part, nn.Module) else mark[:0]
+        if theirs_of.shape != mark.shape or not close(theirs_of, mark):
+            faults[name] = "frozen, with other weights"
+    return faults
 
 
 def _weights(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
