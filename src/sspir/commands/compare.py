@@ -46,19 +46,7 @@ none), 2 bad input.
 def run(arguments: list[str]) -> int:
     """Measure, write per_image.csv, images.csv and summary.json, and print the table."""
     options = _parser().parse_args(arguments)
-    methods = _methods(options.method)
-    if options.peer and options.lq is None:
-        raise UserError("--peer restores what the methods were given; name its folder by --lq.")
-    if not options.peer and not methods:
-        raise UserError("There is nothing to compare; name a method's folder by --method, or a peer by --peer.")
-    peers = _peers(options.peer, methods)
-    if options.lq is None and options.noise_control == "bicubic":
-        raise UserError("--noise-control adds noise to the bicubic row, which needs --lq; give it, or name a method.")
-    if options.noise_control not in (None, "bicubic", *methods, *peers):
-        known = ", ".join([*methods, *peers])
-        raise UserError(f"--noise-control {options.noise_control} is none of {known}; name one of them.")
-    if options.noise_control and options.hq is None:
-        raise UserError("--noise-control matches the PSNR, which needs the truth; give --hq.")
+    methods, peers = _checked(options)
     _require_own(options.out)
 
     import torch
@@ -99,6 +87,24 @@ def run(arguments: list[str]) -> int:
     if not summary["methods"]:
         raise UserError("Nothing could be measured; the problems above say why.")
     return 1 if results.problems or unavailable.keys() & set(options.metrics) else 0
+
+
+def _checked(options: Namespace) -> "tuple[dict[str, Path], dict[str, Peer]]":
+    """The methods' folders and the peers, of flags that fit each other."""
+    methods = _methods(options.method)
+    if options.peer and options.lq is None:
+        raise UserError("--peer restores what the methods were given; name its folder by --lq.")
+    if not options.peer and not methods:
+        raise UserError("There is nothing to compare; name a method's folder by --method, or a peer by --peer.")
+    peers = _peers(options.peer, methods)
+    if options.lq is None and options.noise_control == "bicubic":
+        raise UserError("--noise-control adds noise to the bicubic row, which needs --lq; give it, or name a method.")
+    if options.noise_control not in (None, "bicubic", *methods, *peers):
+        known = ", ".join([*methods, *peers])
+        raise UserError(f"--noise-control {options.noise_control} is none of {known}; name one of them.")
+    if options.noise_control and options.hq is None:
+        raise UserError("--noise-control matches the PSNR, which needs the truth; give --hq.")
+    return methods, peers
 
 
 def _require_own(out: Path) -> None:
