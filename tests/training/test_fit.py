@@ -357,6 +357,7 @@ def test_a_folder_that_takes_no_files_is_one_sentence(photo_folder: Path, tmp_pa
         (["resume=must"], "no .*last.ckpt"),
         (["resume=maybe"], "resume=maybe is none of auto, must and never"),
         (["monitor=psnr"], "monitor=psnr is not validated; choose one of psnr_y, ssim_y"),
+        (["monitor=val/psnr_y"], "monitor=val/psnr_y is not validated; leave out val/.$"),
         (["dataset.train.root=/nowhere"], "/nowhere"),
         (["text_encoder.dim=8", "backbone.unet.cross_attention_dim=12"], "text_encoder gives 8 channels"),
         (["processor.channels=[4,8]"], "one width per halving"),

@@ -26,7 +26,7 @@ from sspir.report.runs import PHOTOS, read_settings
 from sspir.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint
 from sspir.training.fit import train
 from sspir.training.losses import RestorationLoss
-from sspir.training.resume import _compare, finished, put_in_order, starting_point
+from sspir.training.resume import _changes, finished, put_in_order, starting_point
 from sspir.training.run import alone_in, find_checkpoint, run_id
 from sspir.training.schedule import rate_at
 from tests.runs import tiny_config, tiny_run
@@ -146,7 +146,27 @@ def test_what_changes_the_result_is_said(
     change: str, ended: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert finished(ended, tiny_config(ended, photo_folder, "trainer.max_steps=2", change))
-    assert f"was trained with other settings: {change.partition('=')[0]}" in caplog.text
+    assert f"is finished, and was trained with other settings: {change.partition('=')[0]}" in caplog.text
+    assert "nothing to do" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            "trainer.max_steps=1",
+            r"is at step 2 already, beyond trainer\.max_steps=1; ask for more steps, or start anew",
+        ),
+        ("monitor=val/psnr_y", r"is finished, and monitor=val/psnr_y was not validated; leave out val/\."),
+        ("monitor=nonsense", r"is finished, and monitor=nonsense was not validated; name a metric that .*summary.json"),
+    ],
+)
+def test_what_a_finished_run_cannot_answer_is_refused(
+    change: str, sentence: str, ended: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        finished(ended, tiny_config(ended, photo_folder, "trainer.max_steps=2", change))
+    assert "finished" not in caplog.text
 
 
 @pytest.mark.parametrize("change", ["seed=1", "batch_size=1", "optimizer.lr=0.5", "dataset.train.crop.size=16"])
@@ -350,18 +370,17 @@ def test_a_term_that_was_added_since_and_weighs_nothing_is_no_other_setting(tmp_
     before = OmegaConf.to_container(config, resolve=True)
     for terms in (before["objective"]["terms"], before["module"]["objective"]["terms"]):
         terms.pop("seams", None)
-    _compare(tmp_path, before, config)
+    assert not _changes(tmp_path, before, config)
     config.objective.terms.seams.weight = 0.5
     with pytest.raises(UserError, match=r"objective\.terms\.seams"):
-        _compare(tmp_path, before, config)
+        _changes(tmp_path, before, config)
 
 
 @pytest.mark.parametrize("kind", ["shards", "taught"])
-def test_packed_photos_may_lie_elsewhere(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_packed_photos_may_lie_elsewhere(kind: str, tmp_path: Path) -> None:
     given = ["experiments=tiny_one_step", f"dataset={kind}", f"folder={tmp_path}"]
     before, now = (compose_config("train", [*given, f"dataset.train.folder={place}"]) for place in ("a", "/b/a"))
-    _compare(tmp_path, OmegaConf.to_container(before, resolve=True), now)
-    assert "other settings" not in caplog.text
+    assert not _changes(tmp_path, OmegaConf.to_container(before, resolve=True), now)
 
 
 HOLDER = """

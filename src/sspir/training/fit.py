@@ -77,7 +77,6 @@ def train(config: DictConfig, like: Path | None = None, callbacks: Sequence[Call
         config.init = f"shipped/{SHIPPED.name}"  # what `shipped` means changes with time
     folder = Path(config.folder)
     if (done := finished(folder, config)) is not None:
-        log.info("%s is finished; nothing to do. Delete it, or raise trainer.max_steps, to train again.", folder)
         return done
     require_accelerator(config.trainer)
     require_whole(config)

@@ -45,14 +45,15 @@ _ENDS = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "callbac
 
 
 def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
-    """The summary of a run that has come to the end that the configuration sets; None where there is more to do.
+    """The summary of a run that has come to the end that the configuration sets, as is said; None where more is to do.
 
     Args:
         folder: of the run.
         config: of the training that is asked for.
 
     Raises:
-        UserError: it was another run, or there is no checkpoint of the name that `resume` is.
+        UserError: it was another run, made more steps or did not validate `monitor`, or there is no checkpoint of the
+            name that `resume` is.
     """
     if config.resume == "never" or not (folder / SUMMARY).is_file():
         return None
@@ -65,7 +66,17 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
         changed = any(_matches(key, _ENDS) for key in _differing(recorded, now))
         if not recorded or changed or not (folder / CHECKPOINTS / LAST).is_file():
             return None
-    _compare(folder, _recorded(folder, folder / CHECKPOINTS / LAST), config)
+    changes = _changes(folder, _recorded(folder, folder / CHECKPOINTS / LAST), config)
+    _require_ahead(folder, summary["step"], config)
+    monitor = config.monitor
+    if f"val/{monitor}" not in summary and monitor != _record(folder).get("monitor", monitor):
+        instead = "leave out val/" if monitor.startswith("val/") else f"name a metric that {folder / SUMMARY} has"
+        raise UserError(f"{folder} is finished, and monitor={monitor} was not validated; {instead}.")
+    again = "Delete it, or raise trainer.max_steps, to train again."
+    if changes:
+        log.warning("%s is finished, and was trained with other settings: %s. %s", folder, changes, again)
+    else:
+        log.info("%s is finished; nothing to do. %s", folder, again)
     return summary
 
 
@@ -100,14 +111,11 @@ def starting_point(folder: Path, config: DictConfig) -> Start:
         return Start()
     before = _recorded(folder, checkpoint)
     _hold(config, before)
-    _compare(folder, before, config)
+    if changes := _changes(folder, before, config):
+        log.warning(_OTHERS, folder, changes)
     state = load_checkpoint(checkpoint)
     step, due = state["global_step"], state.get(VALIDATION_DUE, False) and config.trainer.limit_val_batches != 0
-    if 0 < config.trainer.max_steps < step:
-        raise UserError(
-            f"{checkpoint} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
-            f"more steps, or start anew with resume=never."
-        )
+    _require_ahead(checkpoint, step, config)
     return Start(checkpoint, step, due)
 
 
@@ -180,8 +188,17 @@ def _record(folder: Path) -> dict[str, Any]:
     return OmegaConf.to_container(record)  # type: ignore[return-value]  # a mapping
 
 
-def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
-    """Refuse a run folder of another configuration; warn of changed settings that change the result.
+def _require_ahead(place: Path, step: int, config: DictConfig) -> None:
+    """Refuse fewer steps than a checkpoint or a run has made."""
+    if 0 < config.trainer.max_steps < step:
+        raise UserError(
+            f"{place} is at step {step} already, beyond trainer.max_steps={config.trainer.max_steps}; ask for "
+            f"more steps, or start anew with resume=never."
+        )
+
+
+def _changes(folder: Path, before: dict[str, Any], config: DictConfig) -> str:
+    """Refuse a run folder of another configuration; tells changed settings that change the result, "" where none does.
 
     Raises:
         UserError: the configurations differ in what decides the result.
@@ -196,8 +213,7 @@ def _compare(folder: Path, before: dict[str, Any], config: DictConfig) -> None:
             f"{folder} holds a run with another configuration ({others[0]}{rest}); name this one by variant=NAME or "
             f"folder=FOLDER, or start anew with resume=never."
         )
-    if told:
-        log.warning(_OTHERS, folder, "; ".join(told))
+    return "; ".join(told)
 
 
 def say_processes(folder: Path, checkpoint: Path | None, processes: int) -> None:

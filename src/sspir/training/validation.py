@@ -71,7 +71,8 @@ class Validation:
         known = self.names(sets)
         if monitor not in known:
             choices = f"choose one of {', '.join(known)}" if known else "no metric can be measured: get its weights"
-            raise UserError(f"monitor={monitor} is not validated; {choices}, or add it to metric.")
+            instead = "leave out val/" if monitor.removeprefix("val/") in known else f"{choices}, or add it to metric"
+            raise UserError(f"monitor={monitor} is not validated; {instead}.")
         if known[monitor].higher_is_better is None:
             raise UserError(f"monitor={monitor} has an ideal in the middle; choose a metric with a direction.")
         return "max" if known[monitor].higher_is_better else "min"
