@@ -19,6 +19,7 @@ from sspir.numbers import COUNT, LIMIT, REAL, SHARE, STEPS
 
 WITHOUT_MEMORY = (diffusers.DDPMScheduler, diffusers.DDIMScheduler, diffusers.LCMScheduler)
 """Solvers that begin at any noise of the training's schedule: they keep no earlier steps, and know no other noise."""
+_TRIED: set[tuple[type, str]] = set()  # solvers, and what is set of them, that are known to make a step
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class Sampler:
             what, change = "these steps", f"{either}sampler.steps"
             scheduler.set_timesteps(**steps)
             what, change = f"prediction_type={config['prediction_type']}", f"{either}sampler.scheduler"
-            _try(scheduler)
+            _try(scheduler, repr(config["prediction_type"]) + repr(self.options))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{kind.__name__} does not take {what} ({error}); change {change}.") from error
         if scheduler.timesteps[0] < scheduler.timesteps[-1]:
@@ -289,8 +290,11 @@ def _interval(given: Any) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _try(scheduler: diffusers.SchedulerMixin) -> None:
-    """Make a step by a copy, and draw nothing: some solvers look at what the model predicts only then."""
+def _try(scheduler: diffusers.SchedulerMixin, settings: str) -> None:
+    """Make a step by a copy, once for each settings: some solvers look at what the model predicts only then."""
+    if (type(scheduler), settings) in _TRIED:
+        return
     trial, timestep, nothing = deepcopy(scheduler), scheduler.timesteps[0], torch.zeros(1, 1, 1, 1)
     with torch.random.fork_rng(devices=[]):
         trial.step(nothing, timestep, trial.scale_model_input(nothing, timestep), return_dict=False)
+    _TRIED.add((type(scheduler), settings))
