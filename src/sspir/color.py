@@ -129,3 +129,17 @@ def luma(image: Tensor) -> Tensor:
     """Luma (..., 1, H, W) of RGB (..., 3, H, W), in the same range: ITU-R BT.601, full range, as JPEG has it."""
     red, green, blue = image.unbind(dim=-3)
     return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(-3)
+
+
+def keep_grey(images: Tensor, given: Tensor) -> Tensor:
+    """What has no colour gets none.
+
+    Args:
+        images: (B, 3, H, W), what was made of the photos.
+        given: (B, 3, h, w), the photos.
+
+    Returns:
+        The images; of a photo whose channels are equal everywhere, their luma.
+    """
+    grey = (given == given[:, :1]).flatten(1).all(dim=1)
+    return torch.where(grey[:, None, None, None], luma(images), images)

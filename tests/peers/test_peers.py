@@ -56,6 +56,8 @@ def test_tiles_have_no_seams_and_the_size_is_what_was_asked(tmp_path: Path) -> N
     assert whole.shape == (1, 3, 140, 90)
     assert (restored(peer, lq, tile=32) - whole).abs().max() < 0.5 / 255
     assert restored(peer, lq, (71, 46), tile=32).shape == (1, 3, 71, 46)
+    grey = restored(peer, lq[:, :1].expand(-1, 3, -1, -1))
+    assert torch.equal(grey, grey[:, :1].expand_as(grey))
     assert cost_of(peer, (256, 256)).cpu_seconds > 0
 
 

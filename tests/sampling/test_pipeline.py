@@ -15,6 +15,7 @@ from PIL import Image
 
 import sspir
 from sspir.captioners.base import NoCaption
+from sspir.color import luma
 from sspir.errors import UserError
 from sspir.sampling.look import look
 from tests.pipelines import photo, tiny_pipeline, write_photo
@@ -109,6 +110,17 @@ def test_captions_of_two_lengths_in_one_batch_stay_apart() -> None:
         assert (batch.images[index] - alone.images[0]).abs().max() < 1e-4
         assert batch.captions[index] == caption
         assert (batch.structure[0][index] - alone.structure[0][0]).abs().max() < 1e-4
+
+
+def test_what_has_no_colour_gets_none_and_its_neighbour_keeps_its_own() -> None:
+    pipeline, coloured = tiny_pipeline(), photo(seed=1)
+    grey = luma(photo(seed=2)).expand(3, -1, -1)
+    batch = pipeline.restore(torch.stack([grey, coloured]), ["", ""], seeds=[1, 2]).images
+    assert (batch[0] - batch[0, :1]).abs().max() < 1e-6
+    assert batch[0].std() > 1e-2
+    alone = pipeline.restore(coloured[None], [""], seeds=[2]).images[0]
+    assert (batch[1] - alone).abs().max() < 1e-4
+    assert (batch[1] - batch[1, :1]).abs().max() > 1e-2
 
 
 def test_photos_of_every_kind(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspir.color import keep_grey
 from sspir.errors import UserError
 from sspir.files import sha256
 from sspir.models.latent import upscale
@@ -69,7 +70,7 @@ def restored(peer: Peer, lq: Tensor, size: tuple[int, int] | None = None, tile: 
         tile: largest side of what the peer sees at a time, in pixels of `lq`; None: all at once.
 
     Returns:
-        (N, 3, H, W) in [0, 1].
+        (N, 3, H, W) in [0, 1]; a photo without colour comes out without.
     """
 
     def folded(tiles: list[Tensor]) -> Tensor:  # to the size that came in, as tiles are blended there
@@ -77,7 +78,7 @@ def restored(peer: Peer, lq: Tensor, size: tuple[int, int] | None = None, tile: 
 
     side = tile or max(lq.shape[-2:])
     images = F.pixel_shuffle(tiled(folded, [lq], side, side // 4), peer.scale)
-    return upscale(images, size or (images.shape[-2], images.shape[-1]))
+    return keep_grey(upscale(images, size or (images.shape[-2], images.shape[-1])), lq)
 
 
 def checked(path: Path, expected: str | None, missing: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sspir.color import fix_colour, match_moments
+from sspir.color import fix_colour, keep_grey, match_moments
 from sspir.device import modules_of, replaying, sent, weights_of
 from sspir.encoders.base import tokens_of
 from sspir.encoders.text import encode_captions
@@ -235,6 +235,7 @@ def restore_batch(
     """Restore a batch; arguments as of `Restoration`. Within autocast the denoiser alone takes part in it, as a type
     given to `in_dtype` is its alone. What comes out broken in half precision is done again in full. A result that is
     to be smaller than the photo is restored at the photo's size, and reduced: its pixels have seen all of the photo.
+    A photo without colour comes out without.
 
     Raises:
         BrokenError: the result holds NaN or infinity, or is black, in full precision too.
@@ -249,7 +250,10 @@ def restore_batch(
     def restored(autocast: torch.autocast) -> RestorationOutput:
         with plain(lq.device):
             restoration = Restoration(pipeline, lq, captions, size, seeds, settings, on_step, autocast)
-            return restoration.in_regions() if settings.region and max(size) > settings.region else restoration.whole()
+            in_regions = settings.region and max(size) > settings.region
+            made = restoration.in_regions() if in_regions else restoration.whole()
+            made.images = keep_grey(made.images, lq)
+            return made
 
     with replaying(pipeline.replays, networks_of(pipeline)):
         done = restored(autocast_of(lq.device))
