@@ -139,7 +139,10 @@ def keep_grey(images: Tensor, given: Tensor) -> Tensor:
         given: (B, 3, h, w), the photos.
 
     Returns:
-        The images; of a photo whose channels are equal everywhere, their luma.
+        The images; of a photo whose channels are equal everywhere, their luma, written into their place.
     """
     grey = (given == given[:, :1]).flatten(1).all(dim=1)
-    return torch.where(grey[:, None, None, None], luma(images), images)
+    for image, colourless in zip(images, grey.tolist(), strict=True):
+        if colourless:
+            image.copy_(luma(image).expand_as(image))
+    return images

@@ -111,7 +111,9 @@ def test_evaluations_of_a_model_that_comes_along_are_named_so(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     given = ["run=shipped/tiny", "benchmark=skimage"]
     assert compose_config("evaluate", given).out == "evaluation/shipped/tiny/skimage/last"
-    (tmp_path / "shipped" / "tiny").mkdir(parents=True)  # somebody's own
+    (tmp_path / "shipped" / "tiny" / "evaluation").mkdir(parents=True)  # where one of before went
+    assert compose_config("evaluate", given).out == "evaluation/shipped/tiny/skimage/last"
+    (tmp_path / "shipped" / "tiny" / "model_index.json").touch()  # somebody's own
     assert compose_config("evaluate", given).out == "shipped/tiny/evaluation/skimage/last"
 
 

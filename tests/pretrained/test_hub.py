@@ -98,7 +98,8 @@ def test_a_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_configuration_without_all_weights_is_an_interrupted_download(tmp_path: Path) -> None:
-    names = ["config.json", "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"]
+    parts = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    names = ["config.json", *parts, "model.safetensors.index.json"]
     config, first, second, index = (tmp_path / name for name in names)
     assert not is_whole(config)
     index.write_text(json.dumps({"weight_map": {"a": first.name, "b": second.name}}))
@@ -107,6 +108,18 @@ def test_a_configuration_without_all_weights_is_an_interrupted_download(tmp_path
     second.touch()
     assert is_whole(config)
     assert is_whole(tmp_path / "scheduler" / "scheduler_config.json")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (other / name).touch()
+    (other / "tf_model.h5.index.json").write_text('{"weight_map": {"a": "tf_model-00001-of-00002.h5"}}')
+    assert is_whole(other / "config.json")  # all that is wanted is there
+
+
+def test_a_folder_here_needs_no_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my models" / "sd 15").mkdir(parents=True)
+    assert not must_come_from_hub("my models/sd 15", "backbone.path", "unet")
 
 
 def test_an_interrupted_download_goes_on(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def _evaluation(_root_: DictConfig) -> str:
 
 
 def _evaluations(run: str) -> str:
-    comes_along = Path(run).parts[:1] == ("shipped",) and not Path(run).is_dir()
+    own = any(Path(run, name).is_file() for name in ("config.yaml", "model_index.json"))  # a run, or a saved pipeline
+    comes_along = Path(run).parts[:1] == ("shipped",) and not own
     return f"evaluation/{run}" if comes_along else f"{run}/evaluation"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sspir.encoders.patch import CLIP_MEAN, CLIP_STD, PatchEncoder, chosen_layers, preprocess, require_width
 from sspir.errors import UserError
-from sspir.pretrained.hub import in_cache, is_whole, must_come_from_hub
+from sspir.pretrained.hub import in_cache, must_come_from_hub
 from sspir.pretrained.load import builds_shapes_only
 
 CONFIG = "open_clip_config.json"
@@ -119,8 +119,8 @@ def find_model(path: str, revision: str | None, model: str | None) -> tuple[dict
     shapes = builds_shapes_only()
     if file is None and not given.is_dir():
         cached = in_cache(path, "", revision, (CONFIG,))
-        whole = shapes or (cached is not None and is_whole(cached))
-        if not whole and must_come_from_hub(path, "image_encoder.path", "", revision):
+        whole = shapes or (cached and any((cached.parent / name).is_file() for name in WEIGHTS))
+        if not whole and must_come_from_hub(path, "image_encoder.path", "", revision, WEIGHTS):
             cached = _download(path, revision)
         folder = cached.parent if cached else given
     if file is None and not shapes:

@@ -107,7 +107,10 @@ def _scaling(path: str, here: Path | None) -> dict[str, Any]:
     from huggingface_hub import hf_hub_download
 
     try:
-        file = (here if here.is_dir() else here.parent) / _PEFT if here else Path(hf_hub_download(path, _PEFT))
+        file = Path(here or "")
+        file = (file if file.is_dir() else file.parent) / _PEFT
+        if not Path(path).expanduser().exists() and not (here and file.is_file()):
+            file = Path(hf_hub_download(path, _PEFT))
         config = json.loads(file.read_text(encoding="utf-8"))
         return {key: config[key] for key in _SCALING if config.get(key) is not None}
     except (OSError, ValueError, AttributeError) as error:

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from sspir.errors import UserError
+from sspir.files import read_json
 
 log = logging.getLogger(__name__)
 
+_WHOLE = re.compile(r"(?<!-of-\d{5})\.(safetensors|bin)$")  # a file of weights that is no part of several
 SHAPES = Path(__file__).parent / "shapes"
 """Folders in the layout of diffusers with configurations alone: the shapes of well-known bases."""
 
@@ -42,8 +45,10 @@ def must_come_from_hub(
     Raises:
         UserError: the weights are not here, and the hub cannot be reached.
     """
+    if Path(path).expanduser().is_dir():
+        return False
     cached = in_cache(path, subfolder, revision, names)
-    if Path(path).expanduser().is_dir() or (cached and (names or is_whole(cached))):
+    if cached and (names or is_whole(cached)):
         return False
     require_hub_id(path, setting)
     from huggingface_hub import constants, get_session
@@ -84,12 +89,11 @@ def in_cache(path: str, subfolder: str = "", revision: str | None = None, names:
 
 def is_whole(config: Path) -> bool:
     """Whether all weights lie beside a cached configuration: not after an interrupted download; a schedule has none."""
-    folder = config.parent
-    shards = [json.loads(index.read_text(encoding="utf-8"))["weight_map"] for index in folder.glob("*.index.json")]
-    if shards:
-        return any(all((folder / name).is_file() for name in found.values()) for found in shards)
-    weights = (file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
-    return config.name == "scheduler_config.json" or any(weights)
+    there = {path.name for path in config.parent.glob("*")}
+    if config.name == "scheduler_config.json" or any(_WHOLE.search(name) for name in there):
+        return True
+    several = [read_json(index).get("weight_map", {}).values() for index in config.parent.glob("*.index.json")]
+    return any(names and there.issuperset(names) for names in several)
 
 
 def find_shape(path: str, setting: str, subfolder: str = "", revision: str | None = None) -> dict[str, Any]:

@@ -235,7 +235,7 @@ class Sampler:
             what, change = "these steps", f"{either}sampler.steps"
             scheduler.set_timesteps(**steps)
             what, change = f"prediction_type={config['prediction_type']}", f"{either}sampler.scheduler"
-            _try(scheduler, repr(config["prediction_type"]) + repr(self.options))
+            _try(scheduler, repr({**config, "trained_betas": None}))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{kind.__name__} does not take {what} ({error}); change {change}.") from error
         if scheduler.timesteps[0] < scheduler.timesteps[-1]:

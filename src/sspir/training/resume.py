@@ -69,7 +69,8 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     changes = _changes(folder, _recorded(folder, folder / CHECKPOINTS / LAST), config)
     _require_ahead(folder, summary["step"], config)
     monitor = config.monitor
-    if f"val/{monitor}" not in summary and monitor != _record(folder).get("monitor", monitor):
+    validated = {key.removeprefix("val/") for key in summary if key.startswith("val/")}
+    if validated and monitor not in validated and monitor != _record(folder).get("monitor", monitor):
         instead = "leave out val/" if monitor.startswith("val/") else f"name a metric that {folder / SUMMARY} has"
         raise UserError(f"{folder} is finished, and monitor={monitor} was not validated; {instead}.")
     again = "Delete it, or raise trainer.max_steps, to train again."
