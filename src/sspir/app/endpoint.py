@@ -223,7 +223,10 @@ async def _outcome(ticket: Ticket, request: Request) -> Restored:
     while not ticket.done:
         if await request.is_disconnected():
             ticket.cancel()
-        await asyncio.sleep(POLL)
+        try:
+            await asyncio.sleep(POLL)
+        except asyncio.CancelledError as error:  # the server's time to end is over
+            raise ProblemError(503, "The server ends.") from error
     try:
         done, failed = ticket.outcome()
     except LeftError as error:
