@@ -17,7 +17,7 @@ from sspir.config.sweep import sharing_out
 from sspir.errors import UserError
 from sspir.evaluation.benchmark import Benchmark
 from sspir.evaluation.evaluate import Evaluation, _loaded, evaluate
-from sspir.evaluation.record import identity_of, record_of
+from sspir.evaluation.record import REVISION, identity_of, record_of
 from sspir.files import alone_in, sha256
 from sspir.images.io import read_image
 from sspir.metrics.psnr_ssim import psnr
@@ -373,6 +373,18 @@ def test_a_finished_evaluation_of_before_is_left_alone(
     after, pictures = times(tmp_path), [name for name in before if name.startswith("restored/")]
     assert pictures
     assert [after[name] for name in pictures] == [before[name] for name in pictures]
+
+
+def test_an_evaluation_of_an_older_version_is_done_anew(
+    run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [f"run={run}", f"out={tmp_path}", "wandb=null", *captioned, "metric=fast", "~metric.lpips"]
+    with monkeypatch.context() as older:
+        older.setattr("sspir.evaluation.record.REVISION", REVISION - 1)
+        evaluate(compose_config("evaluate", given))
+    before = times(tmp_path)
+    assert evaluate(compose_config("evaluate", given))["evaluation"]["inputs"]["revision"] == REVISION
+    assert times(tmp_path)["restored/0.png"] > before["restored/0.png"]
 
 
 def test_more_metrics_are_measured_and_fewer_are_taken_from_what_was(run: Path, captioned: list[str]) -> None:

@@ -192,7 +192,7 @@ class Evaluation:
                 raise UserError(f"{self.out / name} was not written by an evaluation that goes on; choose another out.")
         entries = [*self.journal.entries.values(), *self.journal.captions.values()]
         if any(entry.get("evaluation") != self.identity for entry in entries):
-            log.info("%s holds another evaluation; this one starts anew.", self.out)
+            log.info("%s holds another evaluation, or one of an older version; this one starts anew.", self.out)
             for file in {file for entry in entries for file in entry.get("files", {}).values()}:
                 (self.out / file).unlink(missing_ok=True)
             self.journal.path.unlink()

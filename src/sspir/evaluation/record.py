@@ -24,6 +24,10 @@ from sspir.training.run import CONFIG
 from sspir.training.saved import weights_id
 from sspir.weights.load import step_of
 
+# Raised where a new version makes other pictures or other values of the same inputs: what is older is then done anew.
+# 2: photos without colour come out without; MS-SSIM of odd sizes as in pyiqa
+REVISION = 2
+
 
 def record_of(
     config: DictConfig,
@@ -63,6 +67,7 @@ def record_of(
         "metrics": plain(config.metric),
         "noise_control": config.noise_control,
         "inputs": {
+            "revision": REVISION,
             "weights": weights_id(pipeline),
             "seed": config.seed,
             "limit": config.limit,

@@ -110,7 +110,8 @@ def unpaired(results: Sequence[ResultSet]) -> list[str]:
             of_title[result.evaluation.pictures].append(f"{run.variant}-s{run.seed}")
     return [
         f"{experiment} on {title}: {' and '.join(', '.join(names) for names in sets.values())} were measured on "
-        "different photos or captions and are not compared with each other; measure them on the same ones."
+        "different photos or captions, or by versions that differ in what they measure, and are not compared with each "
+        "other; evaluate them again, on the same ones."
         for (experiment, title), sets in groups.items()
         if len(sets) > 1
     ]

@@ -104,7 +104,7 @@ def _evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
 def _pictures_of(record: Mapping[str, Any]) -> str:
     inputs = record.get("inputs", {})
     made = {key: value for key, value in inputs.get("benchmark", {}).items() if key != "photos"}
-    text = json.dumps([inputs.get("photos"), named(made)], sort_keys=True)
+    text = json.dumps([inputs.get("revision"), inputs.get("photos"), named(made)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16] if inputs else ""
 
 
