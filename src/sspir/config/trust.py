@@ -87,10 +87,10 @@ def check_record(record: Any, path: Path, own: Collection[Any] = ()) -> None:
             )
 
 
-def foresee_refusal(path: Path) -> None:
-    """Warn at a training's start where its own record, in this file, will be refused, as of what is installed."""
+def foresee_refusal(config: DictConfig, path: Path) -> None:
+    """Warn at a training's start where its own record, for this file, will be refused, as of what is installed."""
     try:
-        check_record(read_record(path), path)
+        check_record(OmegaConf.to_container(config, resolve=True), path)
     except UserError as refused:
         log.warning(
             "This run can be trained, but not loaded to restore, evaluate or repeat it: %s From a class that is "

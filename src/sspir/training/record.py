@@ -29,7 +29,7 @@ def write_record(folder: Path, config: DictConfig, manifest: Manifest, like: Pat
         log.warning("The photos are not those that %s was trained on: %s; it will come out differently.", like, words)
     try:
         write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-        foresee_refusal(folder / CONFIG)
+        foresee_refusal(config, folder / CONFIG)
         write_text(folder / COMPOSED, OmegaConf.to_yaml(composed(config)))
         note(folder, **environment(), data=manifest, data_before=earlier, **more)
     except OSError as error:
