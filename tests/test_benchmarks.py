@@ -35,7 +35,7 @@ def measured(folder: Path, *arguments: str) -> tuple[int, dict[str, dict], str]:
     return done.returncode, json.loads((folder / "gpu.json").read_text())["parts"], (folder / "gpu.md").read_text()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_every_part_runs(tmp_path: Path) -> None:
     status, parts, table = measured(tmp_path)
     assert parts.keys() == PARTS
@@ -65,7 +65,7 @@ def test_a_part_that_does_not_fit_says_so_and_what_was_measured_stays(tmp_path: 
     assert "| vae | all | left out " in table
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_card_only_the_small_networks_are_measured(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARK), "--out", str(tmp_path / "gpu.json")]

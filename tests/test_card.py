@@ -56,7 +56,7 @@ def module(card: FakeCard) -> RestorationModule:
     return made.to("cuda")
 
 
-@pytest.mark.parametrize("respace", [True, False])
+@pytest.mark.parametrize("respace", [True, pytest.param(False, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_runs_on_a_card_and_waits_for_none(
     card: FakeCard, module: RestorationModule, name: str, respace: bool
@@ -131,7 +131,7 @@ def test_a_photo_is_restored_on_a_card_whole_and_in_regions(module: RestorationM
         assert done.images.device.type == "cuda"
 
 
-@pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(  # peft cannot move a LoRA of fake weights to the card: the score is the kind without
     "changes",
     [

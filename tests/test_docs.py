@@ -60,6 +60,7 @@ def test_flags_are_those_of_their_commands() -> None:
         assert not [flag for flag in flags if flag not in helps[command]], words
 
 
+@pytest.mark.thorough
 def test_trainings_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSPIR_PATH", str(ROOT / "examples" / "own"))  # some show what is added there
     trainings = [words[1:] for words in commands() if words[0] == "train" and not any(w.startswith("-") for w in words)]

@@ -74,7 +74,10 @@ def test_every_peer_fits_its_class(name: str) -> None:
     assert faults(load_choice("peer", name)) == []
 
 
-@pytest.mark.parametrize("experiment", names(EXPERIMENTS))
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("ssp_ir", "tiny"))) for name in names(EXPERIMENTS)],
+)
 @pytest.mark.parametrize("ablation", names(CONF / "ablation"))
 def test_every_ablation_composes_with_every_experiment(experiment: str, ablation: str) -> None:
     config = compose_config("train", [f"experiments={experiment}", f"ablation={ablation}"])
@@ -133,6 +136,7 @@ def test_the_paper_differs_where_the_table_says() -> None:
     assert (paper.sampler.steps, paper.sampler.guidance, paper.sampler.respace) == (50, 7.5, False)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("experiment", names(EXPERIMENTS))
 @pytest.mark.parametrize("optimizer", names(CONF / "optimizer"))
 def test_every_experiment_takes_every_optimizer(experiment: str, optimizer: str) -> None:

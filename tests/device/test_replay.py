@@ -307,7 +307,7 @@ def test_what_has_no_gradient_is_replayed_without(graphs: type[FakeGraph]) -> No
     "changes",
     [
         ["module.structure_steps=1"],
-        [*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"],
+        pytest.param([*ONE_STEP, "objective.adversary.weight=0.1", "objective.noised=true"], marks=pytest.mark.slow),
         pytest.param([*SCORE, "init=base"], marks=pytest.mark.slow),
         pytest.param([*CONSISTENCY, "init=base"], marks=pytest.mark.slow),
     ],

@@ -139,8 +139,8 @@ def test_parts_of_the_estimate() -> None:
     assert larger.passing > estimate.passing
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("experiment", [pytest.param("ssp_ir_lora", marks=pytest.mark.slow), "ssp_ir_one_step"])
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["ssp_ir_lora", "ssp_ir_one_step"])
 def test_an_experiment_for_a_card_of_24_gb_fits_one(experiment: str) -> None:
     needs("peft", "lora")
     config = compose_config("train", [f"experiments={experiment}", "captioner=none"])

@@ -43,7 +43,7 @@ def test_the_file_says_what_varies_and_what_is_good(
     assert "take logger=wandb" in capsys.readouterr().err
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_an_agents_command_line_trains_a_run_in_a_folder_of_its_own(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,10 +125,8 @@ def test_two_processes_train_a_discriminator_as_one(device: str, photo_folder: P
             assert torch.allclose(mine[key], value, atol=tolerance), key
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    "changes", [SCORE, pytest.param(CONSISTENCY, marks=pytest.mark.slow)], ids=["score_distillation", "consistency"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [SCORE, CONSISTENCY], ids=["score_distillation", "consistency"])
 def test_two_processes_distil_as_one(device: str, changes: list[str], photo_folder: Path, tmp_path: Path) -> None:
     needs("peft", "lora")
     sgd = "{_target_:torch.optim.SGD,_partial_:true,lr:0.1}"

@@ -111,17 +111,13 @@ EARLY = ["+callbacks.early={_target_: sspir.training.EarlyStopping, monitor: psn
     [
         ((Validation, "finish"), KeyboardInterrupt, SystemExit, []),
         ((Validation, "finish"), RuntimeError, RuntimeError, EPOCHS),
-        pytest.param((Validation, "finish"), RuntimeError, RuntimeError, [], marks=pytest.mark.thorough),
-        pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, EPOCHS, marks=pytest.mark.thorough),
-        pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, ACCUMULATED, marks=pytest.mark.thorough),
+        ((SaveAtEnd, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY),
+        ((RestorationModule, "training_step"), RuntimeError, RuntimeError, EARLY),
+        pytest.param((Validation, "finish"), RuntimeError, RuntimeError, [], marks=pytest.mark.slow),
+        pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, EPOCHS, marks=pytest.mark.slow),
+        pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, ACCUMULATED, marks=pytest.mark.slow),
         pytest.param(
-            (LogRestorations, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY, marks=pytest.mark.thorough
-        ),
-        pytest.param(
-            (SaveAtEnd, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY, marks=pytest.mark.thorough
-        ),
-        pytest.param(
-            (RestorationModule, "training_step"), RuntimeError, RuntimeError, EARLY, marks=pytest.mark.thorough
+            (LogRestorations, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY, marks=pytest.mark.slow
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_the_code_in_folders_of_ones_own_is_told_by_its_commit_alone(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("tracked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_package_in_somebody_s_repository_records_none_of_it(tracked: bool, tmp_path: Path) -> None:
     def git(*words: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)

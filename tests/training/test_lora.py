@@ -66,6 +66,7 @@ def restored(pipeline: object) -> torch.Tensor:
     return pipeline.restore(lq, ["a house"]).images  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_holds_adapters_alone_and_is_merged_when_it_is_used(adapted: Path) -> None:
     state = load_checkpoint(find_checkpoint(adapted))
     for weights in (state["state_dict"], state["ema"]):
