@@ -101,7 +101,10 @@ def test_a_lora_of_peft_is_read_with_its_rank_and_alpha(sd: Path, peft: Any, tmp
     unet = UNet2DConditionModel.from_pretrained(sd / "unet")
     patterns = {"rank_pattern": {"proj_in": 3}, "alpha_pattern": {"proj_in": 5}}
     settings = {"r": 2, "lora_alpha": ALPHA, "target_modules": ["to_q", "proj_in"], "init_lora_weights": False}
-    model = peft.get_peft_model(unet, peft.LoraConfig(**settings, **patterns, use_rslora=True)).eval()
+    model = peft.get_peft_model(unet, peft.LoraConfig(**settings, **patterns, use_rslora=True, use_dora=True)).eval()
+    for key, weight in model.named_parameters():
+        if "magnitude" in key:
+            weight.data *= 1.3
     model.save_pretrained(tmp_path / "lora")
     for path in (tmp_path / "lora", tmp_path / "lora" / "adapter_model.safetensors"):
         assert torch.allclose(predicted(load_unet(str(sd), lora=str(path))), predicted(model), atol=1e-5)

@@ -14,7 +14,7 @@ NAME = "pytorch_lora_weights.safetensors"
 _SETTING = "backbone.unet.lora"
 _PEFT = "adapter_config.json"  # peft's own, beside adapter_model.safetensors
 _BEFORE = "base_model.model."  # peft's names of layers
-_SCALING = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules")
+_SCALING = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules")
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def fuse_adapter(unet: Any, path: str, scale: float = 1.0) -> None:
     taken = sum(weight.numel() for key, weight in unet.named_parameters() if "lora_" in key)
     if taken != sum(weight.numel() for weight in ours.values()):
         raise UserError(
-            f"{path} ({_SETTING}) has weights for layers that this U-Net lacks; name a LoRA of its own version."
+            f"{path} ({_SETTING}) has weights for layers that this U-Net lacks, or biases and whole layers; name a LoRA of "
+            f"its own version, without these."
         )
     try:
         unet.fuse_lora(lora_scale=scale, safe_fusing=True)
