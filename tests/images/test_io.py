@@ -303,10 +303,15 @@ def test_a_picture_of_pillow_is_what_its_file_is(tmp_path: Path) -> None:
         save(Image.fromarray(np.dstack([GREY * (opacity > 0), opacity])), tmp_path / "la.png"),
         save(palette, tmp_path / "palette.png"),
         save(Image.fromarray(COLOUR).convert("CMYK"), tmp_path / "cmyk.tif"),
+        save(Image.fromarray(COLOUR), tmp_path / "turned.jpg", exif=exif_block(6)),
+        save(Image.fromarray(COLOUR), tmp_path / "turned.tif", exif=exif_block(8)),
+        save(Image.fromarray(DEEP[..., 0]), tmp_path / "turned deep.png", exif=exif_block(5)),
+        save(Image.fromarray(COLOUR), tmp_path / "wide.png", icc_profile=wide_gamut_profile()),
     ]
     for path in written:
         with Image.open(path) as picture:
             assert torch.equal(to_tensor(picture), to_tensor(path)), path.name
+            assert torch.equal(to_tensor(ImageOps.exif_transpose(picture)), to_tensor(path)), path.name
     floats = Image.fromarray(GREY.astype(np.float32) / 255)
     assert torch.equal(to_tensor(floats), to_tensor(Image.fromarray(GREY)))
     for given, sentence in ((floats.point(lambda value: value * 255), "divide"), (floats.convert("I"), "of int32")):

@@ -8,8 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from sspir.errors import UserError
+from sspir.images.colours import eight_bit, picture_of
+from sspir.images.extra import ORIENTATION
+from sspir.images.hdr import Coding
 from sspir.images.io import read_image
-from sspir.images.picture import spread_colours
+from sspir.images.picture import upright
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -45,13 +48,13 @@ def to_tensor(photo: Photo) -> Tensor:
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    """Values of a picture of Pillow, as those of its file would be read."""
+    """Values of a picture of Pillow, as those of its file would be read: upright, and of 8 bits in sRGB."""
+    picture.load()  # Pillow turns a TIFF as it loads it
+    orientation = picture.getexif().get(ORIENTATION, 1)
     if picture.mode.startswith(("I", "F")):  # more than 8 bits, at which Pillow would clip them
-        return np.array(picture)
-    if picture.has_transparency_data:
-        rgba = np.array(picture.convert("RGBA"))
-        return spread_colours(rgba[..., :3], rgba[..., 3])
-    return np.array(picture.convert("RGB"))
+        return upright(np.array(picture), orientation)
+    planes, _ = eight_bit(picture, Coding(), [])
+    return picture_of(planes, b"", b"", orientation, []).pixels
 
 
 def _from_array(array: np.ndarray) -> Tensor:
