@@ -8,6 +8,8 @@ from PIL import Image
 
 from sspir.__main__ import main
 from sspir.commands.demo import demo
+from sspir.images.io import Picture, write_image
+from tests.images.written import DEEP, exif_block
 
 
 def test_the_demo_says_in_words_what_it_restored(
@@ -52,13 +54,17 @@ def test_bad_photos_keep_their_own_files_and_a_broken_one_is_named(
     for name in ("a.png", "x/a.jpg", "x/a.png", "y/a.png"):
         (tmp_path / "bad" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.open(photo_folder / "val" / "0.png").resize((16, 12)).save(tmp_path / "bad" / name)
+    write_image(tmp_path / "bad" / "deep.png", Picture(DEEP[:12, :16], DEEP[:12, :16, 0], exif=exif_block()))
     (tmp_path / "bad" / "broken.jpg").touch()
     out = tmp_path / "out, one (b)=1 ${x} \\\\${y}"  # which Hydra's grammar does not take
     given = ["--photos", str(photo_folder), "--count", "1", "--out", str(out), "--bad", str(tmp_path / "bad")]
     assert main(["demo", *given]) == 1
     assert "broken.jpg is an empty file" in caplog.text
     written = [path.relative_to(out / "bad").as_posix() for path in sorted((out / "bad").rglob("*.png"))]
-    assert written == ["a.png", "x/a.png", "x/a.png.png", "y/a.png"]
+    assert written == ["a.png", "deep.png", "x/a.png", "x/a.png.png", "y/a.png"]
+    assert main(["restore", str(tmp_path / "bad"), "--out", str(tmp_path / "restored")]) == 1
+    for name in written:
+        assert (out / "bad" / name).read_bytes() == (tmp_path / "restored" / name).read_bytes(), name
     assert (out / "evaluation" / "summary.json").is_file()
     assert (out / "panels.png").is_file()
 

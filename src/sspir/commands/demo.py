@@ -157,13 +157,12 @@ def _shown(jobs: Sequence["Job"], out: Path) -> list["Image.Image"]:
 def _bad(pipeline: "RestorationPipeline", job: "Job", journal: "Journal") -> "Image.Image":
     """A photo as it is, beside its restoration."""
     from sspir.images.io import read_image, write_image
-    from sspir.images.panel import to_picture
     from sspir.models.latent import upscale
 
     photo = read_image(job.source)
     restored = pipeline(photo.tensor(), output_type="pt")
     journal.append({**job.names(), "status": "begun"})
-    write_image(job.target, to_picture(restored.images[0]))
+    write_image(job.target, photo.replaced(restored.images[0]))  # with its depth, opacity and EXIF, as `sspir restore`
     size = (restored.images[0].shape[-2], restored.images[0].shape[-1])
     columns = {"bicubic": upscale(photo.tensor()[None], size)[0], "restored": restored.images[0]}
     return _panel(f"{job.name}, as it was found: {restored.captions[0]}", columns)
