@@ -507,6 +507,33 @@ def test_peers_restore_the_same_pictures_and_all_that_is_known_of_their_cost_is_
     assert without.out.endswith("-peers_span,span_ch48")
 
 
+@pytest.mark.thorough
+def test_what_an_evaluation_has_written_is_measured_alike_by_a_comparison(
+    run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[2] / "examples" / "own"))
+    given = [
+        *(each for each in captioned if each != "metric=fast"),
+        "metric=[fast,worst_pixel]",
+        "degradation@benchmark.degradation=light",
+        "noise_control=true",
+    ]
+    place, folders = tmp_path / "evaluated", []
+    assert main(["evaluate", str(run), *given, "wandb=null", f"out={place}"]) == 0
+    for name in ("restored", "processor"):
+        folders += ["--method", f"{name}={place}/{name}"]
+    folders += ["--hq", f"{place}/hq", "--lq", f"{place}/lq", "--out", f"{tmp_path}/compared", "--workers", "1"]
+    assert main(["compare", *folders, "--noise-control", "processor", "--metrics", "fast", "worst_pixel"]) == 0
+    evaluated, compared = (
+        {(row["image"], row["method"]): row for row in csv.DictReader((path / "per_image.csv").open())}
+        for path in (place, tmp_path / "compared")
+    )
+    assert evaluated.keys() == compared.keys() >= {("0", "noise@restored"), ("1", "noise@bicubic")}
+    for key, row in evaluated.items():
+        for metric in row.keys() - {"image", "method"}:
+            assert float(row[metric]) == pytest.approx(float(compared[key][metric]), rel=1e-5), (key, metric)
+
+
 def test_what_compares_folders_is_measured(run: Path, captioned: list[str], tmp_path: Path) -> None:
     count = "+metric.count._target_=tests.training.test_fit.Count"
     overrides = [f"run={run}", *captioned, count, f"out={tmp_path}"]

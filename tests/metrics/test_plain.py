@@ -11,15 +11,14 @@ from torchmetrics.image import PeakSignalNoiseRatio, TotalVariation
 
 from sspir.errors import UserError
 from sspir.evaluation.measure import measure_image
-from sspir.metrics.base import metric_of
+from sspir.metrics.base import metric_of, to_pixels
 from sspir.metrics.niqe import NIQE, niqe
 from sspir.metrics.psnr_ssim import PSNR
 
 GENERATOR = torch.Generator().manual_seed(0)
-HQ = torch.rand(4, 3, 24, 24, generator=GENERATOR)
-PREDS = (HQ + torch.tensor([0.01, 0.05, 0.1, 0.2]).view(4, 1, 1, 1) * torch.randn(HQ.shape, generator=GENERATOR)).clamp(
-    0, 1
-)
+HQ = to_pixels(torch.rand(4, 3, 24, 24, generator=GENERATOR)) / 255
+NOISE = torch.tensor([0.01, 0.05, 0.1, 0.2]).view(4, 1, 1, 1) * torch.randn(HQ.shape, generator=GENERATOR)
+PREDS = to_pixels(HQ + NOISE) / 255
 
 
 class Undirected(TotalVariation):
@@ -61,7 +60,8 @@ def test_metrics_without_a_truth_are_measured_where_there_is_one_and_where_there
     plain = metric_of(TotalVariation())
     assert not plain.needs_reference
     metrics = {"variation": plain, "psnr": metric_of(PeakSignalNoiseRatio(data_range=1.0))}
-    (row,) = measure_image(metrics, "a", {"ours": PREDS[0]})
+    finer = PREDS[0] + torch.rand(PREDS[0].shape, generator=GENERATOR) * 0.4 / 255  # than its file would hold
+    (row,) = measure_image(metrics, "a", {"ours": finer})
     assert row.values == {"variation": TotalVariation()(PREDS[:1]).item()}
     (row,) = measure_image(metrics, "a", {"ours": PREDS[0]}, HQ[0])
     assert row.values.keys() == metrics.keys()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sspir.errors import UserError
-from sspir.metrics.base import FolderMetric, ImageMetric
+from sspir.metrics.base import FolderMetric, ImageMetric, to_pixels
 from sspir.metrics.psnr_ssim import psnr
 from sspir.models.latent import upscale
 
@@ -70,7 +70,7 @@ def measure_image(
         return rows
     if noise_base not in pictures:
         raise UserError(f"No picture of {noise_base!r} to add noise to for {image}; give its folder, or --lq.")
-    base = pictures[noise_base]
+    base = to_pixels(pictures[noise_base]) / 255  # so that a picture and its file get the same noise
     for method, picture in pictures.items():
         if method != noise_base and picture.shape == hq.shape == base.shape:
             target = psnr(picture[None], hq[None]).item()

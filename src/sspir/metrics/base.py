@@ -128,9 +128,10 @@ class PlainMetric(ImageMetric):
         """Values (B,) of preds (B, 3, H, W), against target (B, 3, H, W) where the metric takes one, in [0, 1].
 
         Raises:
-            UserError: the metric does not measure a single image.
+            UserError: the metric does not measure a single image, or an image holds NaN.
         """
-        images = [preds] if target is None or not self.needs_reference else [preds, target]
+        given = [preds] if target is None or not self.needs_reference else [preds, target]
+        images = [to_pixels(each) / 255 for each in given]
         with self._measuring:
             return torch.stack([self._measure(*(each[n : n + 1] for each in images)) for n in range(len(preds))])
 
