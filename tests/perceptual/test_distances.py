@@ -6,6 +6,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Literal
 
 import numpy as np
@@ -260,3 +261,22 @@ def test_images_that_are_measured_at_one_time_have_their_own_truths(tmp_path: Pa
     with ThreadPoolExecutor(4) as pool:
         distances = list(pool.map(lambda image: metric.score(image, image).item(), images * 3))
     assert distances == [0.0] * 72
+
+
+def test_a_truth_is_looked_at_once_by_each_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(random_network("lpips").features.state_dict(), tmp_path / "trunk.safetensors")
+    metric, looked = PerceptualMetric("lpips", tmp_path / "trunk.safetensors"), list[int]()
+    truths = [torch.full((1, 3, 40, 33), value / 4) for value in range(2)]
+    metric.require()
+    maps = LPIPS.maps
+    monkeypatch.setattr(LPIPS, "maps", lambda self, images: looked.append(1) or maps(self, images))
+    together = Barrier(2)
+
+    def measure(truth: torch.Tensor) -> None:
+        for _ in range(3):
+            metric.score(truth + 0.1, truth)
+            together.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(measure, truths))
+    assert len(looked) == 2 * (1 + 3)

@@ -267,5 +267,11 @@ def _parser() -> Parser:
     add("--cost", action="store_true", help="add peers' CPU seconds on one thread, parameters and MACs")
     add("--device", default="auto", metavar="NAME", help="where peers restore: auto (default), cpu, cuda, cuda:1, mps")
     add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
-    add("--workers", type=COUNT, default=os.cpu_count() or 1, help="images measured at a time (default: all cores)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add(
+        "--workers",
+        type=COUNT,
+        default=cores,
+        help="images measured at a time (default: all cores this command may use)",
+    )
     return parser

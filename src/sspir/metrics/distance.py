@@ -1,5 +1,6 @@
 """LPIPS and DISTS of saved pictures."""
 
+import threading
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ class PerceptualMetric(FullReferenceMetric):
         super().__init__()
         self.name, self.path = name, path
         self._network: PerceptualDistance | None = None  # loaded where it is used; no part of a checkpoint
-        self._truth: tuple[Tensor, list[Tensor]] | None = None  # the last target, to which many may be compared
+        self._truths: dict[int, tuple[Tensor, list[Tensor]]] = {}  # of each thread the last target, which many have
 
     def require(self) -> None:
         """Load the network.
@@ -49,17 +50,18 @@ class PerceptualMetric(FullReferenceMetric):
             return torch.cat([self._distance(network, a[None], b[None]) for a, b in zip(*saved, strict=True)])
 
     def reset(self) -> None:
-        """Begin anew, and let go of the last target's features."""
+        """Begin anew, and let go of the last targets' features."""
         super().reset()
-        self._truth = None
+        self._truths.clear()
 
     def _distance(self, network: PerceptualDistance, picture: Tensor, truth: Tensor) -> Tensor:
         if min(truth.shape[-2:]) < LEAST:
             return network(picture, truth)  # says so
-        last = self._truth  # looked at once: `sspir compare` measures several images at a time
-        if last is None or not _same(last[0], truth):
-            self._truth = last = truth, network.maps(truth)
-        return network.between(network.maps(picture), last[1])
+        thread = threading.get_ident()  # `sspir compare` measures several images at a time
+        if thread not in self._truths or not _same(self._truths[thread][0], truth):
+            self._truths.pop(thread, None)  # before the next takes memory
+            self._truths[thread] = truth, network.maps(truth)
+        return network.between(network.maps(picture), self._truths[thread][1])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
