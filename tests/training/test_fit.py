@@ -461,12 +461,13 @@ def test_one_broken_step_is_left_out(photo_folder: Path, tmp_path: Path, monkeyp
     assert all(value.isfinite().all() for value in load_checkpoint(find_checkpoint(tmp_path / "run"))["ema"].values())
 
 
-def test_validations_count_optimizer_steps(photo_folder: Path, tmp_path: Path) -> None:
+def test_validations_and_rates_count_optimizer_steps(photo_folder: Path, tmp_path: Path) -> None:
     bar = "callbacks.progress={_target_: sspir.training.StepProgress}"  # which trainer.enable_progress_bar=false hides
     accumulated = [bar, "batch_size=1", "data.passes=2", "trainer.accumulate_grad_batches=2", "trainer.max_steps=3"]
     tiny_run(tmp_path / "run", photo_folder, *accumulated, "trainer.val_check_interval=2")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/psnr_y" in line] == [2, 3]  # the last one always
+    assert [line["step"] for line in lines if "lr-AdamW" in line] == [1, 2, 3]
     assert "3 of 2 images" in card(tmp_path / "run", "last")
 
 

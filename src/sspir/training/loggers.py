@@ -25,7 +25,7 @@ Level = Literal["INFO", "WARN", "ERROR"]
 
 
 class JsonLinesLogger(Logger):
-    """The primary record: one line per logged step in `metrics.jsonl`, complete after every line.
+    """The primary record: lines of logged steps in `metrics.jsonl`, complete after every line.
 
     Args:
         folder: of the run.
@@ -34,6 +34,7 @@ class JsonLinesLogger(Logger):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.path = Path(folder) / METRICS
+        self._last: dict[str, Any] = {}  # line
 
     @property
     def name(self) -> str:
@@ -48,11 +49,15 @@ class JsonLinesLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line: {"step": ..., name: value, ...}; Lightning numbers the update that is being made from 0."""
+        line = {"step": None if step is None else step + 1, **metrics}
+        if line == self._last:  # Lightning tells a step's rate at each of the batches that it accumulates
+            return
+        self._last = line
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             if not file.tell():
                 file.write(json.dumps(HEADER) + "\n")
-            file.write(json.dumps({"step": None if step is None else step + 1, **metrics}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
