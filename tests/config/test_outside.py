@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 
 from sspir.__main__ import main
+from sspir.config.build import build
 from sspir.config.compose import told
+from sspir.config.outside import activate
 from sspir.errors import UserError
 from sspir.sampling import Sampler
 from sspir.weights.load import load_pipeline
@@ -244,6 +247,16 @@ def test_what_is_wrong_is_told_in_one_sentence(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"sspir {arguments.split()[0]}: ")
     assert sentence.replace("PLACE", str(place)) in said
+
+
+def test_a_module_that_two_folders_hold_is_told(place: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(place / "more" / "own.py", "class Flip: ...\n")
+    monkeypatch.setenv("SSPIR_PATH", os.pathsep.join(("mine", "more")))
+    activate()
+    with pytest.raises(UserError) as refused:
+        build(OmegaConf.create({"_target_": "own.Flip"}))
+    assert "the module own has no Flip. " in str(refused.value)
+    assert f"{place / 'mine'} and {place / 'more'} each hold a module own, and the first counts" in str(refused.value)
 
 
 def rows(folder: str) -> list[dict[str, str]]:

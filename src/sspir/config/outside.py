@@ -74,12 +74,22 @@ def not_found(target: str, use: str, reason: str = "") -> UserError:
     if module in sys.modules:
         near = get_close_matches(name, dir(sys.modules[module]), 1)
         but = f", but {near[0]}" if near else ""
-        return UserError(f"{target}, {use}, cannot be imported: the module {module} has no {name}{but}.")
+        lacks = f"the module {module} has no {name}{but}"
+        return UserError(f"{target}, {use}, cannot be imported: {lacks}.{_shadowed(module)}")
     places = (
         f"the folders of {VARIABLE} ({', '.join(map(str, folders()))})" if folders() else f"no folder of {VARIABLE}"
     )
     why = f": {reason}" if reason else ""
     return UserError(
         f"{target}, {use}, cannot be imported{why}. It was looked for in sspir, the installed packages and {places}; "
-        f"name the folder of its module by {VARIABLE} or --path."
+        f"name the folder of its module by {VARIABLE} or --path.{_shadowed(module)}"
     )
+
+
+def _shadowed(module: str) -> str:
+    """A sentence for a module that several folders hold, of which Python knows the first alone; else nothing."""
+    top = module.partition(".")[0]
+    holders = [str(folder) for folder in folders() if (folder / top).is_dir() or (folder / f"{top}.py").is_file()]
+    if len(holders) < 2:
+        return ""
+    return f" {' and '.join(holders)} each hold a module {top}, and the first counts: rename the others."
