@@ -71,6 +71,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
             with Stop.in_process() if of_launcher else nullcontext():
                 return _call(module, name, known(config_name, modern(config), HydraConfig.get().overrides.hydra))
         except Exception as error:
+            _raise_interrupt(error)
             if isinstance(error, NotApplicableError) and HydraConfig.get().mode is RunMode.MULTIRUN:
                 log.warning("Passed over: %s", _sentence(error, arguments))
                 return None
@@ -92,6 +93,7 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
         with Stop.passed_on(arguments):
             task()
     except (HydraException, OmegaConfBaseException) as error:
+        _raise_interrupt(error)
         raise UserError(sentence(error, choices)) from error
     except (FileExistsError, NotADirectoryError) as error:  # of Hydra, which makes the folder
         raise UserError(f"{error.filename} cannot be made, as a file is in its place; name another folder.") from error
@@ -104,6 +106,15 @@ def hydra_command(config_name: str, function: str, arguments: list[str]) -> int:
     if failed:
         raise UserError(failed[0])
     return 0
+
+
+def _raise_interrupt(error: BaseException) -> None:
+    """Raise the Ctrl-C that OmegaConf was making a configuration at: it stumbles in cleaning up, and raises that."""
+    at: BaseException | None = error
+    while isinstance(at, OmegaConfBaseException | AttributeError):
+        at = at.__context__
+    if isinstance(at, KeyboardInterrupt):
+        raise at
 
 
 def _shows_job(arguments: list[str]) -> bool:
