@@ -268,10 +268,5 @@ def _parser() -> Parser:
     add("--device", default="auto", metavar="NAME", help="where peers restore: auto (default), cpu, cuda, cuda:1, mps")
     add("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add(
-        "--workers",
-        type=COUNT,
-        default=cores,
-        help="images measured at a time (default: all cores this command may use)",
-    )
+    add("--workers", type=COUNT, default=cores, help="images measured at a time (default: one a core)")
     return parser
