@@ -51,8 +51,8 @@ def fuse_adapter(unet: Any, path: str, scale: float = 1.0) -> None:
     taken = sum(weight.numel() for key, weight in unet.named_parameters() if "lora_" in key)
     if taken != sum(weight.numel() for weight in ours.values()):
         raise UserError(
-            f"{path} ({_SETTING}) has weights for layers that this U-Net lacks, or biases and whole layers; name a LoRA "
-            f"of its own version, without these."
+            f"{path} ({_SETTING}) has weights for layers that this U-Net lacks, or biases or whole layers; name a "
+            f"LoRA of its own version without these."
         )
     try:
         unet.fuse_lora(lora_scale=scale, safe_fusing=True)
