@@ -230,6 +230,9 @@ def test_photos_of_a_benchmark_that_are_not_there_name_the_variable(
     assert main(["evaluate", f"run={run}", "benchmark=set14", f"out={tmp_path}/out"]) == 2
     told = "give a folder with images, or export SSPIR_DATA=DIR, the folder of all data (now"
     assert f"{tmp_path}/gone/benchmarks/set14/HQ is not a folder; {told} {tmp_path}/gone)." in capsys.readouterr().err
+    monkeypatch.setenv("SSPIR_PHOTOS", "gone")
+    assert main(["evaluate", f"run={run}", "benchmark=photos", f"out={tmp_path}/out"]) == 2
+    assert "or export SSPIR_PHOTOS=DIR, the folder of your photos (now gone)." in capsys.readouterr().err
     given = [f"run={run}", "benchmark=photos", f"benchmark.photos.root={tmp_path}/gone", f"out={tmp_path}/out"]
     assert main(["evaluate", *given]) == 2
     assert "SSPIR_DATA" not in capsys.readouterr().err

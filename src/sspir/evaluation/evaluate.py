@@ -123,10 +123,12 @@ def _built(node: DictConfig) -> Benchmark:
     try:
         benchmark: Benchmark = build(node)
     except ImageError as error:
-        if (variable := "SSPIR_DATA") not in OmegaConf.to_yaml(node):
-            raise
-        said, place = str(error).rstrip("."), os.environ.get(variable, "data")
-        raise UserError(f"{said}, or export {variable}=DIR, the folder of all data (now {place}).") from error
+        text = OmegaConf.to_yaml(node)
+        for variable, kind, place in (("SSPIR_DATA", "all data", "data"), ("SSPIR_PHOTOS", "your photos", "none")):
+            if variable in text:
+                said, now = str(error).rstrip("."), os.environ.get(variable, place)
+                raise UserError(f"{said}, or export {variable}=DIR, the folder of {kind} (now {now}).") from error
+        raise
     return benchmark
 
 
