@@ -1,7 +1,8 @@
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -510,11 +511,19 @@ def test_peers_restore_the_same_pictures_and_all_that_is_known_of_their_cost_is_
     assert without.out.endswith("-peers_span,span_ch48")
 
 
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The classes of `examples/own`, for one test."""
+    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[2] / "examples" / "own"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("own", None)  # another test's may have that name
+
+
 @pytest.mark.thorough
 def test_what_an_evaluation_has_written_is_measured_alike_by_a_comparison(
-    run: Path, captioned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, captioned: list[str], tmp_path: Path, own: None
 ) -> None:
-    monkeypatch.setenv("SSPIR_PATH", str(Path(__file__).parents[2] / "examples" / "own"))
     given = [
         *(each for each in captioned if each != "metric=fast"),
         "metric=[fast,worst_pixel]",

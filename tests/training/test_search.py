@@ -164,7 +164,7 @@ EXPERIMENT = """\
 # @package _global_
 defaults: [tiny]
 name: own
-callbacks: {fragile: {_target_: own.Fragile, breaks: false}}
+callbacks: {fragile: {_target_: fragile.Fragile, breaks: false}}
 hydra: {sweeper: {params: {callbacks.fragile.breaks: "choice(true,false)"}}}
 """
 
@@ -174,7 +174,7 @@ def test_an_experiment_from_outside_says_what_varies_and_any_error_fails_its_tri
     photo_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (home / "mine" / "experiments").mkdir(parents=True)
-    (home / "mine" / "own.py").write_text(OWN)
+    (home / "mine" / "fragile.py").write_text(OWN)
     (home / "mine" / "experiments" / "own.yaml").write_text(EXPERIMENT)
     monkeypatch.setenv("SSPIR_PATH", str(home / "mine"))
     monkeypatch.setattr(sys, "path", [*sys.path])
