@@ -56,7 +56,7 @@ def test_every_part_runs(tmp_path: Path) -> None:
     assert parts["vae"]["bfloat16"]["psnr"] < 100 < parts["vae"]["float32"]["psnr"]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_part_that_does_not_fit_says_so_and_what_was_measured_stays(tmp_path: Path) -> None:
     status, parts, table = measured(tmp_path, "--seconds", "0.001", "--only", "vae", "peak")
     assert status == 0
@@ -126,7 +126,7 @@ def test_the_quality_of_a_model_that_is_gone_is_not_told(
     assert capsys.readouterr().err.splitlines()[-1].startswith("sspir evaluate: There is no folder")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_quality_without_lpips_has_no_sheet(
     quality: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,7 +266,7 @@ def test_trouble_at_the_start_is_one_sentence(server: Server, tmp_path: Path) ->
     assert "nowhere" in words("--weights", str(tmp_path / "nowhere"), "--port", str(free_port()))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_fifty_restorations_leave_no_memory_behind(server: Server, photos: Path) -> None:
     def resident() -> int:
         status = Path(f"/proc/{server.process.pid}/status").read_text()

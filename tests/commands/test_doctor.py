@@ -122,7 +122,7 @@ def test_what_judges_pictures_is_looked_for(tmp_path: Path, monkeypatch: pytest.
     assert "copy config.json and its weights" in dinov2["facebook/dinov2-small"][0]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_model_to_begin_with_is_looked_for() -> None:
     for init, advice in (("shipped", 0), ("runs/nowhere", 1)):
         config = compose_config("train", ["experiments=tiny_consistency", f"init={init}"])
@@ -138,7 +138,7 @@ def test_pairs_to_be_named_are_named(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "not here: set dataset.photos.roots to your photos" in told
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_folders_are_looked_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = overrides(save_stable_diffusion(tmp_path / "sd"), save_clip(tmp_path / "clip"))
     assert main(["doctor", "ssp_ir", *given, "module.gradient_checkpointing=false"]) == 0

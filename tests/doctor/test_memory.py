@@ -67,7 +67,7 @@ def test_without_contents_it_takes_what_it_takes_with_them(checkpointing: bool, 
     assert estimated == pytest.approx(live.peak, rel=0.01)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_one_step_counts_the_decoder_the_distance_and_the_discriminator() -> None:
     parts = [
         "objective=one_step",

@@ -68,7 +68,7 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_removed_or_gated_model_is_one_sentence_with_the_files_and_the_setting(hub: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -237,7 +237,7 @@ def test_a_signal_leaves_a_page_that_loads_no_more(number: int, status: int, tmp
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_real_training_is_watched(photo_folder: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "run", tmp_path / "page.html"
     places = [

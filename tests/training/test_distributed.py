@@ -170,7 +170,7 @@ def test_a_network_that_is_spread_over_processes_is_not_copied(photo_folder: Pat
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_processes_train_adapters_as_one(
     device: str, trainer: str, one: Path, photo_folder: Path, tmp_path: Path
@@ -192,7 +192,7 @@ def test_two_processes_train_adapters_as_one(
             assert torch.allclose(ours[part][key], value, atol=tolerance), f"{part} {key}"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_shared_weights_go_on_from_their_checkpoint(
     device: str, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -111,7 +111,7 @@ EARLY = ["+callbacks.early={_target_: sspir.training.EarlyStopping, monitor: psn
     [
         ((Validation, "finish"), KeyboardInterrupt, SystemExit, []),
         ((Validation, "finish"), RuntimeError, RuntimeError, EPOCHS),
-        ((SaveAtEnd, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY),
+        pytest.param((SaveAtEnd, "on_validation_end"), KeyboardInterrupt, SystemExit, EARLY, marks=pytest.mark.slow),
         ((RestorationModule, "training_step"), RuntimeError, RuntimeError, EARLY),
         pytest.param((Validation, "finish"), RuntimeError, RuntimeError, [], marks=pytest.mark.slow),
         pytest.param((Validation, "finish"), KeyboardInterrupt, SystemExit, EPOCHS, marks=pytest.mark.slow),

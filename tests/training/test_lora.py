@@ -108,7 +108,7 @@ def test_adapters_need_something_that_was_trained(plain: Path, photo_folder: Pat
         tiny_run(tmp_path / "run", photo_folder, "backbone.lora={rnak: 2}", f"init={plain}")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_adapters_on_another_run_hold_all_of_it(plain: Path, photo_folder: Path, tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "adapted"
     shutil.copytree(plain, source)

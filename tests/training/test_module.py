@@ -103,7 +103,7 @@ ONE_STEP = ["sampler.steps=1", "monitor=psnr_y", "objective.adversary.network.wi
 @pytest.mark.parametrize(
     ("experiment", "prediction_type"),
     [(one, kind) for one in ("ssp_ir", "ssp_ir_paper") for kind in ("epsilon", "v_prediction")]
-    + [("ssp_ir_one_step", "epsilon"), ("ssp_ir_lora", "epsilon")],
+    + [pytest.param("ssp_ir_one_step", "epsilon", marks=pytest.mark.slow), ("ssp_ir_lora", "epsilon")],
 )
 def test_the_papers_experiments_run_on_stable_diffusion_folders(
     experiment: str, prediction_type: str, photo_folder: Path, tmp_path: Path

@@ -236,7 +236,7 @@ COSINE = {"_target_": "sspir.training.cosine", "_partial_": True, "num_warmup_st
         [{**STEPPED, "step_size": 1, "gamma": gamma} for gamma in (0.5, 0.4)],
         pytest.param(
             [{**STEPPED, "step_size": 1}, {**CYCLE, "max_lr": [1e-3, 1e-4], "total_steps": 9}, COSINE],
-            marks=pytest.mark.thorough,
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -94,7 +94,7 @@ def test_nothing_is_trained_twice_and_studies_share_runs_and_a_folder(photo_fold
     assert '<tr id="run-none-s0">' in page
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_pruned_run_goes_on_as_if_it_had_not_been(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -186,7 +186,7 @@ def test_an_experiment_from_outside_says_what_varies_and_any_error_fails_its_tri
     assert Path("runs/own/none-breaks-False-s0/summary.json").is_file()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_several_objectives_make_a_front_and_prune_nothing(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -365,7 +365,7 @@ def test_without_optuna_one_sentence_says_what_to_install(
     assert "pip install 'sspir[search]'" in capsys.readouterr().err
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_in_its_run_and_a_search_runs_once(
     photo_folder: Path, home: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -151,17 +150,13 @@ def test_what_an_experiments_file_varies_names_its_runs(tmp_path: Path, monkeypa
     assert "sweep=[optimizer.lr]" in made["command"]
 
 
-def slow(*given: Any) -> Any:
-    return pytest.param(*given, marks=pytest.mark.slow)
-
-
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "package", "options"),
     [
         ("joblib", "hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
-        slow("submitit_local", "hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
-        slow("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=1"]),
+        ("submitit_local", "hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
+        ("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=1"]),
     ],
 )
 def test_launchers_of_the_ecosystem_run_sweeps(

@@ -67,7 +67,7 @@ def test_a_run_is_read_back_with_steps_configuration_and_pictures(photo_folder: 
         assert np.array_equal(np.asarray(shown), np.asarray(Image.open(file)))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_run_that_goes_on_hides_the_steps_it_makes_again(photo_folder: Path, tmp_path: Path) -> None:
     needs("tensorboard", "tensorboard")
     run = tmp_path / "run"

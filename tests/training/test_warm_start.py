@@ -27,7 +27,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_run(folder).state_dict()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_run_and_its_export_begin_a_training_of_another_kind(run: Path, photo_folder: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "exported", dtype="float32")
     still = ["optimizer.lr=0", "optimizer.weight_decay=0", "objective=one_step", "objective.terms.lpips.weight=0"]
