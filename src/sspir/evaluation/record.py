@@ -25,7 +25,7 @@ from sspir.training.saved import weights_id
 from sspir.weights.load import step_of
 
 # Raised where a new version makes other pictures or other values of the same inputs: what is older is then done anew.
-# 2: photos without colour come out without; MS-SSIM of odd sizes as in pyiqa
+# 2: photos without colour come out without; MS-SSIM of odd sizes as in pyiqa; noise and torchmetrics as of saved files
 REVISION = 2
 
 

@@ -48,7 +48,7 @@ def to_tensor(photo: Photo) -> Tensor:
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    """Values of a picture of Pillow, as those of its file would be read: upright, and of 8 bits in sRGB."""
+    """Values of a picture of Pillow, as those of its file would be read: upright, and colours in sRGB."""
     picture.load()  # Pillow turns a TIFF as it loads it
     orientation = picture.getexif().get(ORIENTATION, 1)
     if picture.mode.startswith(("I", "F")):  # more than 8 bits, at which Pillow would clip them
